@@ -1,0 +1,200 @@
+"""Running passes in order: forms first, a private copy, a check after each pass, and a story of what happened."""
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from sparsec.errors import PipelineError
+from sparsec.forms import Form, notes
+from sparsec.graph import Editor, Hit, Miss
+from sparsec.settings import Settings
+from sparsec.verify import Verifier
+
+if TYPE_CHECKING:
+    from sparsec.spec import KernelSpec
+
+__all__ = ["Approximate", "Context", "Editor", "Exact", "Form", "Miss", "NodePass", "Pass", "Result", "Story", "run"]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The pass does not change answers beyond rounding."""
+
+
+@dataclass(frozen=True)
+class Approximate:
+    """The pass changes answers within `budget` (of a kind that the pass names); 0 means not at all."""
+
+    budget: float
+
+
+def _offers_nothing(spec: "KernelSpec") -> object:
+    """No backend: every kernel is refused."""
+    return f"no backend offers {spec}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What passes may ask: settings, whether a backend offers a kernel (None: yes, else why not), costs by name."""
+
+    settings: Settings = field(default_factory=Settings)
+    offers: "Callable[[KernelSpec], object | None]" = _offers_nothing
+    costs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pass(ABC):
+    """A change of a whole graph. Has a name, the form it takes and gives, its effect on answers, and no state."""
+
+    name: str
+    takes: Form
+    gives: Form
+    effect: Exact | Approximate = Exact()
+
+    @abstractmethod
+    def apply(self, edit: Editor, context: Context) -> None:
+        """Change the graph, reporting through `edit.hit` and `edit.miss`."""
+
+
+class NodePass(Pass):
+    """A pass that looks at one node at a time, in order, each once."""
+
+    @abstractmethod
+    def match(self, node: fx.Node, context: Context) -> dict[str, Any] | Miss | None:
+        """What to rewrite, a refusal with its reason, or None for a node of no interest."""
+
+    @abstractmethod
+    def rewrite(self, edit: Editor, context: Context, **bindings: Any) -> str:
+        """Rewrite what `match` found; returns the line for the story."""
+
+    def apply(self, edit: Editor, context: Context) -> None:
+        """Match and rewrite every node that is still in the graph."""
+        for node in edit.nodes():
+            if node._erased:
+                continue
+            found = self.match(node, context)
+            if isinstance(found, Miss):
+                edit.misses.append(found)
+            elif found is not None:
+                name = node.name
+                edit.hit(name, self.rewrite(edit, context, **found))
+        edit.sweep()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A miss in a story: the node by name, its source line, the reason."""
+
+    node: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one pass did, in how many seconds."""
+
+    name: str
+    hits: tuple[Hit, ...]
+    misses: tuple[Refused, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {len(self.hits)} changed, {len(self.misses)} refused ({self.seconds * 1e3:.0f} ms)"
+        hits = [f"  + {hit.node}: {hit.line}" for hit in self.hits]
+        misses = [f"  - {miss.node}: {miss.reason} {miss.source}".rstrip() for miss in self.misses]
+        return "\n".join([head, *hits, *misses])
+
+
+@dataclass(frozen=True)
+class Story:
+    """The chapters of one run, in order; `str` renders them."""
+
+    chapters: tuple[Chapter, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.chapters))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The graph after the passes, and the story."""
+
+    graph_module: fx.GraphModule
+    story: Story
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """PipelineError where a pass takes a form that those before it do not give."""
+    form = Form.CAPTURED
+    for step in passes:
+        if step.takes > form:
+            raise PipelineError(f"Pass {step.name} cannot run here.", why=f"It takes {step.takes.name}, the graph is {form.name}.")
+        if step.gives < step.takes:
+            raise PipelineError(f"Pass {step.name} gives a form before the one it takes.")
+        form = max(form, step.gives)
+
+
+def run(graph_module: fx.GraphModule, passes: Sequence[Pass], context: Context) -> Result:
+    """Run the passes on a copy of the graph; constants are shared, never written to.
+
+    Checks the order of forms before anything runs and the graph after every pass. Honours `settings.stop_after`
+    (PipelineError for a name that no pass has) and `settings.dump_dir`.
+    """
+    check_order(passes)
+    passes = _up_to(passes, context.settings.stop_after)
+    edit, verifier, form = Editor(copied(graph_module)), Verifier(), Form.CAPTURED
+    verifier(edit.graph_module, form)
+    chapters: list[Chapter] = []
+    for number, step in enumerate(passes):
+        form = max(form, step.gives)
+        chapters.append(_run_one(step, edit, context))
+        if context.settings.dump_dir is not None:
+            _dump(context.settings.dump_dir, f"{number:02d}_{step.name}", edit.graph_module, chapters[-1])
+        verifier(edit.graph_module, form)
+    edit.graph_module.recompile()
+    return Result(edit.graph_module, Story(tuple(chapters)))
+
+
+def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose graph and notes are its own; the constants are shared."""
+    graph = fx.Graph()
+    memo: dict[fx.Node, fx.Node] = {}
+    returned = graph.graph_copy(graph_module.graph, memo)
+    (output,) = graph_module.graph.find_nodes(op="output")
+    graph.output(returned).meta = dict(output.meta)
+    graph._codegen = copy.deepcopy(graph_module.graph._codegen)
+    for old, made in memo.items():
+        if "custom" in old.meta:
+            made.meta["custom"] = {**old.meta["custom"], "sparsec": dict(notes(old))}
+    return fx.GraphModule(graph_module, graph)
+
+
+def _up_to(passes: Sequence[Pass], last: str | None) -> Sequence[Pass]:
+    names = [step.name for step in passes]
+    if last is None:
+        return passes
+    if last not in names:
+        raise PipelineError(f"There is no pass named {last!r} to stop after.", hint=f"Passes: {', '.join(names)}.")
+    return passes[: names.index(last) + 1]
+
+
+def _run_one(step: Pass, edit: Editor, context: Context) -> Chapter:
+    edit.hits, edit.misses = [], []
+    start = time.perf_counter()
+    step.apply(edit, context)
+    seconds = time.perf_counter() - start
+    misses = tuple(Refused(miss.node.name, str(notes(miss.node).get("source", "")), miss.reason) for miss in edit.misses)
+    return Chapter(step.name, tuple(edit.hits), misses, seconds)
+
+
+def _dump(folder: Path, name: str, graph_module: fx.GraphModule, chapter: Chapter) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    graph_module.recompile()
+    (folder / f"{name}.py").write_text(f"{graph_module.code.strip()}\n")
+    (folder / f"{name}.txt").write_text(f"{chapter}\n")

@@ -1,0 +1,66 @@
+"""The options of one compilation, from keyword arguments and environment variables."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from platformdirs import user_cache_path
+
+from sparsec.errors import InvalidInput
+
+TUNE_LEVELS = ("off", "quick", "full")
+
+
+def _cache_directory() -> Path:
+    chosen = os.environ.get("SPARSEC_CACHE_DIR")
+    return Path(chosen) if chosen else user_cache_path("sparsec")
+
+
+def _dump_directory() -> Path | None:
+    chosen = os.environ.get("SPARSEC_DUMP")
+    return Path(chosen) if chosen else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compile; the defaults come from the environment at the time of construction.
+
+    tune: "off" (good defaults at once), "quick" or "full" (measure candidates). threads: how many the program runs
+    on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
+    where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
+    (SPARSEC_STOP_AFTER). InvalidInput for a value out of range.
+    """
+
+    tune: str = "off"
+    threads: int | None = None
+    cache_dir: Path = field(default_factory=_cache_directory)
+    dump_dir: Path | None = field(default_factory=_dump_directory)
+    stop_after: str | None = field(default_factory=lambda: os.environ.get("SPARSEC_STOP_AFTER") or None)
+
+    def __post_init__(self) -> None:
+        if self.tune not in TUNE_LEVELS:
+            raise InvalidInput(f"Unknown tuning level {self.tune!r}.", hint=f"Use one of {', '.join(TUNE_LEVELS)}.")
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise InvalidInput(f"threads must be a positive integer or None, got {self.threads!r}.")
+        object.__setattr__(self, "cache_dir", Path(self.cache_dir))
+        if self.dump_dir is not None:
+            object.__setattr__(self, "dump_dir", Path(self.dump_dir))
+
+    @property
+    def thread_count(self) -> int:
+        """The threads to run on, at least one."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any] | None) -> Self:
+        """Settings from named options. InvalidInput names an unknown option and the nearest known one."""
+        known = [entry.name for entry in fields(cls)]
+        for name in options or {}:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known options: {', '.join(known)}."
+                raise InvalidInput(f"Unknown option {name!r}.", hint=hint)
+        return cls(**dict(options or {}))
