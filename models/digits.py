@@ -1,0 +1,132 @@
+"""A small network trained and pruned on scikit-learn's handwritten digits, so that its accuracy is real."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weights
+from sparsec.models.mobilenet_v1 import SeparableBlock
+from sparsec.models.patterns import NOfM, parse_pattern
+from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TEST_SHARE = 0.25
+BATCH = 64
+EPOCHS = 32
+RATE = 4e-3  # the peak of the one-cycle schedule
+RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest recovers
+
+
+class Split(NamedTuple):
+    """float32 images [N,1,8,8] in 0..1 and int64 labels [N], for training and held out."""
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class DigitsResult:
+    """A trained network in evaluation mode, the images it never saw with their labels, its accuracy on them (0..1)."""
+
+    model: nn.Module
+    test_images: Tensor
+    test_labels: Tensor
+    accuracy: float
+
+
+def digits_cnn(seed: int = 0) -> ConvolutionalClassifier:
+    """Untrained: 3x3 stem, four depthwise-separable blocks of 64 to 128 channels, classifier. [N,1,8,8] → [N,10]."""
+    features = nn.Sequential(
+        ConvNorm(1, 32, 3),
+        SeparableBlock(32, 64, 1),
+        SeparableBlock(64, 128, 2),
+        SeparableBlock(128, 128, 1),
+        SeparableBlock(128, 128, 1),
+    )
+    model = ConvolutionalClassifier(features, nn.Linear(128, 10))
+    seed_weights(model, seed)
+    return model
+
+
+def train_digits(model: nn.Module, epochs: int = EPOCHS, seed: int = 0, sparsity: float = 0.0, pattern: str = "unstructured") -> float:
+    """Train in place and return the accuracy (0..1) on the held-out quarter; leaves `model` in evaluation mode.
+
+    Magnitude pruning rises to `sparsity` as s·(1 - (1 - t)³) (Zhu & Gupta 2017) while training goes on; pruned weights
+    stay zero from then on. An N:M `pattern` comes whole, at the start of the ramp, unless `sparsity` is 0. The result
+    depends on `seed`, the first weights of `model` and the thread count only. Needs scikit-learn.
+    """
+    split = load_digits_split()
+    generator = torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(split.images) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    model.train()
+    for epoch in range(epochs):
+        masks = _prune_in_ramp(model, (epoch + 1) / epochs, sparsity, pattern)
+        for images, labels in _shuffled(split, generator):
+            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            _apply(masks)
+    calibrate_batchnorm(model, split.images.split(256))
+    return accuracy(model, split.test_images, split.test_labels)
+
+
+def pruned_digits_cnn(sparsity: float = 0.9, seed: int = 0, epochs: int = EPOCHS, pattern: str = "unstructured") -> DigitsResult:
+    """`digits_cnn` trained while its 1x1 convolutions are pruned to `sparsity`. About ten seconds on one core."""
+    model = digits_cnn(seed)
+    reached = train_digits(model, epochs, seed, sparsity, pattern)
+    split = load_digits_split()
+    return DigitsResult(model, split.test_images, split.test_labels, reached)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images, 0..1, whose largest logit is at the label."""
+    with torch.no_grad():
+        return (model(images).argmax(1) == labels).float().mean().item()
+
+
+@cache
+def load_digits_split() -> Split:
+    """The 1797 digits, a fixed quarter of each class held out; shared, not to be written to."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = digits.images[:, None].astype("float32") / 16
+    parts = train_test_split(images, digits.target, test_size=TEST_SHARE, stratify=digits.target, random_state=0)
+    train, test, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
+    return Split(train, train_labels.long(), test, test_labels.long())
+
+
+def _shuffled(split: Split, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one epoch in random order, each moved by up to one pixel."""
+    order = torch.randperm(len(split.images), generator=generator)
+    for chosen in order.split(BATCH):
+        down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
+        padded = F.pad(split.images[chosen], (1, 1, 1, 1))
+        yield padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right], split.labels[chosen]
+
+
+def _prune_in_ramp(model: nn.Module, progress: float, sparsity: float, pattern: str) -> list[tuple[Tensor, Tensor]]:
+    """Prune to the ramp's sparsity at `progress` (0..1); returns each pruned weight and where it is zero."""
+    start, end = RAMP
+    done = min(1.0, max(0.0, (progress - start) / (end - start)))
+    if sparsity == 0 or progress < start:
+        return []
+    now = sparsity if isinstance(parse_pattern(pattern), NOfM) else sparsity * (1 - (1 - done) ** 3)
+    prune(model, now, pattern)
+    return [(layer.weight, layer.weight.detach() == 0) for layer in prunable_layers(model).values()]
+
+
+def _apply(masks: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for weight, zero in masks:
+            weight.masked_fill_(zero, 0.0)

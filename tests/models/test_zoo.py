@@ -1,0 +1,58 @@
+"""Models by name: pruned, calibrated, deterministic, and with logits that depend on the image."""
+
+import pytest
+import torch
+from sparsec.models import zoo
+from sparsec.models.digits import accuracy, load_digits_split
+from sparsec.models.photographs import sample_photographs
+from sparsec.models.prune import prunable_layers
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_logits_are_scaled_and_differ_between_images(name, sparsity):
+    model, example = zoo.build(name, sparsity, size=96)
+    assert example.shape == (1, 3, 96, 96)
+    assert not model.training
+    with torch.no_grad():
+        logits = model(sample_photographs(96))
+    assert 0.2 < logits.std() < 5
+    assert (logits[0] - logits[1]).std() > 0.2
+    assert logits[0].topk(5).indices.tolist() != logits[1].topk(5).indices.tolist()
+
+
+@pytest.mark.parametrize(("pattern", "sparsity", "share"), [("2:4", 0.0, 0.5), ("1:4", None, 0.75), ("8x1", 0.5, 0.5)])
+def test_pattern_and_sparsity_reach_the_weights(pattern, sparsity, share):
+    model, _ = zoo.build("mobilenet_v2", sparsity, pattern, size=32)
+    for layer in prunable_layers(model).values():
+        assert abs((layer.weight == 0).float().mean().item() - share) <= 8 / layer.weight.numel()
+
+
+def test_the_same_arguments_give_the_same_model():
+    (first, _), (second, _) = (zoo.build("mobilenet_v1", 0.9, size=64, seed=2) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("arguments", [("resnet_9000",), ("mobilenet_v1", 0.9, "2:4"), ("mobilenet_v1", 2.0)])
+def test_bad_arguments_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"Unknown model|2:4 makes 0.5|from 0 to 1"):
+        zoo.build(*arguments)
+
+
+@pytest.mark.slow
+def test_digits_comes_trained_and_pruned():
+    model, (example,) = zoo.digits_90()
+    assert example.shape == (1, 1, 8, 8)
+    split = load_digits_split()
+    assert accuracy(model, split.test_images, split.test_labels) >= 0.96
+    assert all((layer.weight == 0).float().mean() > 0.89 for layer in prunable_layers(model).values())
+
+
+def test_factory_returns_a_model_and_its_inputs():
+    model, examples = zoo.mobilenet_v2_90()
+    assert [example.shape for example in examples] == [(1, 3, 224, 224)]
+    zeros = sum((layer.weight == 0).sum().item() for layer in prunable_layers(model).values())
+    total = sum(layer.weight.numel() for layer in prunable_layers(model).values())
+    assert zeros / total == pytest.approx(0.9, abs=1e-3)
