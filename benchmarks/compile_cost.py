@@ -25,9 +25,7 @@ MEBIBYTE = 1 << 20
 def in_fresh_process(factory: str, cache: Path) -> dict[str, float]:
     """Compile in a new process whose cache directory is `cache`: seconds, and bytes before and at the peak."""
     command = [sys.executable, __file__, "--factory", factory, "--here"]
-    done = subprocess.run(
-        command, env={**environment(1), "SPARSEC_CACHE_DIR": str(cache)}, stdout=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, env={**environment(1), "SPARSEC_CACHE_DIR": str(cache)}, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"Compiling {factory} ended with status {done.returncode}.", hint="see the message above")
     return json.loads(done.stdout.splitlines()[-1])

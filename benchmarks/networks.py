@@ -98,7 +98,8 @@ def main(
         comparisons.append(found)
         console.print(found.table())
     roofline = measure_roofline()
-    console.print(kinds_table(comparisons, roofline))
+    if any(rival.kernels for comparison in comparisons for rival in comparison.rivals):
+        console.print(kinds_table(comparisons, roofline))
     console.print(f"one core: {asdict(roofline)}")
     if json_path is not None:
         everything = [json.loads(comparison.to_json()) for comparison in comparisons]

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from sparsec.bench.names import DENSE_FP32
 
 
@@ -83,10 +84,13 @@ class Comparison:
         dense = [rival for rival in self.rivals if rival.name in DENSE_FP32 and rival.timed]
         return min(dense, key=lambda rival: rival.median_ms, default=None)
 
-    def ratio(self, name: str) -> float | None:
-        """How many times as fast as the best dense float32 rival of this run `name` is; None without both times."""
-        best, rival = self.best_dense, self.result(name)
-        return best.median_ms / rival.median_ms if best is not None and rival.timed else None
+    def ratio(self, name: str, over: str | None = None) -> float | None:
+        """How many times as fast `name` is as `over`, by default the best dense float32 rival of this run.
+
+        The quotient of the medians; None if one of the two was not timed. KeyError for a name not asked for.
+        """
+        rival, other = self.result(name), self.best_dense if over is None else self.result(over)
+        return other.median_ms / rival.median_ms if other is not None and other.timed and rival.timed else None
 
     def to_json(self) -> str:
         """One JSON object; `from_json` is its inverse."""
@@ -102,33 +106,30 @@ class Comparison:
         return cls(**data)
 
     def table(self) -> Table:
-        """One row per rival: median, minimum, ratio to the best dense float32 rival, error, setup; or the failure."""
+        """One row per rival: median, minimum, ratio to the best dense float32 rival, error, setup.
+
+        Below it the versions, and for each rival that failed the reason.
+        """
         threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        table = Table(title=f"{self.factory} · batch {self.batch} · {threads}")
-        table.add_column("rival")
-        for heading in ("median ms", "min ms", "× best dense fp32", "max error", "setup s"):
+        table = Table(title=f"{self.factory} · batch {self.batch} · {threads}", caption=self._caption())
+        table.caption_justify = "left"
+        table.add_column("rival", no_wrap=True)
+        for heading in ("median ms", "min ms", "× best dense", "max error", "setup s"):
             table.add_column(heading, justify="right")
-        table.add_column("versions, or why there is no time", overflow="fold")
         for rival in self.rivals:
             table.add_row(*self._cells(rival))
         return table
 
     def _cells(self, rival: RivalResult) -> tuple[str, ...]:
-        if not rival.timed:
-            return rival.name, "–", "–", "–", _number(rival.error, ".1e"), _number(rival.setup_s, ".1f"), _why(rival)
-        return (
-            rival.name,
-            f"{rival.median_ms:.3f}",
-            f"{rival.min_ms:.3f}",
-            _number(self.ratio(rival.name), ".2f"),
-            _number(rival.error, ".1e"),
-            _number(rival.setup_s, ".1f"),
-            ", ".join(f"{package} {number}" for package, number in rival.versions.items()),
-        )
+        times = (f"{rival.median_ms:.3f}", f"{rival.min_ms:.3f}") if rival.timed else ("failed", "–")
+        ratio = _number(self.ratio(rival.name), ".2f")
+        return rival.name, *times, ratio, _number(rival.error, ".1e"), _number(rival.setup_s, ".1f")
 
-
-def _why(rival: RivalResult) -> str:
-    return rival.failure or "no rounds were run"
+    def _caption(self) -> Text:
+        versions = {package: number for rival in self.rivals for package, number in rival.versions.items()}
+        lines = [", ".join(f"{package} {number}" for package, number in sorted(versions.items()))]
+        lines += [f"{rival.name}: {rival.failure or 'no rounds were run'}" for rival in self.rivals if not rival.timed]
+        return Text("\n".join(filter(None, lines)))
 
 
 def _number(value: float | None, form: str) -> str:

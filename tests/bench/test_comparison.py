@@ -9,7 +9,7 @@ from sparsec.bench import Comparison, Kernel, RivalResult
 
 
 def printed(comparison: Comparison) -> str:
-    console = Console(width=200, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     with console.capture() as capture:
         console.print(comparison.table())
     return capture.get()
@@ -46,6 +46,8 @@ def test_ratio_is_to_the_best_dense_float32_rival_that_finished(comparison: Comp
     assert comparison.ratio("sparsec") == pytest.approx(7.5 / 2.5)
     assert comparison.ratio("eager") == pytest.approx(7.5 / 20)
     assert comparison.ratio("openvino-bf16") == pytest.approx(7.5 / 3)
+    assert comparison.ratio("sparsec", over="eager") == pytest.approx(20 / 2.5)
+    assert comparison.ratio("sparsec", over="onnxruntime") is None
 
 
 def test_no_ratio_without_times(comparison: Comparison) -> None:
@@ -67,8 +69,15 @@ def test_json_round_trip(comparison: Comparison) -> None:
 
 def test_table_shows_every_rival_with_its_ratio_or_its_reason(comparison: Comparison) -> None:
     text = printed(comparison)
-    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
-    assert list(lines) == [result.name for result in comparison.rivals]
-    assert [cell.strip() for cell in lines["sparsec"].split("│")[2:7]] == ["2.500", "2.000", "3.00", "3.0e-06", "1.5"]
-    assert "No module named 'onnxruntime'" in lines["onnxruntime"]
-    assert "SIGSEGV" in lines["inductor"]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == [result.name for result in comparison.rivals]
+    assert rows[0] == ["sparsec", "2.500", "2.000", "3.00", "3.0e-06", "1.5"]
+    assert rows[4] == ["onnxruntime", "failed", "–", "–", "–", "–"]
+    assert "onnxruntime: ModuleNotFoundError: No module named 'onnxruntime'" in text
+    assert "inductor: its process was killed by SIGSEGV" in text
+    assert "sparsec 0.1.0" in text
+
+
+def test_brackets_in_a_reason_are_not_taken_for_markup(comparison: Comparison) -> None:
+    failed = RivalResult("openvino", failure="cannot broadcast [1,3] to [/2]")
+    assert "cannot broadcast [1,3] to [/2]" in printed(dataclasses.replace(comparison, rivals=(failed,)))
