@@ -1,0 +1,73 @@
+"""Kernel libraries: compiled once per set of code variants and machine, cached on disk and in the process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import tvm
+
+from sparsec.backends.base import Machine, Source
+from sparsec.backends.x86 import executor
+
+#: Raised when a cached library of another version of the executor or the kernels must not be reused.
+_FORMAT = "1"
+
+
+def target(machine: Machine) -> tvm.target.Target:
+    """LLVM target with the machine's own features, 512-bit registers preferred where it has them."""
+    features = [f"+{name}" for name in machine.features] + (["-prefer-256-bit"] if machine.lanes == 16 else [])
+    return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Digest of this package's own sources and of TVM's version: a changed kernel is a changed library."""
+    digest = hashlib.sha256(tvm.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key(kernels: Sequence[Source], machine: Machine) -> str:
+    """Name under which the library of these kernels is cached."""
+    text = "\n".join([_FORMAT, _source_digest(), machine.mcpu, *machine.features, *(k.symbol for k in kernels)])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Path:
+    """Compile ``kernels`` into a shared library and return its path.
+
+    A library already in ``cache`` is returned as it is. An unwritable or absent cache means a temporary directory of this process.
+    Concurrent builders write to a private name and rename it: the last one wins with identical content.
+    """
+    directory = _writable(cache)
+    path = directory / f"kernels-{key(kernels, machine)}.so"
+    if path.exists():
+        return path
+    compiled = tvm.compile(executor.module(kernels), target=target(machine))
+    handle, scratch = tempfile.mkstemp(dir=directory, suffix=".so")
+    os.close(handle)
+    compiled.export_library(scratch)
+    os.replace(scratch, path)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _process_directory() -> Path:
+    return Path(tempfile.mkdtemp(prefix="sparsec-"))
+
+
+def _writable(cache: Path | None) -> Path:
+    if cache is None:
+        return _process_directory()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache):
+            return cache
+    except OSError:
+        return _process_directory()

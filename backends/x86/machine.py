@@ -1,0 +1,71 @@
+"""What this processor can do, read from its own flags (LLVM names CPUs by model and gets virtual ones wrong)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+from sparsec.backends.base import Machine
+from sparsec.errors import MachineError
+
+#: Processor flags that a level needs (Linux names) -> LLVM target features.
+_AVX2 = {"avx2": "avx2", "fma": "fma", "bmi1": "bmi", "bmi2": "bmi2", "f16c": "f16c", "movbe": "movbe", "popcnt": "popcnt"}
+_AVX512 = {"avx512f": "avx512f", "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl", "avx512cd": "avx512cd"}
+
+
+def _cache_bytes(level: int, kind: str, default: int) -> int:
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            if int((index / "level").read_text()) == level and (index / "type").read_text().strip() in (kind, "Unified"):
+                return int((index / "size").read_text().strip().removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return default
+
+
+def _flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((x for x in text.splitlines() if x.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def describe(flags: frozenset[str], cores: int) -> Machine:
+    """The machine of a processor with these Linux ``flags``.
+
+    Raises:
+        MachineError: the processor is not x86-64 or lacks AVX2 and FMA, which every kernel needs.
+    """
+    missing = sorted(set(_AVX2) - flags)
+    if platform.machine() not in ("x86_64", "AMD64") or missing:
+        raise MachineError(
+            f"the x86 backend needs an x86-64 processor with AVX2 and FMA; this is {platform.machine()}"
+            + (f" without {', '.join(missing)}" if missing else "")
+            + ". Run the model without sparsec, or compile on another machine."
+        )
+    wide = set(_AVX512) <= flags
+    features = dict(_AVX2) | (_AVX512 if wide else {})
+    return Machine(
+        arch="x86_64",
+        mcpu="x86-64-v4" if wide else "x86-64-v3",
+        features=tuple(sorted(features.values())),
+        lanes=16 if wide else 8,
+        registers=32 if wide else 16,
+        l1=_cache_bytes(1, "Data", 32 << 10),
+        l2=_cache_bytes(2, "Unified", 1 << 20),
+        l3=_cache_bytes(3, "Unified", 8 << 20),
+        cores=cores,
+    )
+
+
+@functools.cache
+def machine() -> Machine:
+    """The machine this process runs on; ``SPARSEC_ISA=avx2`` restricts it to AVX2 (for testing and for building artifacts)."""
+    flags = _flags()
+    if os.environ.get("SPARSEC_ISA") == "avx2":
+        flags = flags - set(_AVX512)
+    return describe(flags, len(os.sched_getaffinity(0)))
