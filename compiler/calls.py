@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec import ops
+from sparsec.errors import PassRefused
 from sparsec.forms import constant, is_value
 
 aten = torch.ops.aten
@@ -43,6 +44,22 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     bound = dict(parameters)
     bound.update(zip(bound, node.args, strict=False))
     return {**bound, **node.kwargs}
+
+
+def positional(target: Callable, named: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Arguments by name as positional and keyword arguments: what `arguments` reads back."""
+    keywords = _keyword_only(target)
+    args = tuple(value for name, value in named.items() if name not in keywords)
+    return args, {name: value for name, value in named.items() if name in keywords}
+
+
+@functools.cache
+def _keyword_only(target: Callable) -> frozenset[str]:
+    schema = getattr(target, "_schema", None)
+    if schema is not None:
+        return frozenset(argument.name for argument in schema.arguments if argument.kwarg_only)
+    named = inspect.signature(target).parameters.values()
+    return frozenset(each.name for each in named if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,7 @@ def activation_of(node: fx.Node) -> tuple[fx.Node, Activation] | None:
     lo, hi = (named[name] if name else None for name in _LIMITS[node.target])
     if isinstance(lo, fx.Node) or isinstance(hi, fx.Node):
         return None
-    return named["self"], Activation("clamp", -math.inf if lo is None else lo, math.inf if hi is None else hi)
+    return named["self"], Activation("clamp", -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi))
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,11 @@ class Layer:
         return self.node.target in (aten.linear.default, ops.linear)
 
     @property
+    def makes_channels(self) -> bool:
+        """Whether output o of the weight is index o of dimension 1: not so for a linear layer of more than 2 dimensions."""
+        return not self.is_linear or self.node.meta["val"].dim() == 2
+
+    @property
     def weight_shape(self) -> tuple[int, ...]:
         """[O, I/groups, kh, kw] or [O, I]."""
         return tuple(self.weight.meta["val"].shape)
@@ -150,6 +172,18 @@ class Layer:
             return constant(self.bias)
         weight = self.constant_weight
         return None if weight is None else weight.new_zeros(weight.shape[0])
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the weight, and the bias if there is one, are constants."""
+        return self.constant_weight is not None and self.constant_bias is not None
+
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias (zeros where there is none). PassRefused where they are not constants."""
+        weight, bias = self.constant_weight, self.constant_bias
+        if weight is None or bias is None:
+            raise PassRefused(f"The weight or bias of {self.node.name} is not a constant.")
+        return weight, bias
 
     def attributes(self) -> dict[str, Any]:
         """The keyword arguments that one of our operators takes for this layer, activation included."""

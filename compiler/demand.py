@@ -73,7 +73,7 @@ def _same(node: fx.Node, wanted: Channels) -> Reads:
 
 def _layer(layer: Any, wanted: Channels) -> Reads:
     weight = layer.constant_weight
-    if weight is None or (layer.is_linear and layer.node.meta["val"].dim() != 2):
+    if weight is None or not layer.makes_channels:
         return ()
     rows = reached(weight, layer.groups)[sorted(wanted)]
     reads = [(layer.x, frozenset(torch.nonzero(rows.any(0)).flatten().tolist()))]

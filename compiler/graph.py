@@ -193,6 +193,8 @@ class Editor:
         for node in self.graph.nodes:
             if node.op == "call_function":
                 node.meta["val"] = self._compute(node.target, node.args, node.kwargs)
+                if "fact" in notes(node):
+                    self.note(node, fact=transfer.forward(node))
         if self._outputs() != before:
             raise PassRefused("A resize would change the outputs of the graph.", why=f"{before} → {self._outputs()}")
 

@@ -114,7 +114,7 @@ def _layer(layer: Layer) -> Fact:
     """Outputs whose weights all meet dead inputs are bias + residual."""
     low_high = _activated_range(NOTHING, layer.activation)
     weight, bias = layer.constant_weight, layer.constant_bias
-    if weight is None or bias is None or (layer.is_linear and layer.node.meta["val"].dim() != 2):
+    if weight is None or bias is None or not layer.makes_channels:
         return Fact(low=low_high[0], high=low_high[1])
     base = dict(enumerate(bias.tolist()))
     silent = {o: base[o] for o in silent_outputs(weight, layer.groups, channel_values(layer.x))}
