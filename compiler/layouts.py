@@ -68,3 +68,51 @@ class Geometry:
     def key(self) -> dict[str, Any]:
         """Plain-data form."""
         return {"height": self.height, "width": self.width, "pad": self.pad, "tile": self.tile}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How one value of a region is stored: layout, channels and, for maps, the flat index space.
+
+    ``flat`` and ``packed`` need a geometry; ``vector`` has none; ``nchw`` is a caller's tensor of ``channels * height * width`` elements.
+    """
+
+    layout: Layout
+    channels: int
+    geometry: Geometry | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the value lives in a flat index space."""
+        return self.layout in ("flat", "packed")
+
+    @property
+    def space(self) -> Geometry:
+        """The geometry of a map."""
+        if self.geometry is None:
+            raise ValueError(f"a {self.layout} value has no geometry")
+        return self.geometry
+
+    @property
+    def elements(self) -> int:
+        """float32 elements of one sample."""
+        if self.layout == "flat":
+            return self.channels * self.space.stride
+        if self.layout == "packed":
+            return self.space.tiles * self.channels * self.space.tile
+        return self.channels if self.geometry is None else self.channels * self.geometry.height * self.geometry.width
+
+    @property
+    def origin(self) -> int:
+        """Elements from the start of the storage to pixel (0, 0) of channel 0."""
+        return self.space.front if self.layout == "flat" else 0
+
+    @property
+    def tile_step(self) -> int:
+        """Elements from one tile of a channel to the next."""
+        return self.space.tile if self.layout == "flat" else self.channels * self.space.tile
+
+    @property
+    def row_step(self) -> int:
+        """Elements from one channel to the next within a tile."""
+        return self.space.stride if self.layout == "flat" else self.space.tile

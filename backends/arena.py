@@ -1,0 +1,79 @@
+"""Arena planning: a fixed offset for every buffer, memory shared by buffers that are not alive at once.
+
+Flat maps keep zeros in margins that no kernel writes. So maps of one geometry share a pool of channel rows (a margin is then a
+margin for every tenant), and pools of different geometries never overlap; everything else shares one pool.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from sparsec.backends.plan import Buffer, Plan
+from sparsec.layouts import LINE, ceil_to
+
+THREAD_SLOTS = 64  # strip buffers exist once per thread, for at most this many
+
+
+@dataclass(frozen=True)
+class _Tenant:
+    buffer: Buffer
+    size: int
+    first: int
+    last: int
+
+
+def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
+    """First and last group that touches each arena buffer."""
+    spans: dict[Buffer, tuple[int, int]] = {}
+    for number, group in enumerate(plan.groups):
+        for call in group.calls:
+            for buffer in call.buffers.values():
+                if buffer.port is None:
+                    spans[buffer] = (spans.get(buffer, (number, number))[0], number)
+    return spans
+
+
+def _pool(buffer: Buffer) -> Hashable:
+    return buffer.storage.geometry if buffer.storage.layout == "flat" else None
+
+
+def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
+    """Offsets by first fit, largest first; returns them and the total size."""
+    placed: list[tuple[_Tenant, int]] = []
+    for tenant in sorted(tenants, key=lambda t: (-t.size, t.first)):
+        offset = 0
+        for other, at in sorted(placed, key=lambda p: p[1]):
+            alive_together = other.first <= tenant.last and tenant.first <= other.last
+            if alive_together and offset < at + other.size and at < offset + tenant.size:
+                offset = at + other.size
+        placed.append((tenant, offset))
+    offsets = {tenant.buffer: offset for tenant, offset in placed}
+    return offsets, max((offset + tenant.size for tenant, offset in placed), default=0)
+
+
+def elements_of(buffer: Buffer, threads: int = THREAD_SLOTS) -> int:
+    """Elements that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
+    if buffer.strip:
+        return strip_elements(buffer) * threads
+    return ceil_to(buffer.storage.elements, LINE)
+
+
+def strip_elements(buffer: Buffer) -> int:
+    """Elements of one thread's strip buffer."""
+    return ceil_to(buffer.strip * buffer.storage.tile_step, LINE)
+
+
+def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:
+    """Element offset of every arena buffer and the arena's size in elements; one pool after the other."""
+    pools: dict[Hashable, list[_Tenant]] = defaultdict(list)
+    for buffer, (first, last) in lifetimes(plan).items():
+        pools[_pool(buffer)].append(_Tenant(buffer, elements_of(buffer, threads), first, last))
+    offsets: dict[Buffer, int] = {}
+    total = 0
+    for tenants in pools.values():
+        found, size = pack(tenants)
+        offsets |= {buffer: total + offset for buffer, offset in found.items()}
+        total = ceil_to(total + size, LINE)
+    return offsets, total

@@ -1,0 +1,122 @@
+"""From a plan to a program: addresses, the weight blob, records and relocations."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsec.backends import arena
+from sparsec.backends.base import Source
+from sparsec.backends.plan import Buffer, Call, Plan
+from sparsec.layouts import ceil_to
+from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
+
+_LINE_BYTES = 64
+# Kernels may read whole vectors past the end of a constant.
+_TAIL_BYTES = 256
+
+
+class _Blob:
+    """Constants laid one after the other on line boundaries; equal arrays are stored once."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[int, np.ndarray]] = []
+        self._known: dict[tuple[str, bytes], int] = {}
+        self.size = 0
+
+    def add(self, array: np.ndarray) -> int:
+        """Byte offset of ``array`` in the blob."""
+        data = np.ascontiguousarray(array)
+        key = (data.dtype.str, data.tobytes())
+        if key not in self._known:
+            self._known[key] = self.size
+            self._chunks.append((self.size, data))
+            self.size = ceil_to(self.size + data.nbytes, _LINE_BYTES)
+        return self._known[key]
+
+    def bytes(self) -> np.ndarray:
+        """The whole blob."""
+        out = np.zeros(self.size + _TAIL_BYTES, np.uint8)
+        for offset, data in self._chunks:
+            out[offset : offset + data.nbytes] = data.view(np.uint8).reshape(-1)
+        return out
+
+
+def float_bits(value: float) -> int:
+    """The bits of a float32 as a signed integer, which is how a record holds it."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def assemble(plan: Plan, kernels: Sequence[Source], names: tuple[Sequence[str], Sequence[str]], threads: int) -> Program:
+    """The program of ``plan`` for a library of ``kernels`` (kernel ids are positions), with names for inputs and outputs."""
+    ids = {source.symbol: number for number, source in enumerate(kernels)}
+    offsets, elements = arena.place(plan, threads)
+    calls = [call for group in plan.groups for call in group.calls]
+    records = np.zeros((len(calls), RECORD_WIDTH), np.int64)
+    blob, relocations = _Blob(), []
+    for number, call in enumerate(calls):
+        relocations += _record(records, number, call, ids, offsets, blob)
+    return Program(
+        inputs=_ports(plan.inputs, names[0]),
+        outputs=_ports(plan.outputs, names[1]),
+        kernels=tuple(source.symbol for source in kernels),
+        records=records,
+        groups=_groups(plan),
+        relocations=tuple(relocations),
+        arena_bytes=4 * elements,
+        weights=blob.bytes(),
+        steps=tuple(Step(c.node, c.source.symbol, c.kind, c.flops, c.bytes, dict(c.detail)) for c in calls),
+    )
+
+
+def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], offsets: dict[Buffer, int], blob: _Blob) -> list[Relocation]:
+    row, field, relocations = records[number], 1, []
+    row[0] = ids[call.source.symbol]
+    for param in call.source.params:
+        at = number * RECORD_WIDTH + field
+        if param.kind == "act":
+            buffer = call.buffers[param.name]
+            if buffer.strip:
+                row[field + 1 : field + 3] = 4 * arena.strip_elements(buffer), 4 * buffer.storage.tile_step
+            relocations.append(_address(at, buffer, offsets))
+            field += 3
+            continue
+        if param.kind == "ptr":
+            constant = call.constants[param.name]
+            if constant.dtype != np.dtype(param.dtype):
+                raise TypeError(f"{call.source.symbol}: constant {param.name!r} is {constant.dtype}, the kernel reads {param.dtype}")
+            relocations.append(Relocation(at, "weights", blob.add(constant)))
+        else:
+            value = call.scalars[param.name]
+            row[field] = float_bits(value) if param.kind == "f32" else int(value)
+        field += 1
+    return relocations
+
+
+def _address(field: int, buffer: Buffer, offsets: dict[Buffer, int]) -> Relocation:
+    if buffer.port is None:
+        return Relocation(field, "arena", 4 * (offsets[buffer] + (0 if buffer.strip else buffer.storage.origin)))
+    side, index = buffer.port
+    return Relocation(field, "input" if side == "input" else "output", 0, index)
+
+
+def _groups(plan: Plan) -> np.ndarray:
+    rows, first = [], 0
+    for group in plan.groups:
+        units = {call.units for call in group.calls}
+        if len(units) != 1:
+            raise ValueError(f"calls of one group differ in units of work: {[(c.source.symbol, c.units) for c in group.calls]}")
+        rows.append([first, first + len(group.calls), units.pop(), group.strip, 0])
+        first += len(group.calls)
+    return np.array(rows, np.int64).reshape(-1, GROUP_WIDTH)
+
+
+def _ports(buffers: Sequence[Buffer], names: Sequence[str]) -> tuple[Port, ...]:
+    ports = []
+    for name, buffer in zip(names, buffers, strict=True):
+        storage = buffer.storage
+        space = () if storage.geometry is None else (storage.geometry.height, storage.geometry.width)
+        ports.append(Port(name, (storage.channels, *space)))
+    return tuple(ports)

@@ -1,0 +1,78 @@
+"""KernelSpec: one kernel to make, as plain data. Schedule: an ordered tuple of named choices that make it fast."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Choice names and values in order, such as (("kernel", "spmm"), ("vectors", 4)). Meaningless without a spec.
+Schedule = tuple[tuple[str, str | int], ...]
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What a kernel computes, per sample (the batch axis is the executor's loop).
+
+    ``inputs``/``output``: shapes without the batch axis; ``weights``: shapes of constant operands in argument order (None: absent);
+    ``sources``/``layout``: storage layouts of inputs and output; ``attributes``: sorted pairs (stride, groups, activation, ...);
+    ``weight_fact``: the proved fact of the weight that kernels may rely on (plain JSON data).
+    """
+
+    op: str
+    inputs: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...]
+    weights: tuple[tuple[int, ...] | None, ...] = ()
+    sources: tuple[str, ...] = ()
+    layout: str = "nchw"
+    attributes: tuple[tuple[str, Any], ...] = ()
+    weight_fact: str = "{}"
+    dtype: str = "float32"
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an attribute. KeyError where the op has none of this name."""
+        return dict(self.attributes)[name]
+
+    def json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return json.dumps(self.__dict__, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        """Short stable digest of the canonical JSON."""
+        return hashlib.sha256(self.json().encode()).hexdigest()[:20]
+
+    def reference(self, *tensors: Tensor | None) -> Tensor:
+        """The result in plain torch for batched tensors in the op's argument order: the oracle for every backend."""
+        return _references()[self.op](self, *tensors)
+
+
+def _references() -> dict[str, Callable[..., Any]]:
+    import torch
+    from torch.nn import functional as F
+
+    from sparsec import ops
+
+    def ours(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda spec, *tensors: function(*tensors, **{k: v for k, v in spec.attributes if k not in ("ceil_mode",)})
+
+    def pool(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda spec, x: function(x, **dict(spec.attributes))
+
+    return {
+        "conv2d": ours(ops.conv2d),
+        "linear": ours(ops.linear),
+        "depthwise_pointwise": ours(ops.depthwise_pointwise),
+        "activate": ours(ops.activate),
+        "add": lambda spec, x, y: torch.add(x, y),
+        "mul": lambda spec, x, y: torch.mul(x, y),
+        "max_pool2d": pool(F.max_pool2d),
+        "avg_pool2d": pool(F.avg_pool2d),
+        "global_avg_pool": lambda spec, x: x.mean((2, 3)).reshape(-1, *spec.output),
+        "alias": lambda spec, x: x.reshape(-1, *spec.output),
+    }

@@ -1,0 +1,114 @@
+"""Choose how every value is stored, as a minimum cut.
+
+    conv1x1 ── v ── depthwise             v: flat     (a depthwise stencil shifts a flat index)
+    depthwise ── v ── conv1x1             v: packed   (a 1x1 convolution reads whole tiles of all channels)
+    conv1x1 ── v ── add, conv1x1, conv3x3 v: whichever side of the cut is cheaper; the other readers get a to_layout
+
+One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
+cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity. Values of one
+pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+from torch import fx
+
+from sparsec import ops
+from sparsec.describe import operands, spec_of
+from sparsec.graph import Miss
+from sparsec.layouts import Layout
+from sparsec.pipeline import Context, Editor, Form, Pass
+from sparsec.spec import KernelSpec
+
+# Relative to streaming one byte: a conversion reads and writes; a 1x1 convolution over flat rows loses some cache locality.
+CONVERT, FLAT_READ = 2.0, 0.3
+
+
+def is_map(node: fx.Node) -> bool:
+    """Whether a value is a map of more than one pixel."""
+    shape = node.meta["val"].shape
+    return len(shape) == 4 and tuple(shape[2:]) != (1, 1)
+
+
+def reads_flat(spec: KernelSpec) -> bool:
+    """Whether the kernel of ``spec`` can only read its first operand as flat rows."""
+    if spec.op == "conv2d":
+        kernel = spec.weights[0][2:] if spec.weights[0] else (1, 1)
+        return kernel != (1, 1) or spec["stride"] != (1, 1)
+    return spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
+
+
+class AssignLayouts(Pass):
+    """Notes a layout on every value that a kernel produces or reads, and inserts conversions where sides of the cut meet."""
+
+    name = "assign_layouts"
+    takes = Form.FUSED
+    gives = Form.LAID_OUT
+
+    def apply(self, edit: Editor, context: Context) -> None:
+        """Describe every node, cut, note, convert."""
+        specs = self._specs(edit, context)
+        touched = {value for node in specs for value in (node, *operands(node))}
+        flat = _cut(specs, [v for v in touched if is_map(v)], context)
+        for node in edit.nodes():
+            if "val" in node.meta and node.op in ("call_function", "placeholder"):
+                edit.note(node, layout=_layout(node, node in touched, flat))
+        for node in edit.nodes():
+            if node in touched and is_map(node) and node not in flat:
+                self._convert(edit, node, [u for u in node.users if u in specs and reads_flat(specs[u]) and u.args[0] is node])
+
+    def _specs(self, edit: Editor, context: Context) -> dict[fx.Node, KernelSpec]:
+        specs: dict[fx.Node, KernelSpec] = {}
+        for node in edit.nodes():
+            if node.op != "call_function":
+                continue
+            found = spec_of(node)
+            refusal = found.reason if isinstance(found, Miss) else context.offers(found)
+            if refusal is None and isinstance(found, KernelSpec):
+                specs[node] = found
+            else:
+                edit.miss(node, str(getattr(refusal, "reason", refusal)))
+        return specs
+
+    def _convert(self, edit: Editor, node: fx.Node, readers: list[fx.Node]) -> None:
+        if not readers:
+            return
+        made = edit.call(ops.to_layout, (node,), {"layout": "flat"}, before=min(readers))
+        edit.note(made, layout="flat")
+        for reader in readers:
+            edit.set_args(reader, (made, *reader.args[1:]), reader.kwargs)
+        edit.hit(node, f"converted to flat for {', '.join(r.name for r in readers)}")
+
+
+def _layout(node: fx.Node, touched: bool, flat: set[fx.Node]) -> Layout:
+    if not touched:
+        return "nchw"
+    if not is_map(node):
+        return "vector"
+    return "flat" if node in flat else "packed"
+
+
+def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context) -> set[fx.Node]:
+    """The values stored flat."""
+    convert, flat_read = context.costs.get("convert", CONVERT), context.costs.get("flat_read", FLAT_READ)
+    graph: nx.DiGraph = nx.DiGraph()
+    graph.add_nodes_from(["flat", "packed"])
+    for value in maps:
+        size = value.meta["val"][0].numel() * 4
+        if_packed, if_flat = _prices(value, specs)
+        graph.add_edge("flat", value, capacity=convert * size * if_packed)
+        graph.add_edge(value, "packed", capacity=flat_read * size * if_flat)
+    for node, spec in specs.items():
+        if spec.op == "alias" and is_map(node):
+            graph.add_edge(node, node.args[0])
+            graph.add_edge(node.args[0], node)
+    return set(nx.minimum_cut(graph, "flat", "packed")[1][0]) - {"flat"}
+
+
+def _prices(value: fx.Node, specs: dict[fx.Node, KernelSpec]) -> tuple[int, int]:
+    """Conversions needed if ``value`` is packed (at most one, readers share it); 1x1 readers that suffer if it is flat."""
+    first = [specs[u] for u in value.users if u in specs and u.args[0] is value]
+    leaves = any(u not in specs for u in value.users) or value not in specs
+    stencils = any(reads_flat(s) for s in first) or leaves
+    return int(stencils), sum(s.op == "conv2d" and not reads_flat(s) for s in first)
