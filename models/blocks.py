@@ -99,23 +99,29 @@ class ConvolutionalClassifier(nn.Module):
         return self.classifier(torch.flatten(pooled, 1))
 
 
-def seed_weights(model: nn.Module, seed: int) -> nn.Module:
+def seed_weights(model: nn.Module, seed: int, smooth: bool = False) -> nn.Module:
     """Draw all weights from one generator: He normal by fan-out for convolutions, variance 1/fan-in for linear layers.
 
+    `smooth` gives depthwise filters a mean as large as their deviation: filters of mean 0 sharpen, layer after layer, and
+    so blow up float32 rounding against the smooth image (measured 10-fold over MobileNetV1). Networks with
+    squeeze-and-excite do without: their rounding stays small, and smooth filters make images hard to tell apart.
     Biases become 0. The same seed gives the same weights whatever the global random state.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.normal_(0.0, _deviation(module), generator=generator)
+                module.weight.normal_(*_moments(module, smooth), generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
     return model
 
 
-def _deviation(module: nn.Conv2d | nn.Linear) -> float:
+def _moments(module: nn.Conv2d | nn.Linear, smooth: bool) -> tuple[float, float]:
+    """Mean and deviation of the weights."""
     if isinstance(module, nn.Linear):
-        return 1 / math.sqrt(module.in_features)
+        return 0.0, 1 / math.sqrt(module.in_features)
     fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
-    return math.sqrt(2 / fan_out)
+    if smooth and module.groups > 1:
+        return 1 / math.sqrt(fan_out), 1 / math.sqrt(fan_out)  # mean² + deviation² = 2 / fan_out
+    return 0.0, math.sqrt(2 / fan_out)

@@ -49,7 +49,7 @@ def digits_cnn(seed: int = 0) -> ConvolutionalClassifier:
         SeparableBlock(128, 128, 1),
     )
     model = ConvolutionalClassifier(features, nn.Linear(128, 10))
-    seed_weights(model, seed)
+    seed_weights(model, seed, smooth=True)
     return model
 
 

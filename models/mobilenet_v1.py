@@ -26,5 +26,5 @@ def mobilenet_v1(num_classes: int = 1000, width: float = 1.0, seed: int = 0, act
         layers.append(SeparableBlock(channels, divisible(outputs * width), stride, activation))
         channels = divisible(outputs * width)
     model = ConvolutionalClassifier(nn.Sequential(*layers), nn.Linear(channels, num_classes))
-    seed_weights(model, seed)
+    seed_weights(model, seed, smooth=True)
     return model

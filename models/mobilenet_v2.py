@@ -22,5 +22,5 @@ def mobilenet_v2(num_classes: int = 1000, width: float = 1.0, seed: int = 0) -> 
             channels = outputs
     layers.append(ConvNorm(channels, last, activation=nn.ReLU6))
     model = ConvolutionalClassifier(nn.Sequential(*layers), nn.Linear(last, num_classes))
-    seed_weights(model, seed)
+    seed_weights(model, seed, smooth=True)
     return model

@@ -23,6 +23,15 @@ def test_logits_are_scaled_and_differ_between_images(name, sparsity):
     assert logits[0].topk(5).indices.tolist() != logits[1].topk(5).indices.tolist()
 
 
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_float32_rounding_stays_far_below_the_tolerance_of_compiled_code(name):
+    model, _ = zoo.build(name, 0.9)
+    photographs = sample_photographs()
+    with torch.no_grad():
+        logits, exact = model(photographs), model.double()(photographs.double())
+    assert (logits - exact).abs().max() <= 2e-5 * exact.abs().max()
+
+
 @pytest.mark.parametrize(("pattern", "sparsity", "share"), [("2:4", 0.0, 0.5), ("1:4", None, 0.75), ("8x1", 0.5, 0.5)])
 def test_pattern_and_sparsity_reach_the_weights(pattern, sparsity, share):
     model, _ = zoo.build("mobilenet_v2", sparsity, pattern, size=32)
