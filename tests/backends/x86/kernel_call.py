@@ -20,6 +20,7 @@ from typing import Any
 os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
+
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import library
 from sparsec.backends.x86.machine import _AVX512, _flags, describe
