@@ -1,0 +1,139 @@
+"""Programs by the weights they were compiled from; the check at each call, and forgetting the dead."""
+
+import operator
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+LIMIT = 64
+_pointer = Tensor.data_ptr
+_version = operator.attrgetter("_version")
+_tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
+
+Sizes = list[Any]
+
+
+class Entry:
+    """One program and what it holds for.
+
+    The storages of the weights are kept alive, so an address cannot come to mean other values; a weight is then the same
+    if address and version are. The weights themselves are not kept: when one dies, the entry goes.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Any]], Sequence[Any]],
+        *,
+        takes_inputs: bool = False,
+        any_batch: bool = False,
+    ) -> None:
+        self.run, self.takes_inputs, self.any_batch = run, takes_inputs, any_batch
+        self.pointers: list[int] = []
+        self.versions: list[int] = []
+        self.sizes: Sizes = []
+        self.kept: list[Tensor] = []
+        self.owners: list[weakref.ref] = []
+
+    def fits(self, sizes: Sizes) -> bool:
+        """Whether the inputs have the sizes compiled for, up to the batch where that is free."""
+        return sizes == self.sizes or (self.any_batch and free_batch(sizes) == free_batch(self.sizes))
+
+
+class Table:
+    """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs."""
+
+    def __init__(self, count: int, weights: Sequence[int]) -> None:
+        others = [position for position in range(count) if position not in set(weights)]
+        self.pick_weights, self.pick_inputs = _picker(weights), _picker(others)
+        self.entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self.recent: Entry | None = None
+        self.hit = False
+        _tables.add(self)
+
+    def call(self, args: tuple) -> Sequence[Any] | None:
+        """The outputs of the entry used last; None unless it holds for these weights and sizes."""
+        entry = self.recent
+        if entry is None:
+            return None
+        weights, inputs = self.pick_weights(args), self.pick_inputs(args)
+        try:
+            same = list(map(_pointer, weights)) == entry.pointers and list(map(_version, weights)) == entry.versions
+        except RuntimeError:  # a tensor made in inference mode has no version
+            return None
+        if not same or not entry.fits(sizes_of(inputs)):
+            return None
+        self.hit = True
+        return entry.run(inputs if entry.takes_inputs else args)
+
+    def find(self, args: tuple) -> tuple[Entry | None, bool]:
+        """The entry for these arguments, if any, and whether one was dropped because a weight was written to."""
+        weights, sizes = self.pick_weights(args), sizes_of(self.pick_inputs(args))
+        pointers, versions = list(map(_pointer, weights)), list(map(_version, weights))
+        for free in (False, True):
+            key = _key(pointers, sizes, free)
+            entry = self.entries.get(key)
+            if entry is None or entry.any_batch != free:
+                continue
+            if entry.versions != versions:
+                self.drop(key)
+                return None, True
+            self.recent = entry
+            self.entries.move_to_end(key)
+            return entry, False
+        return None, False
+
+    def add(self, entry: Entry, args: tuple) -> None:
+        """Make `entry` the one for these arguments."""
+        weights = self.pick_weights(args)
+        entry.pointers, entry.versions = list(map(_pointer, weights)), list(map(_version, weights))
+        entry.sizes, entry.kept = sizes_of(self.pick_inputs(args)), [weight.detach() for weight in weights]
+        key, table = _key(entry.pointers, entry.sizes, entry.any_batch), weakref.ref(self)
+
+        def forget(_: object) -> None:
+            if (alive := table()) is not None:
+                alive.drop(key)
+
+        entry.owners = [weakref.ref(weight, forget) for weight in weights]
+        self.entries[key] = self.recent = entry
+        while len(self.entries) > LIMIT:
+            self.entries.popitem(last=False)
+
+    def drop(self, key: tuple) -> None:
+        """Forget one entry."""
+        if self.entries.pop(key, None) is self.recent:
+            self.recent = None
+
+
+def drop_entries(weights: Iterable[Tensor] | None) -> None:
+    """Forget, in every table, the entries made from any of these weights; None means all entries."""
+    wanted = None if weights is None else {id(weight) for weight in weights}
+    for table in list(_tables):
+        for key, entry in list(table.entries.items()):
+            if wanted is None or wanted & {id(owner()) for owner in entry.owners}:
+                table.drop(key)
+
+
+def sizes_of(inputs: Sequence[Any]) -> Sizes:
+    """The shape of each tensor, the other values as they are."""
+    return [value.shape if isinstance(value, Tensor) else value for value in inputs]
+
+
+def free_batch(sizes: Sizes) -> Sizes:
+    """The sizes with -1 for the leading size of the first tensor wherever it leads, and for numbers equal to it."""
+    batch = next((size[0] for size in sizes if isinstance(size, tuple) and size), None)
+    if batch is None:
+        return sizes
+    return [(-1, *size[1:]) if isinstance(size, tuple) and size and size[0] == batch else -1 if size == batch else size for size in sizes]
+
+
+def _key(pointers: list[int], sizes: Sizes, free: bool) -> tuple:
+    return tuple(pointers), tuple(free_batch(sizes) if free else sizes)
+
+
+def _picker(positions: Sequence[int]) -> Callable[[tuple], tuple]:
+    if len(positions) > 1:
+        return operator.itemgetter(*positions)
+    return lambda args: tuple(args[position] for position in positions)
