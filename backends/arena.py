@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from sparsec.backends.plan import Buffer, Plan
 from sparsec.layouts import LINE, ceil_to
 
-THREAD_SLOTS = 64  # strip buffers exist once per thread, for at most this many
-
-
 @dataclass(frozen=True)
 class _Tenant:
     buffer: Buffer
@@ -36,7 +33,7 @@ def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
 
 
 def _pool(buffer: Buffer) -> Hashable:
-    return buffer.storage.geometry if buffer.storage.layout == "flat" else None
+    return buffer.storage.geometry if buffer.storage.layout == "flat" and not buffer.slot else None
 
 
 def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
@@ -53,16 +50,9 @@ def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
     return offsets, max((offset + tenant.size for tenant, offset in placed), default=0)
 
 
-def elements_of(buffer: Buffer, threads: int = THREAD_SLOTS) -> int:
+def elements_of(buffer: Buffer, threads: int) -> int:
     """Elements that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
-    if buffer.strip:
-        return strip_elements(buffer) * threads
-    return ceil_to(buffer.storage.elements, LINE)
-
-
-def strip_elements(buffer: Buffer) -> int:
-    """Elements of one thread's strip buffer."""
-    return ceil_to(buffer.strip * buffer.storage.tile_step, LINE)
+    return ceil_to(buffer.slot, LINE) * threads if buffer.slot else ceil_to(buffer.storage.elements, LINE)
 
 
 def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:

@@ -10,7 +10,7 @@ import numpy as np
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
-from sparsec.layouts import ceil_to
+from sparsec.layouts import LINE, ceil_to
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
 
 _LINE_BYTES = 64
@@ -78,8 +78,8 @@ def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], o
         at = number * RECORD_WIDTH + field
         if param.kind == "act":
             buffer = call.buffers[param.name]
-            if buffer.strip:
-                row[field + 1 : field + 3] = 4 * arena.strip_elements(buffer), 4 * buffer.storage.tile_step
+            if buffer.slot:
+                row[field + 1 : field + 3] = 4 * ceil_to(buffer.slot, LINE), 4 * buffer.unit
             relocations.append(_address(at, buffer, offsets))
             field += 3
             continue
@@ -97,7 +97,7 @@ def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], o
 
 def _address(field: int, buffer: Buffer, offsets: dict[Buffer, int]) -> Relocation:
     if buffer.port is None:
-        return Relocation(field, "arena", 4 * (offsets[buffer] + (0 if buffer.strip else buffer.storage.origin)))
+        return Relocation(field, "arena", 4 * (offsets[buffer] + (0 if buffer.slot else buffer.storage.origin)))
     side, index = buffer.port
     return Relocation(field, "input" if side == "input" else "output", 0, index)
 

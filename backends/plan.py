@@ -10,19 +10,22 @@ import numpy as np
 
 from sparsec.backends.base import Source
 from sparsec.layouts import Storage
+from sparsec.spec import KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
     """Storage for one value. ``port`` names a caller's tensor: ("input" | "output", index); else it lives in the arena.
 
-    ``strip`` > 0: only a strip of that many tiles exists, once per thread (packed values between two calls of one group).
+    ``slot`` > 0: that many elements exist once per thread instead; ``unit`` is then how far one unit of work moves in them, so that
+    a strip of units starts at the slot's beginning (packed values between two calls of one group; 0 for plain scratch).
     """
 
     name: str
     storage: Storage
     port: tuple[str, int] | None = None
-    strip: int = 0
+    slot: int = 0
+    unit: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +64,19 @@ class Plan:
     groups: tuple[Group, ...]
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One node to lower: its spec, where its activations live and its constant operands.
+
+    ``sources``: activations in argument order without the residual. A strided dense convolution reads its first source as parity
+    planes: s*s*C channels on the map of its output.
+    """
+
+    node: str
+    spec: KernelSpec
+    sources: tuple[Buffer, ...]
+    residual: Buffer | None
+    target: Buffer
+    weights: tuple[np.ndarray | None, ...]

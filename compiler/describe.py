@@ -160,6 +160,7 @@ _DESCRIBE: dict[Any, Callable[[fx.Node], Description]] = {
     ops.linear: _ours("linear"),
     ops.depthwise_pointwise: _ours("depthwise_pointwise"),
     ops.activate: _ours("activate"),
+    ops.to_layout: lambda node: ("convert", {"layout": node.kwargs["layout"]}),
     aten.add.Tensor: _elementwise("add"),
     aten.mul.Tensor: _elementwise("mul"),
     aten.adaptive_avg_pool2d.default: _global_pool,

@@ -1,10 +1,12 @@
 """Passes of sparsec, and the pipeline: one explicit tuple, in order."""
 
+from sparsec.passes.assign_layouts import AssignLayouts
 from sparsec.passes.delete_dead_channels import DeleteDeadChannels
 from sparsec.passes.fold_batchnorm import FoldBatchNorm
 from sparsec.passes.fold_constants import FoldConstants
 from sparsec.passes.fuse_depthwise_pointwise import FuseDepthwisePointwise
 from sparsec.passes.fuse_epilogue import FuseEpilogue
+from sparsec.passes.group_regions import GroupRegions
 from sparsec.passes.infer_activation_facts import InferActivationFacts
 from sparsec.passes.infer_weight_facts import InferWeightFacts
 from sparsec.pipeline import Pass
@@ -22,4 +24,6 @@ PIPELINE: tuple[Pass, ...] = (
     FuseEpilogue(),
     FuseDepthwisePointwise(),
     # Lay out: FUSED → LAID_OUT, then group: LAID_OUT → REGIONS
+    AssignLayouts(),
+    GroupRegions(),
 )

@@ -1,0 +1,144 @@
+"""The x86 backend: which specs it has kernels for, candidate schedules, and the calls that compute a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsec.backends.base import Machine, Refusal, Source
+from sparsec.backends.lowering import parity_step
+from sparsec.backends.plan import Buffer, Call, Group, Task
+from sparsec.backends.x86 import convert, library
+from sparsec.backends.x86.geometry import mask_of
+from sparsec.backends.x86.machine import machine as this_machine
+from sparsec.backends.x86.products import Product, panel_call, product_of, schedules
+from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
+from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules
+from sparsec.layouts import Storage
+from sparsec.spec import KernelSpec, Schedule
+
+_ONLY: Schedule = (("kernel", "only"),)
+_LONGEST_STEP = 4
+
+
+class X86:
+    """Kernels in TensorIR for x86-64 with AVX2 or AVX512, float32.
+
+    ``tile`` is the pixels of a tile in the layouts: four vectors.
+    """
+
+    name = "x86"
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or this_machine()
+        self.tile = 4 * self.machine.lanes
+
+    def offers(self, spec: KernelSpec) -> Refusal | None:
+        """None if a kernel exists for ``spec``, else why not."""
+        if spec.dtype != "float32":
+            return Refusal(f"{spec.dtype}; kernels compute in float32")
+        if spec.op == "conv2d" and not is_depthwise(spec):
+            return _convolution_refusal(spec)
+        if spec.op == "linear" and len(spec.inputs[0]) != 1:
+            return Refusal("a linear layer on a map")
+        if spec.op in ("conv2d", "depthwise_pointwise"):
+            return depthwise_refusal(spec) if len(spec.output) == 3 and spec.output[1:] != (1, 1) else _convolution_refusal(spec)
+        if spec.op in ("max_pool2d", "avg_pool2d") and (spec.output[1:] == (1, 1) or spec.inputs[0][1:] == (1, 1)):
+            return Refusal(f"{spec.op} to or from a single pixel")
+        if spec.op == "global_avg_pool" and spec.inputs[0][1:] == (1, 1):
+            return Refusal("pooling of a single pixel")
+        return None
+
+    def schedules(self, task: Task) -> list[Schedule]:
+        """Candidates, the default first. Ops with one way to compute them have one."""
+        op = task.spec.op
+        if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
+            return vector_schedules(vector_matrix(task), self.machine)
+        if op == "depthwise_pointwise" or (op == "conv2d" and not is_depthwise(task.spec)):
+            return schedules(self._product(task), self.machine, self.tile)
+        return [_ONLY]
+
+    def lower(self, task: Task, schedule: Schedule) -> list[Group]:
+        """The groups of calls that compute ``task``."""
+        op = task.spec.op
+        if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
+            return [Group((vector_call(task, vector_matrix(task), schedule, self.machine),))]
+        if op == "depthwise_pointwise":
+            return [self._fused_pair(task, schedule)]
+        if op == "conv2d" and is_depthwise(task.spec):
+            return [Group((depthwise_call(task, self.machine, task.target, task.target.storage.space),))]
+        if op == "conv2d":
+            return [Group((panel_call(task, self._product(task), schedule, self.machine),))]
+        if op in ("max_pool2d", "avg_pool2d", "global_avg_pool"):
+            return pool_groups(task, self.machine)
+        return elementwise_groups(task, self.machine)
+
+    def _product(self, task: Task) -> Product:
+        if task.spec.op != "depthwise_pointwise":
+            weight, bias = task.weights[:2]
+            assert weight is not None
+            return product_of(weight, bias, task.spec, task.sources[0].storage)
+        weight, bias = task.weights[2:4]
+        assert weight is not None
+        middle = Storage("packed", weight.shape[1], task.target.storage.space)
+        return product_of(weight, bias, _plain(task.spec), middle)
+
+    def _fused_pair(self, task: Task, schedule: Schedule) -> Group:
+        space, product = task.target.storage.space, self._product(task)
+        channels = product.matrix.shape[1]
+        strip = strip_tiles(channels, space, self.machine)
+        middle = strip_buffer(task, channels, space, strip)
+        first = depthwise_call(task, self.machine, middle, space, "dw_", strip)
+        inner = Task(task.node, task.spec, (middle,), task.residual, task.target, task.weights[2:4])
+        return Group((first, panel_call(inner, product, schedule, self.machine)), strip)
+
+    def copy(self, source: Buffer, target: Buffer) -> Call:
+        """Move a value between storages."""
+        have, want = source.storage, target.storage
+        lanes = self.machine.lanes
+        if have.is_map and want.is_map:
+            space = want.space
+            steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
+            kernel = convert.retile(lanes, space.tile // lanes, masked=want.layout == "flat")
+            scalars = {"channels": want.channels, **steps}
+            return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
+        kernel = convert.copy_rows(lanes)
+        if want.layout == "flat":
+            return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
+        if have.layout == "flat":
+            return _move(kernel, source, target, convert.flat_to_nchw(have.space), have.channels)
+        return _move(kernel, source, target, convert.copy_vector(want.elements), 1)
+
+    def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
+        """Space-to-depth of a contiguous map into flat parity planes."""
+        have, space = source.storage, target.storage.space
+        scalars = {"height": have.space.height, "width": have.space.width, "y_height": space.height, "y_pitch": space.pitch, "y_row": space.stride}
+        return _move(convert.nchw_to_planes(self.machine.lanes, step), source, target, scalars, have.channels * step)
+
+    def build(self, kernels: list[Source], cache: Path | None) -> Path:
+        """The path of a library with these kernels."""
+        return library.build(kernels, self.machine, cache)
+
+
+def _plain(spec: KernelSpec) -> KernelSpec:
+    """The 1x1 convolution inside a fused pair."""
+    plain = {"groups": 1, "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+    return KernelSpec("conv2d", spec.inputs, spec.output, spec.weights[2:], attributes=tuple(plain.items()))
+
+
+def _move(kernel: Source, source: Buffer, target: Buffer, scalars: dict, units: int, constants: dict | None = None) -> Call:  # type: ignore[type-arg]
+    moved = 4 * (source.storage.elements + target.storage.elements)
+    return Call(kernel, f"{source.name}->{target.storage.layout}", "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)
+
+
+def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
+    """A convolution is a product over shifted rows if its output has ceil(input / stride) pixels along each axis."""
+    weight, stride = spec.weights[0], spec["stride"]
+    if weight is None or len(spec.inputs[0]) != 3 or stride[0] != stride[1]:
+        return Refusal(f"a convolution with stride {stride} of {spec.inputs[0]}")
+    same = all(out == -(-size // stride[0]) for size, out in zip(spec.inputs[0][1:], spec.output[1:], strict=True))
+    taps = [(k - 1) * d - p for k, d, p in zip(weight[2:], spec["dilation"], spec["padding"], strict=True)]
+    if not same or min(taps) < 0 or parity_step(spec) > _LONGEST_STEP:
+        return Refusal(f"a {weight[2]}x{weight[3]} convolution of {spec.inputs[0][1:]} to {spec.output[1:]}: kernels exist for same padding")
+    if spec.output[1:] == (1, 1) and spec.inputs[0][1:] != (1, 1):
+        return Refusal(f"a convolution of {spec.inputs[0][1:]} to a single pixel")
+    return None

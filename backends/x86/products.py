@@ -1,0 +1,127 @@
+"""Convolutions and linear layers as sparse or dense products: weight offsets, candidate kernels, calls.
+
+A weight [O, I/groups, kh, kw] becomes a matrix [O, K] over the K input rows that a tile can reach, each at an element offset from the
+tile's origin. Groups are zeros of that matrix. So 1x1, same-padded kxk, strided (through parity planes) and grouped convolutions
+are one product, and the kernels know nothing of convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsec.backends.base import Machine
+from sparsec.backends.plan import Buffer, Call, Task
+from sparsec.backends.x86.block import block, pack_block
+from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
+from sparsec.backends.x86.geometry import mask_of, tile_of
+from sparsec.backends.x86.spmm import spmm
+from sparsec.layouts import Storage
+from sparsec.spec import KernelSpec, Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A layer as a product: ``matrix`` [O, K], the element ``offsets`` [K] of its input rows, ``bias`` [O]."""
+
+    matrix: np.ndarray
+    offsets: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def nonzeros(self) -> int:
+        """Multiplications per pixel that are left."""
+        return int(np.count_nonzero(self.matrix))
+
+    def blocks(self, rows: int) -> int:
+        """Blocks of ``rows`` outputs x 1 input that hold a nonzero."""
+        count = -(-self.matrix.shape[0] // rows)
+        padded = np.zeros((count * rows, self.matrix.shape[1]), bool)
+        padded[: len(self.matrix)] = self.matrix != 0
+        return int(padded.reshape(count, rows, -1).any(axis=1).sum())
+
+
+def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, source: Storage) -> Product:
+    """The product of a convolution of ``spec`` that reads ``source`` (flat, packed, or flat parity planes if strided)."""
+    outputs, per_group, height, width = weight.shape
+    groups = spec["groups"]
+    inputs = per_group * groups
+    matrix = np.zeros((outputs, inputs, height, width), np.float32)
+    for g in range(groups):
+        rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
+        matrix[rows, g * per_group : (g + 1) * per_group] = weight[rows]
+    offsets = _offsets(inputs, (height, width), spec, source)
+    zero = np.zeros(outputs, np.float32)
+    return Product(matrix.reshape(outputs, -1), offsets.reshape(-1), zero if bias is None else bias.astype(np.float32))
+
+
+def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Storage) -> np.ndarray:
+    """[I, kh, kw]: tap (i, j) of input c reads row s*oh + i*d - p = s*(oh + shift) + parity, that is plane (c*s + a)*s + b, shifted."""
+    step = spec["stride"][0]
+    (a, dy), (b, dx) = (
+        (taps % step, taps // step)
+        for taps in (np.arange(k) * d - p for k, d, p in zip(kernel, spec["dilation"], spec["padding"], strict=True))
+    )
+    c = np.arange(inputs)[:, None, None]
+    plane = (c * step + a[None, :, None]) * step + b[None, None, :]
+    return plane * source.row_step + dy[None, :, None] * source.space.pitch + dx[None, None, :]
+
+
+def schedules(product: Product, machine: Machine, tile: int) -> list[Schedule]:
+    """Candidate kernels, the one predicted fastest first. Time is taken as multiplications done over relative speed."""
+    vectors = tile // machine.lanes
+    wide = machine.lanes == 16
+    rows, pair = (8, 2) if wide else (4, 2)
+    candidates: list[tuple[float, Schedule]] = [
+        (product.nonzeros / 0.5, (("kernel", "spmm"), ("vectors", vectors))),
+        (product.blocks(rows) * rows / 0.9, (("kernel", "block"), ("rows", rows), ("vectors", pair))),
+        (product.blocks(4) * 4 / 0.75, (("kernel", "block"), ("rows", 4), ("vectors", min(vectors, 4)))),
+    ]
+    return [schedule for _, schedule in sorted(candidates, key=lambda c: c[0])]
+
+
+def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machine, node: str = "") -> Call:
+    """The call of a panel kernel for ``product``, reading ``task.sources[0]``, writing ``task.target``."""
+    choices = dict(schedule)
+    source, target, residual = task.sources[0], task.target, task.residual or task.target
+    index = "uint16" if product.offsets.min() >= 0 and product.offsets.max() < 1 << 16 else "int32"
+    masked = target.storage.layout == "flat"
+    tile = tile_of(target.storage)
+    activation = kernel_activation(task.spec)
+    if choices["kernel"] == "spmm":
+        kernel = spmm(machine.lanes, int(choices["vectors"]), index, activation, task.residual is not None, masked)
+        constants = pack_block(product.matrix, product.offsets, 1, index, product.bias)
+    else:
+        rows = int(choices["rows"])
+        kernel = block(machine.lanes, rows, int(choices["vectors"]), tile, index, activation, task.residual is not None, masked)
+        constants = pack_block(product.matrix, product.offsets, rows, index, product.bias)
+    lo, hi = clamp_bounds(task.spec)
+    work = constants["value"].size
+    space = target.storage.space
+    return Call(
+        source=kernel,
+        node=node or task.node,
+        kind="dense" if work >= product.matrix.size else "sparse",
+        buffers={"x": source, "y": target, "residual": residual},
+        writes=("y",),
+        constants={**constants, "mask": mask_of(space)},
+        scalars={
+            "rows": len(product.matrix),
+            "x_tile": source.storage.tile_step,
+            "y_tile": target.storage.tile_step,
+            "y_row": target.storage.row_step,
+            "r_tile": residual.storage.tile_step,
+            "r_row": residual.storage.row_step,
+            "lo": lo,
+            "hi": hi,
+        },
+        units=space.tiles,
+        flops=2 * work * space.height * space.width,
+        bytes=sum(a.nbytes for a in constants.values()) + 4 * _touched(source, target, task.residual),
+        detail={"nonzeros": product.nonzeros, "size": int(product.matrix.size), "schedule": dict(schedule)},
+    )
+
+
+def _touched(*buffers: Buffer | None) -> int:
+    return sum(b.storage.elements for b in buffers if b is not None)

@@ -1,0 +1,119 @@
+"""Layers on vectors: linear layers, 1x1 convolutions on one pixel, elementwise operators."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsec.backends.base import Machine
+from sparsec.backends.plan import Call, Group, Task
+from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
+from sparsec.backends.x86.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
+from sparsec.backends.x86.geometry import mask_of
+from sparsec.backends.x86.pointwise_ops import map_op, vector_op
+from sparsec.spec import Schedule
+
+_NOTHING = np.zeros(16, np.float32)
+
+
+def vector_matrix(task: Task) -> np.ndarray:
+    """The [N, K] matrix of a linear layer, or of a convolution that sees one pixel: only its centre tap meets data."""
+    weight = task.weights[0]
+    assert weight is not None
+    if weight.ndim == 2:
+        return weight
+    (top, left), groups = task.spec["padding"], int(task.spec["groups"])
+    taps = weight[:, :, top, left]
+    outputs, per_group = taps.shape
+    matrix = np.zeros((outputs, per_group * groups), np.float32)
+    for g in range(groups):
+        rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
+        matrix[rows, g * per_group : (g + 1) * per_group] = taps[rows]
+    return matrix
+
+
+def vector_schedules(matrix: np.ndarray, machine: Machine) -> list[Schedule]:
+    """Candidates, the one predicted fastest first: bytes streamed over relative speed."""
+    block = machine.lanes * _vectors(matrix.shape[0], machine)
+    rows = -(-matrix.shape[0] // block) * block
+    padded = np.zeros((rows, matrix.shape[1]), bool)
+    padded[: len(matrix)] = matrix != 0
+    kept = int(padded.reshape(-1, block, matrix.shape[1]).any(axis=1).sum()) * block
+    nonzeros = int(padded.sum())
+    candidates: list[tuple[float, Schedule]] = [
+        (4.0 * rows * matrix.shape[1], (("kernel", "gemv_dense"),)),
+        (4.2 * kept, (("kernel", "gemv_blocks"),)),
+        (6.0 * nonzeros / 0.5, (("kernel", "gemv_rows"),)),
+    ]
+    return [schedule for _, schedule in sorted(candidates, key=lambda c: c[0])]
+
+
+def _vectors(outputs: int, machine: Machine) -> int:
+    return 4 if outputs >= 4 * machine.lanes else 1
+
+
+def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Machine) -> Call:
+    """One product of a matrix with the source vector."""
+    bias, choice, index = task.weights[1], dict(schedule)["kernel"], index_dtype(matrix.shape[1])
+    activation, residual = kernel_activation(task.spec), task.residual is not None
+    lo, hi = clamp_bounds(task.spec)
+    if choice == "gemv_rows":
+        kernel, constants = gemv_rows(machine.lanes, index, activation, residual), pack_rows(matrix, bias, machine.lanes)
+        units = -(-len(matrix) // machine.lanes)
+    else:
+        vectors = _vectors(len(matrix), machine)
+        kernel = gemv_blocks(machine.lanes, vectors, index, activation, residual)
+        constants = pack_blocks(matrix, bias, machine.lanes * vectors, dense=choice == "gemv_dense")
+        units = -(-len(matrix) // (machine.lanes * vectors))
+    work = int(constants["value"].size)
+    return Call(
+        source=kernel,
+        node=task.node,
+        kind="dense" if choice == "gemv_dense" else "sparse",
+        buffers={"x": task.sources[0], "y": task.target, "residual": task.residual or task.target},
+        writes=("y",),
+        constants=constants,
+        scalars={"outputs": len(matrix), "lo": lo, "hi": hi},
+        units=units,
+        flops=2 * work,
+        bytes=sum(a.nbytes for a in constants.values()),
+        detail={"nonzeros": int(np.count_nonzero(matrix)), "size": int(matrix.size), "schedule": dict(schedule)},
+    )
+
+
+def elementwise_groups(task: Task, machine: Machine) -> list[Group]:
+    """add, mul (maps, vectors, or a map with one factor per channel) and lone activations."""
+    spec, x = task.spec, task.sources[0]
+    z = task.sources[1] if len(task.sources) > 1 else x
+    op = spec.op if spec.op in ("add", "mul") else "copy"
+    if "channels" in dict(spec.attributes):
+        op = "scale"
+        x, z = (z, x) if spec["channels"] == 0 else (x, z)
+    activation = kernel_activation(spec)
+    lo, hi = clamp_bounds(spec)
+    target = task.target
+    vector = target.storage.layout == "vector"
+    scalars: dict[str, int | float] = {"lo": lo, "hi": hi}
+    if vector:
+        source = vector_op(machine.lanes, op, activation)
+        scalars["length"] = target.storage.channels
+        units = -(-target.storage.channels // machine.lanes)
+    else:
+        space = target.storage.space
+        source = map_op(machine.lanes, space.tile // machine.lanes, op, activation, masked=target.storage.layout == "flat")
+        scalars |= {"channels": target.storage.channels, "x_tile": x.storage.tile_step, "x_row": x.storage.row_step}
+        scalars |= {"z_tile": 0, "z_row": 1} if op == "scale" else {"z_tile": z.storage.tile_step, "z_row": z.storage.row_step}
+        scalars |= {"y_tile": target.storage.tile_step, "y_row": target.storage.row_step}
+        units = space.tiles
+    call = Call(
+        source=source,
+        node=task.node,
+        kind="elementwise",
+        buffers={"x": x, "z": z, "y": target},
+        writes=("y",),
+        constants={"scale": _NOTHING, "shift": _NOTHING, **({} if vector else {"mask": mask_of(target.storage.space)})},
+        scalars=scalars,
+        units=units,
+        flops=target.storage.elements,
+        bytes=4 * (x.storage.elements + target.storage.elements + (0 if z is x else z.storage.elements)),
+    )
+    return [Group((call,))]

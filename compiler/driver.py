@@ -1,0 +1,188 @@
+"""From a captured graph to something that runs: passes, kernels for regions, Inductor for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsec import regions as region_module
+from sparsec.autotune import tune
+from sparsec.backends.assemble import assemble
+from sparsec.backends.base import Machine, Source
+from sparsec.backends.lowering import Lowered, lower_region
+from sparsec.backends.x86.backend import X86
+from sparsec.errors import InvalidInput
+from sparsec.explain import Explanation
+from sparsec.forms import notes
+from sparsec.from_torch import Captured, capture
+from sparsec.model import CompiledModel
+from sparsec.passes import PIPELINE
+from sparsec.pipeline import Context, Story, run
+from sparsec.program import Program
+from sparsec.rows import explanation_of
+from sparsec.runtime import Runner
+from sparsec.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class RegionProgram:
+    """One region, executable: its program bound to weights and kernels."""
+
+    region: region_module.Region
+    lowered: Lowered
+    program: Program
+    library: Path
+    runner: Runner
+    machine: Machine
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run on contiguous float32 tensors with a common leading batch axis."""
+        batch = inputs[0].shape[0]
+        outputs = [torch.empty((batch, *shape), dtype=torch.float32) for shape in self.shapes]
+        if batch:
+            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch)
+        return outputs
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the outputs, without the batch axis."""
+        return [port.shape for port in self.program.outputs]
+
+
+@dataclass(eq=False)
+class CompiledGraph:
+    """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
+
+    ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
+    ``reasons``: fallbacks that the user should hear of.
+    """
+
+    programs: list[RegionProgram]
+    story: Story
+    explanation: Explanation
+    fully_compiled: bool
+    nothing_sparse: bool
+    reasons: list[str] = field(default_factory=list)
+    run_rest: Any = None
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether the batch size is free: the executor loops over images."""
+        return self.fully_compiled
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the graph."""
+        return self.programs[0](inputs) if self.fully_compiled else list(self.run_rest(inputs))
+
+
+def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = False) -> CompiledGraph:
+    """Compile a captured graph for this machine.
+
+    ``keep_dense`` makes regions of everything that kernels exist for, sparse or not (an artifact must not need torch).
+    Raises SparsecError subclasses for machines and inputs that cannot be served.
+    """
+    settings = replace(settings, threads=settings.threads or torch.get_num_threads())
+    backend = X86()
+    context = Context(settings, backend.offers, {"keep_dense": keep_dense})
+    result = run(captured.graph_module, PIPELINE, context)
+    reasons = _odd_weights(result.graph_module)
+    found = region_module.extract(result.graph_module, backend.tile)
+    programs = [_compile_region(region, backend, settings) for region in found]
+    whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
+    compiled = CompiledGraph(programs, result.story, explanation_of(result, programs), whole, not programs, reasons)
+    if programs and not whole:
+        compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
+    return compiled
+
+
+def _compile_region(region: region_module.Region, backend: X86, settings: Settings) -> RegionProgram:
+    """Tune if asked to, lower, build the library of every candidate kernel, assemble.
+
+    The library holds all default candidates of each layer, so that another mask, which may make another candidate win, compiles
+    nothing.
+    """
+    chosen = tune.choose(region, backend, settings)
+    lowered = lower_region(region, backend, chosen)
+    kernels = _kernels(lowered, backend)
+    library = backend.build(kernels, settings.cache_dir)
+    names = [n.name for n in region.inputs], [n.name for n in region.outputs]
+    program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores))
+    return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend.machine)
+
+
+def _kernels(lowered: Lowered, backend: X86) -> list[Source]:
+    used = {call.source.symbol: call.source for group in lowered.plan.groups for call in group.calls}
+    for task in lowered.tasks:
+        for schedule in backend.schedules(task):
+            for group in backend.lower(task, schedule):
+                used |= {call.source.symbol: call.source for call in group.calls}
+    return [used[symbol] for symbol in sorted(used)]
+
+
+def _covers(region: region_module.Region, graph_module: fx.GraphModule) -> bool:
+    """Whether the region is the whole graph, inputs and outputs in the graph's own order."""
+    graph = graph_module.graph
+    placeholders = tuple(graph.find_nodes(op="placeholder"))
+    (output,) = graph.find_nodes(op="output")
+    returned = tuple(output.args[0]) if isinstance(output.args[0], list | tuple) else (output.args[0],)
+    calls = [n for n in graph.nodes if n.op == "call_function"]
+    return region.inputs == placeholders and region.outputs == returned and all(n in region.specs for n in calls)
+
+
+def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
+    """Weights with infinities or NaN: no zero of theirs may be skipped, which the user should know."""
+    reasons = []
+    for node in graph_module.graph.find_nodes(op="get_attr"):
+        fact = notes(node).get("fact")
+        if fact is not None and fact.reason == "non-finite":
+            users = ", ".join(u.name for u in node.users)
+            reasons.append(f"The weight {node.target} has infinite or NaN values: {users} is compiled dense.")
+    return reasons
+
+
+def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> Any:
+    """The graph with each region as one opaque operator, handed to Inductor."""
+    from sparsec.inductor import RegionOp, compile_dense
+    from sparsec.splice import splice
+
+    operators = [RegionOp(p, [(tuple(n.meta["val"].shape), torch.float32) for n in p.region.outputs]) for p in programs]
+    spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
+    examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
+    compiled = compile_dense(spliced, examples, freezing=True)
+
+    def call(inputs: Sequence[Tensor], _keep: Any = operators) -> Any:
+        return compiled(*inputs)
+
+    return call
+
+
+def compile(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> CompiledModel:
+    """Compile a module or exported program for inputs of the example's shapes (any batch size where one region covers it all).
+
+    Args:
+        model: ``torch.nn.Module`` in eval mode, or ``torch.export.ExportedProgram``.
+        example_inputs: tuple of positional inputs (a lone tensor stands for a tuple of one).
+        kwargs: keyword inputs.
+        options: fields of ``Settings`` (tune, threads, cache_dir, ...).
+
+    Raises:
+        InvalidInput, UnsupportedModel, MachineError.
+    """
+    settings = Settings.from_options(options)
+    if example_inputs is None:
+        raise InvalidInput("Example inputs are missing.", hint="Call sparsec.compile(model, (x,)) with a tensor of the shape to compile for.")
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    for leaf in torch.utils._pytree.tree_leaves((args, dict(kwargs or {}))):
+        if isinstance(leaf, Tensor) and (leaf.device.type != "cpu" or math.prod(leaf.shape) == 0):
+            raise InvalidInput(f"An example input is {list(leaf.shape)} on {leaf.device}.", hint="Give a CPU tensor without empty axes.")
+    captured = capture(model, args, kwargs)
+    compiled = compile_graph(captured, settings, keep_dense=True)
+    if compiled.nothing_sparse:
+        compiled.run_rest = _compile_rest(captured.graph_module, [], captured)
+    return CompiledModel(captured, compiled, settings)

@@ -1,0 +1,100 @@
+"""CompiledModel: what ``sparsec.compile`` returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sparsec import artifact
+from sparsec.errors import ArtifactError, InvalidInput
+from sparsec.explain import Explanation
+from sparsec.from_torch import Captured
+from sparsec.runtime import StepTime
+from sparsec.settings import Settings
+
+if TYPE_CHECKING:
+    from sparsec.driver import CompiledGraph
+
+
+class CompiledModel:
+    """A compiled model: call it like the module it was made from, with tensors or numpy arrays.
+
+    Weights are those at the time of compiling; compile again after they change.
+    """
+
+    def __init__(self, captured: Captured, compiled: CompiledGraph, settings: Settings) -> None:
+        self._captured, self._compiled, self._settings = captured, compiled, settings
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result; numpy arrays in give numpy arrays out.
+
+        Raises:
+            InvalidInput: other structure, shapes (but for the batch axis), dtypes or devices than compiled for.
+        """
+        arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
+        if arrays:
+            args, kwargs = pytree.tree_map_only(np.ndarray, torch.from_numpy, (args, kwargs))
+        inputs = [self._ready(x, i) for i, x in enumerate(self._captured.flatten(args, kwargs))]
+        self._check_batch(inputs)
+        with torch.no_grad():
+            result = self._captured.restore(self._compiled(inputs))
+        return pytree.tree_map_only(Tensor, Tensor.numpy, result) if arrays else result
+
+    def _ready(self, tensor: Tensor, position: int) -> Tensor:
+        spec = self._captured.inputs[position]
+        same = tuple(tensor.shape[1:]) == spec.shape[1:] if self._compiled.any_batch else tuple(tensor.shape) == spec.shape
+        if not same or tensor.dtype != spec.dtype or tensor.device.type != "cpu":
+            free = "any batch of " if self._compiled.any_batch else ""
+            raise InvalidInput(
+                f"Input {spec.name!r} does not fit.",
+                why=f"Compiled for {free}{list(spec.shape)} {spec.dtype} on the CPU, got {list(tensor.shape)} {tensor.dtype} on {tensor.device}.",
+            )
+        return tensor.detach().contiguous()
+
+    def _check_batch(self, inputs: list[Tensor]) -> None:
+        sizes = {x.shape[0] for x in inputs if x.dim()}
+        if self._compiled.any_batch and len(sizes) > 1:
+            raise InvalidInput(f"Inputs have different batch sizes: {sorted(sizes)}.")
+
+    def explain(self) -> Explanation:
+        """Per layer: the sparsity found, the kernel that won, its bound and time, or why it stayed dense."""
+        return self._compiled.explanation
+
+    def story(self) -> str:
+        """What every pass changed and refused."""
+        return str(self._compiled.story)
+
+    def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[StepTime]:
+        """Median seconds of every step. InvalidInput where parts of the model run in torch."""
+        if not self._compiled.fully_compiled:
+            raise InvalidInput("Only a model that is one region can be profiled step by step.", hint="See explain() for what torch runs.")
+        inputs = [self._ready(x, i).numpy() for i, x in enumerate(self._captured.flatten(args, kwargs))]
+        return self._compiled.programs[0].runner.profile(inputs, repeats)
+
+    def save(self, path: Path | str) -> Path:
+        """Write an artifact that runs without torch and without TVM's compiler (see ``sparsec.load``).
+
+        Raises:
+            ArtifactError: parts of the model would need torch (they are named), or the place cannot be written.
+        """
+        if not self._compiled.fully_compiled:
+            rows = "; ".join(f"{node}: {reason}" for node, reason in self._compiled.explanation.uncovered[:8])
+            raise ArtifactError("The model cannot be saved: parts of it run in torch.", why=rows, hint="Replace these operators.")
+        entry = self._compiled.programs[0]
+        machine = {"arch": entry.machine.arch, "features": entry.machine.features}
+        signature = {"output": _structure(self._captured.restore(list(range(len(entry.program.outputs)))))}
+        return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
+
+
+def _structure(value: Any) -> Any:
+    """The artifact's description of a nested result."""
+    if isinstance(value, dict):
+        return {"dict": {str(k): _structure(v) for k, v in value.items()}}
+    if isinstance(value, list | tuple):
+        return {"list" if isinstance(value, list) else "tuple": [_structure(v) for v in value]}
+    return None if value is None else "leaf"
