@@ -1,0 +1,198 @@
+"""Copies between storage layouts: the edges of a region and the seams between kernels that want different layouts.
+
+- ``copy_rows``: contiguous tensor <-> flat rows <-> vector, as a strided copy of rows.
+- ``nchw_to_planes``: contiguous tensor -> space-to-depth in flat rows, which makes a strided stem a stride-1 stencil.
+- ``retile``: flat <-> packed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.x86.spmm import FAR
+from sparsec.layouts import Geometry
+
+
+def lanes_below(lanes: int, limit: Any) -> Any:
+    """Mask of the lanes whose number is below ``limit`` (which may be negative)."""
+    return T.get_active_lane_mask(f"boolx{lanes}", T.int32(0), T.max(limit, T.int32(0)))
+
+
+def copy_rows(lanes: int) -> Source:
+    """y[c, h, w] = x[c, h, w] on ``width`` columns, then ``fill`` zero columns; rows lie at ``x_pitch`` and ``y_pitch``.
+
+    Neither reads nor writes an element outside of those, so that either side may be the caller's tensor, at any alignment.
+    Units of work are channels.
+    """
+    names = ("height", "width", "fill", "x_pitch", "x_row", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
+
+    def make() -> Any:
+        @T.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            fill: T.int32,
+            x_pitch: T.int32,
+            x_row: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            whole: T.let = width // lanes
+            for i in range(end - begin):
+                for h in range(height):
+                    x0: T.let = (begin + i) * x_row + h * x_pitch
+                    y0: T.let = (begin + i) * y_row + h * y_pitch
+                    for v in range(whole):
+                        for e in T.vectorized(lanes):
+                            y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
+                    for w in range((width + fill + lanes - 1) // lanes - whole):
+                        last: T.let = (whole + w) * lanes
+                        part: T.let = T.masked_load(f"float32x{lanes}", x, T.Ramp(x0 + last, 1, lanes), lanes_below(lanes, width - last))
+                        T.evaluate(T.masked_store(y, part, T.Ramp(y0 + last, 1, lanes), lanes_below(lanes, width + fill - last)))
+            return T.int32(0)
+
+        return kernel
+
+    return Source(f"copy_rows_l{lanes}", params, make)
+
+
+def nchw_to_flat(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for contiguous [C, H, W] -> flat; writes p in [0, H * pitch), pad columns as zero."""
+    g = geometry
+    rows = _rows(g, g.pitch - g.width)
+    return rows | {"x_pitch": g.width, "x_row": g.height * g.width, "y_pitch": g.pitch, "y_row": g.stride}
+
+
+def flat_to_nchw(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for flat -> contiguous [C, H, W]."""
+    g = geometry
+    return _rows(g, 0) | {"x_pitch": g.pitch, "x_row": g.stride, "y_pitch": g.width, "y_row": g.height * g.width}
+
+
+def copy_vector(length: int) -> Arguments:
+    """Scalars of ``copy_rows`` for contiguous [C] or [C, 1, 1] <-> vector, all in one unit of work."""
+    return {"height": 1, "width": length, "fill": 0, "x_pitch": 0, "x_row": 0, "y_pitch": 0, "y_row": 0}
+
+
+def _rows(g: Geometry, fill: int) -> dict[str, int]:
+    """Rows that touch one another on both sides are copied as one."""
+    if g.pitch == g.width:
+        return {"height": 1, "width": g.pixels, "fill": 0}
+    return {"height": g.height, "width": g.width, "fill": fill}
+
+
+def nchw_to_planes(lanes: int, step: int) -> Source:
+    """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
+
+    x is contiguous [C, height, width]; y is flat with ``step**2 * C`` channels of ``y_height`` rows at ``y_pitch``, channels at
+    ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
+    Units of work are the pairs (c, a): ``step * C`` of them.
+    """
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
+
+    def store_columns(y: Any, y0: Any, pixels: Any, limit: Any) -> None:
+        """Emit the stores of every ``step``-th pixel to the planes; ``limit`` columns of them, all where it is None."""
+        for b in range(step):
+            column = T.Shuffle([pixels[T.Ramp(j * lanes, 1, lanes)] for j in range(step)], [b + step * e for e in range(lanes)])
+            where = T.Ramp(y0[b], 1, lanes)
+            if limit is None:
+                T.buffer_store(y, column, [where])
+            else:
+                T.evaluate(T.masked_store(y, column, where, lanes_below(lanes, limit)))
+
+    def make() -> Any:
+        @T.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            y_height: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for h in range(y_height):
+                    line: T.let = h * step + (begin + i) % step
+                    x0: T.let = ((begin + i) // step * height + line) * width
+                    y0: T.let = (begin + i) * step * y_row + h * y_pitch
+                    present: T.let = T.Select(line < height, width, T.int32(0))
+                    whole: T.let = present // (step * lanes)
+                    pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
+                    for v in range(whole):
+                        for j in T.unroll(step):
+                            for e in T.vectorized(lanes):
+                                pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
+                        store_columns(y, [y0 + b * y_row + v * lanes for b in range(step)], pixels, None)
+                    for v in range((y_pitch + lanes - 1) // lanes - whole):
+                        for j in T.unroll(step):
+                            at: T.let = ((whole + v) * step + j) * lanes
+                            pixels[T.Ramp(j * lanes, 1, lanes)] = T.masked_load(
+                                f"float32x{lanes}", x, T.Ramp(x0 + at, 1, lanes), lanes_below(lanes, present - at)
+                            )
+                        last: T.let = (whole + v) * lanes
+                        store_columns(y, [y0 + b * y_row + last for b in range(step)], pixels, y_pitch - last)
+            return T.int32(0)
+
+        return kernel
+
+    return Source(f"nchw_to_planes_l{lanes}_s{step}", params, make)
+
+
+def retile(lanes: int, vectors: int, masked: bool) -> Source:
+    """flat <-> packed: copies the tiles of all channels; ``masked`` (for a flat y) writes zero where mask is 0.
+
+    x and y are described by the distance of tiles and of channels. Units of work are tiles of ``lanes * vectors`` pixels.
+    """
+    tile = lanes * vectors
+    names = ("channels", "x_tile", "x_row", "y_tile", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
+
+    def make() -> Any:
+        @T.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            channels: T.int32,
+            x_tile: T.int32,
+            x_row: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            for i in range(end - begin):
+                for c in range(channels):
+                    x0: T.let = (begin + i) * x_tile + c * x_row
+                    y0: T.let = (begin + i) * y_tile + c * y_row
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            if masked:
+                                y[y0 + v * lanes + e] = T.Select(
+                                    mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], T.float32(0)
+                                )
+                            else:
+                                y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
+            return T.int32(0)
+
+        return kernel
+
+    return Source(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, make)
