@@ -9,10 +9,14 @@ Group: ``GROUP_WIDTH`` int64 fields: first record, end record, units of work, un
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+from sparsec.errors import ArtifactError
 
 RECORD_WIDTH = 48
 GROUP_WIDTH = 5
@@ -57,7 +61,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """A region laid out for one kernel library. ``kernels`` are the library's symbols in the order of kernel ids."""
+    """A region laid out for one kernel library. ``kernels`` are the library's symbols in the order of kernel ids.
+
+    ``thread_slots``: how many threads the strip buffers have room for; None: there are no strip buffers, any number will do.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -68,3 +75,93 @@ class Program:
     arena_bytes: int
     weights: np.ndarray
     steps: tuple[Step, ...]
+    thread_slots: int | None = None
+
+    def described(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON values."""
+        return {
+            "inputs": [asdict(port) for port in self.inputs],
+            "outputs": [asdict(port) for port in self.outputs],
+            "kernels": list(self.kernels),
+            "relocations": [list(astuple(r)) for r in self.relocations],
+            "arena_bytes": int(self.arena_bytes),
+            "steps": [asdict(step) for step in self.steps],
+            "thread_slots": self.thread_slots,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name; weights as bytes."""
+        weights = np.ascontiguousarray(self.weights).reshape(-1).view(np.uint8)
+        return {"records": np.ascontiguousarray(self.records), "groups": np.ascontiguousarray(self.groups), "weights": weights}
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
+        """The inverse of ``described`` and ``arrays``, checked. ArtifactError for anything malformed or out of range."""
+        try:
+            program = cls(
+                inputs=tuple(_port(p) for p in data["inputs"]),
+                outputs=tuple(_port(p) for p in data["outputs"]),
+                kernels=tuple(map(str, data["kernels"])),
+                relocations=tuple(Relocation(_int(f), s, _int(o), _int(p)) for f, s, o, p in data["relocations"]),
+                arena_bytes=_int(data["arena_bytes"]),
+                steps=tuple(Step(**step) for step in data["steps"]),
+                thread_slots=None if data["thread_slots"] is None else _int(data["thread_slots"]),
+                **{name: arrays[name] for name in ("records", "groups", "weights")},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("The program's description is malformed.", why=f"{type(error).__name__}: {error}") from error
+        check_tables(program)
+        return program
+
+
+def _int(value: Any) -> int:
+    return operator.index(value)
+
+
+def _port(data: Mapping[str, Any]) -> Port:
+    return Port(str(data["name"]), tuple(map(_int, data["shape"])))
+
+
+def check_tables(program: Program) -> None:
+    """ArtifactError where a table points outside another, so that running it could touch foreign memory."""
+    _check_shapes(program)
+    records, groups = program.records, program.groups
+    bad = np.flatnonzero((records[:, 0] < 0) | (records[:, 0] >= len(program.kernels)))
+    _require(not len(bad), f"record {bad[:1]} names a kernel that the library of {len(program.kernels)} does not have")
+    first, end, units, strip = groups[:, :4].T
+    inside = (first >= 0) & (first <= end) & (end <= len(records)) & (units >= 0) & (units < 2**31) & (strip >= 0) & (strip < 2**31)
+    bad = np.flatnonzero(~inside)
+    _require(not len(bad), f"group {bad[:1]} is not a range of the {len(records)} records with a count of work")
+    for number, relocation in enumerate(program.relocations):
+        _check_relocation(program, number, relocation)
+
+
+def _check_shapes(program: Program) -> None:
+    for name, width in (("records", RECORD_WIDTH), ("groups", GROUP_WIDTH)):
+        table = getattr(program, name)
+        fits = table.ndim == 2 and table.shape[1] == width and table.dtype == np.int64
+        _require(fits, f"the table of {name} is {table.dtype} {list(table.shape)}, not int64 [n, {width}]")
+    steps, records = len(program.steps), len(program.records)
+    _require(steps == records, f"there are {steps} steps for {records} records")
+    _require(program.arena_bytes >= 0, "the arena has a negative size")
+    _require(program.thread_slots is None or program.thread_slots > 0, "there is no room for any thread")
+    ports = (*program.inputs, *program.outputs)
+    _require(all(size >= 0 for port in ports for size in port.shape), "a tensor has a negative size")
+
+
+def _check_relocation(program: Program, number: int, relocation: Relocation) -> None:
+    where = f"relocation {number}"
+    place = 0 <= relocation.field < program.records.size and relocation.field % RECORD_WIDTH != 0
+    _require(place, f"{where} patches field {relocation.field}, which is not a parameter of one of the {len(program.records)} records")
+    _require(relocation.segment in get_args(Segment), f"{where} is in an unknown segment {relocation.segment!r}")
+    size = {"arena": program.arena_bytes, "weights": program.weights.nbytes}.get(relocation.segment)
+    if size is None:
+        ports = program.inputs if relocation.segment == "input" else program.outputs
+        _require(0 <= relocation.port < len(ports), f"{where} names {relocation.segment} {relocation.port} of {len(ports)}")
+        size = ports[relocation.port].nbytes
+    _require(0 <= relocation.offset <= size, f"{where} is at byte {relocation.offset} of {relocation.segment}, which has {size}")
+
+
+def _require(condition: bool, why: str) -> None:
+    if not condition:
+        raise ArtifactError("The program's tables do not fit each other.", why=why, hint="Compile the model again.")

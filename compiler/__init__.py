@@ -1,0 +1,66 @@
+"""sparsec: a graph compiler for sparse neural networks.
+
+>>> import sparsec
+>>> compiled = sparsec.compile(model, (x,))
+>>> compiled.save("model.sparsec")
+>>> sparsec.load("model.sparsec")(x.numpy())
+
+Importing this imports neither torch nor tvm; names are looked up when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsec import errors
+    from sparsec.artifact import LoadedModel, load
+    from sparsec.driver import CompiledModel, compile
+    from sparsec.errors import SparsecError
+    from sparsec.explain import Explanation
+    from sparsec.settings import Settings
+    from sparsec.torch_backend import refresh
+
+    __version__: str
+
+_HOMES = {
+    "compile": "driver",
+    "CompiledModel": "driver",
+    "load": "artifact",
+    "LoadedModel": "artifact",
+    "Explanation": "explain",
+    "refresh": "torch_backend",
+    "Settings": "settings",
+    "SparsecError": "errors",
+}
+
+__all__ = [
+    "CompiledModel",
+    "Explanation",
+    "LoadedModel",
+    "Settings",
+    "SparsecError",
+    "__version__",
+    "compile",
+    "errors",
+    "load",
+    "refresh",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"sparsec.{_HOMES[name]}"), name)
+    elif name == "errors":
+        value = importlib.import_module("sparsec.errors")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("sparsec")
+    else:
+        raise AttributeError(f"module 'sparsec' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

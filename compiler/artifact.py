@@ -1,0 +1,223 @@
+"""A compiled network as a directory that runs without torch and without the TVM compiler.
+
+name.sparsec/
+  manifest.json             format, versions, the machine it needs, inputs, outputs, tables, explanation, digests
+  kernels-<digest>.so       kernel library; a process never mistakes it for another one loaded from the same place
+  weights.safetensors       packed weights, record and group tables
+  libtvm_runtime.so         threads and workspace for the kernels, with TVM's LICENSE and NOTICE
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from sparsec.errors import ArtifactError, MachineError
+from sparsec.explain import Explanation
+from sparsec.loaded import LoadedModel, check_structure
+from sparsec.program import Program, check_tables
+from sparsec.runtime import Runner, find_tvm_runtime
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+RUNTIME = "libtvm_runtime.so"
+_LICENCES = {"LICENSE": "LICENSE-tvm", "NOTICE": "NOTICE-tvm"}
+#: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
+_LINUX_NAMES = {"bmi": "bmi1"}
+_AGAIN = "Save the model again, or copy the artifact again from where it was whole."
+
+
+def save(
+    path: Path | str,
+    program: Program,
+    library: Path,
+    explanation: Explanation | None,
+    signature: Mapping[str, Any],
+    machine: Mapping[str, Any],
+) -> Path:
+    """Write an artifact; one already at ``path`` is replaced when the new one is complete, and untouched if that fails.
+
+    ``signature["output"]`` is the structure of the result: "leaf", None, {"list": [...]}, {"tuple": [...]} or
+    {"dict": {...}}, nested, with one leaf per output of the program. ``machine`` has "arch" and "features" (LLVM names).
+
+    Raises:
+        ArtifactError: the place is taken by something else or cannot be written, or tables or signature do not fit.
+        MachineError: TVM's runtime library is not there to be copied.
+    """
+    target = Path(path).absolute()
+    check_tables(program)
+    check_structure(signature["output"], program)
+    _check_place(target)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir(parents=True)
+        files = _write_files(partial, program, library)
+        manifest = {
+            "format": FORMAT,
+            "sparsec": _own_version(),
+            "machine": {"arch": machine["arch"], "features": sorted(machine["features"])},
+            "library": files[0].name,
+            "program": program.described(),
+            "signature": {"output": signature["output"]},
+            "explanation": (explanation or Explanation()).described(),
+            "files": {file.name: _digest(file.read_bytes()) for file in files},
+        }
+        (partial / MANIFEST).write_text(json.dumps({**manifest, "digest": _own_digest(manifest)}, indent=1))
+        _swap(partial, target)
+    except OSError as error:
+        raise ArtifactError("The artifact cannot be written.", where=str(target), why=str(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
+    """Everything but the manifest; the kernel library first."""
+    runtime = find_tvm_runtime()
+    if runtime is None:
+        raise MachineError("libtvm_runtime.so was not found, so the artifact would not run elsewhere.", hint="Install apache-tvm.")
+    kernels = folder / f"kernels-{_digest(library.read_bytes())[:16]}.so"
+    copies = {kernels: library, folder / RUNTIME: runtime}
+    copies |= {folder / name: source for text, name in _LICENCES.items() if (source := runtime.parents[1] / text).exists()}
+    for copy, source in copies.items():
+        shutil.copyfile(source, copy)
+    save_file(program.arrays(), folder / WEIGHTS)
+    return [*copies, folder / WEIGHTS]
+
+
+def _check_place(target: Path) -> None:
+    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise ArtifactError("This place holds something that is not an artifact.", where=str(target), hint="Choose another name.")
+
+
+def _swap(partial: Path, target: Path) -> None:
+    """Put ``partial`` in the place of ``target``; a failure puts the old one back."""
+    old = partial.with_name(f"{partial.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(path: Path | str, threads: int = 1) -> LoadedModel:
+    """Load an artifact to run on ``threads`` threads. Imports neither torch nor tvm.
+
+    Raises:
+        ArtifactError: missing, incomplete, altered, or of a format that this version does not read.
+        MachineError: compiled for another processor.
+        InvalidInput: more threads than it was compiled for.
+    """
+    folder = Path(path).absolute()
+    manifest = read_manifest(folder)
+    _check_machine(manifest, folder)
+    try:
+        names = [str(name) for name in manifest["files"]]
+        contents = {name: _verified(folder, name, manifest["files"][name]) for name in names}
+        weights, kernels = contents[WEIGHTS], folder / str(manifest["library"])
+        if kernels.name not in contents or RUNTIME not in contents:
+            raise ArtifactError("The artifact's list of files is incomplete.", where=str(folder), hint=_AGAIN)
+        program = Program.restored(manifest["program"], load_tensors(weights))
+        check_structure(manifest["signature"]["output"], program)
+        explanation = Explanation.restored(manifest["explanation"])
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ArtifactError("The artifact is malformed.", where=str(folder), why=why, hint=_AGAIN) from error
+    runner = Runner(program, kernels, threads, folder / RUNTIME)
+    return LoadedModel(runner, manifest["signature"]["output"], explanation)
+
+
+def read_manifest(path: Path | str) -> dict[str, Any]:
+    """The manifest of the artifact at ``path``, of this format and unaltered; ArtifactError otherwise."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ArtifactError("There is no artifact here.", where=str(folder), why="No such directory.", hint="`sparsec compile` makes one.")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        form, digest = manifest["format"], manifest.pop("digest", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError("The artifact has no readable manifest.", where=str(folder / MANIFEST), why=str(error), hint=_AGAIN) from error
+    if form != FORMAT:
+        hint = "Use the version of sparsec that wrote it, or compile the model again."
+        raise ArtifactError(f"The artifact has format {form!r}, this version reads {FORMAT}.", where=str(folder), hint=hint)
+    if digest != _own_digest(manifest):
+        raise ArtifactError("The manifest has been altered.", where=str(folder / MANIFEST), why="Its digest differs.", hint=_AGAIN)
+    return manifest
+
+
+def read_explanation(path: Path | str) -> Explanation:
+    """What the artifact at ``path`` says of its layers, on any machine. ArtifactError as for ``load``."""
+    manifest = read_manifest(path)
+    try:
+        return Explanation.restored(manifest["explanation"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError("The artifact's explanation is malformed.", where=str(path), why=str(error), hint=_AGAIN) from error
+
+
+def _verified(folder: Path, name: str, digest: Any) -> bytes:
+    if Path(name).name != name:
+        raise ArtifactError("The artifact names a file outside its directory.", where=name, hint=_AGAIN)
+    file = folder / name
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError("A file of the artifact is missing.", where=str(file), why=str(error), hint=_AGAIN) from error
+    if _digest(content) != digest:
+        raise ArtifactError("A file of the artifact is incomplete or altered.", where=str(file), why="Its digest differs.", hint=_AGAIN)
+    return content
+
+
+def _check_machine(manifest: Mapping[str, Any], folder: Path) -> None:
+    try:
+        arch, features = str(manifest["machine"]["arch"]), [str(f) for f in manifest["machine"]["features"]]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError("The artifact does not say which machine it needs.", where=str(folder), hint=_AGAIN) from error
+    here = platform.machine()
+    hint = "Compile the model on this machine."
+    if arch != here:
+        raise MachineError(f"The artifact is for {arch} processors, this one is {here}.", where=str(folder), hint=hint)
+    flags = _processor_flags()
+    missing = [name for name in features if _LINUX_NAMES.get(name, name) not in flags]
+    if missing:
+        why = f"It lacks {', '.join(missing)}."
+        raise MachineError("The artifact needs instructions that this processor does not have.", where=str(folder), why=why, hint=hint)
+
+
+def _processor_flags() -> frozenset[str]:
+    """Instruction sets as Linux names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((x for x in lines if x.lower().startswith(("flags", "features"))), "").partition(":")[2].split())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _own_version() -> str:
+    try:
+        return version("sparsec")
+    except PackageNotFoundError:
+        return "unknown"

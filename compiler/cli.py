@@ -1,0 +1,256 @@
+"""The command ``sparsec``. What a command needs is imported when it runs, so that ``sparsec run`` needs no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from typer.core import TyperGroup
+
+from sparsec.errors import InvalidInput, MachineError, SparsecError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FAILED = 2
+_COMPILER_PACKAGES = ("torch", "tvm", "networkx", "filelock")
+
+FactoryArgument = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Function returning a model or (model, inputs).")]
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that `sparsec compile` wrote.")]
+ShapeOption = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="Shape of an example input: x=1,3,224,224.")]
+TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that the network runs on.")]
+
+
+class Reporting(TyperGroup):
+    """Prints what a user can cause in red and exits with 2; ``--debug``, anywhere on the line, shows the traceback instead."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Bring ``--debug`` to the front, where the group reads it."""
+        debug = ["--debug"] if "--debug" in args else []
+        return super().parse_args(ctx, [*debug, *(arg for arg in args if arg != "--debug")])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command and report its errors."""
+        try:
+            return super().invoke(ctx)
+        except SparsecError as error:
+            _report(error, ctx.params.get("debug", False))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _COMPILER_PACKAGES:
+                raise
+            needed = MachineError(f"This command needs {error.name}, which is not installed.", hint="pip install 'sparsec[compile]'")
+            _report(needed, ctx.params.get("debug", False))
+        raise typer.Exit(FAILED)
+
+
+def _report(error: SparsecError, debug: bool) -> None:
+    if debug:
+        raise error
+    Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
+
+
+app = typer.Typer(cls=Reporting, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def sparsec(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """A graph compiler for sparse neural networks."""
+
+
+@app.command("compile")
+def compile_command(
+    factory: FactoryArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact to write.")],
+    inputs: ShapeOption = None,
+    tune: TuneOption = "off",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Compile a model and write an artifact that runs without torch."""
+    compiled, seconds = _compiled(factory, inputs or (), tune, threads)
+    compiled.save(output)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    _print(f"{output}: {size / 2**20:.1f} MiB, compiled in {seconds:.1f} s")
+    _summarise(compiled.explain())
+
+
+@app.command()
+def run(
+    artifact: ArtifactArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="y.npy, or y.npz for several results.")],
+    inputs: Annotated[list[str], typer.Option("--input", metavar="[NAME=]FILE", help="float32 arrays: x.npy.")],
+    threads: ThreadsOption = 1,
+) -> None:
+    """Run an artifact on arrays from files."""
+    import numpy as np
+
+    from sparsec.artifact import load
+    from sparsec.factories import named
+
+    model = load(artifact, threads)
+    given = [(name, _read(Path(file))) for name, file in map(named, inputs)]
+    results = model.flat(*(x for name, x in given if not name), **{name: x for name, x in given if name})
+    if output.suffix == ".npz":
+        np.savez(output, **results)  # type: ignore[arg-type]
+    elif len(results) == 1:
+        np.save(output, *results.values())
+    else:
+        raise InvalidInput(f"The network has {len(results)} results, a .npy file holds one.", hint=f"Write -o {output.stem}.npz.")
+    shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in results.items())
+    _print(f"{output}: {shapes}")
+
+
+def _read(file: Path) -> np.ndarray:
+    import numpy as np
+
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput("An input cannot be read.", where=str(file), why=str(error), hint="Write it with numpy.save.") from error
+    if not isinstance(array, np.ndarray):
+        raise InvalidInput("An input file holds several arrays.", where=str(file), hint="Give one .npy file per input.")
+    return array
+
+
+@app.command()
+def explain(
+    what: Annotated[str, typer.Argument(metavar="ARTIFACT|MODULE:FACTORY")],
+    inputs: ShapeOption = None,
+    tune: TuneOption = "off",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say for each layer what was found, which kernel won, and why it stayed dense if it did."""
+    from sparsec.artifact import read_explanation
+
+    is_file = ":" not in what or Path(what).exists()
+    explanation = read_explanation(what) if is_file else _compiled(what, inputs or (), tune, 1)[0].explain()
+    typer.echo(explanation.to_json()) if json else Console().print(explanation)
+
+
+@app.command()
+def bench(
+    factory: FactoryArgument,
+    rivals: Annotated[str, typer.Option(help="Names with commas.")] = "inductor-freezing,onnxruntime,openvino",
+    threads: ThreadsOption = 1,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    rounds: Annotated[int, typer.Option(min=1)] = 10,
+    seconds: Annotated[float, typer.Option(help="Time per rival.")] = 2.0,
+    tune: TuneOption = "off",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time a model under several engines, in turns, each in its own process. Ours always takes part."""
+    from sparsec.bench import OURS, compare
+    from sparsec.factories import load_factory
+
+    load_factory(factory)
+    names = [name.strip() for name in rivals.split(",") if name.strip()]
+    names = names if any(name in OURS for name in names) else [OURS[0], *names]
+    with _progress() as progress:
+        task = progress.add_task("", total=None)
+        result = compare(
+            factory,
+            names,
+            threads=threads,
+            batch=batch,
+            rounds=rounds,
+            seconds_per_rival=seconds,
+            tune=tune,
+            progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+        )
+    typer.echo(result.to_json()) if json else Console().print(result.table())
+
+
+@app.command()
+def tune(
+    factory: FactoryArgument,
+    inputs: ShapeOption = None,
+    level: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Measure kernels for a model on this machine and keep the records for later compilations."""
+    compiled, seconds = _compiled(factory, inputs or (), level, threads)
+    _print(f"tuned in {seconds:.1f} s; records are in {_cache_directory()}")
+    _summarise(compiled.explain())
+
+
+@app.command()
+def bisect(
+    factory: FactoryArgument,
+    inputs: ShapeOption = None,
+    tolerance: Annotated[float, typer.Option(help="Largest difference, relative to the largest output.")] = 1e-4,
+) -> None:
+    """Find the first pass that changes the model's answer; exits with 1 if there is one."""
+    from sparsec.backends.x86.backend import X86
+    from sparsec.bisect import bisect as first_wrong
+    from sparsec.factories import make_model
+    from sparsec.from_torch import capture
+    from sparsec.passes import PIPELINE
+    from sparsec.pipeline import Context
+    from sparsec.settings import Settings
+
+    model, examples = make_model(factory, inputs or ())
+    captured = capture(model, examples)
+    context = Context(Settings(), X86().offers, {"keep_dense": True})
+    culprit = first_wrong(captured.graph_module, captured.flatten(examples), PIPELINE, context, tolerance)
+    if culprit is None:
+        _print(f"None of the {len(PIPELINE)} passes changes the answer by more than {tolerance:g}.")
+    else:
+        _print(f"The first pass that changes the answer is {culprit.name}. SPARSEC_DUMP=dir shows the graph before and after it.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, its packages and caches; exits with 1 if something is wrong."""
+    from sparsec.doctor import examine
+
+    checks = examine()
+    for check in checks:
+        _print(str(check), "" if check.ok else "red")
+    raise typer.Exit(int(not all(check.ok for check in checks)))
+
+
+def _compiled(factory: str, shapes: Sequence[str], tune: str, threads: int) -> tuple[Any, float]:
+    """The compiled model and the seconds that took."""
+    from sparsec.factories import make_model
+
+    model, examples = make_model(factory, shapes)
+    from sparsec import driver
+
+    begin = time.perf_counter()
+    return driver.compile(model, examples, tune=tune, threads=threads), time.perf_counter() - begin
+
+
+def _summarise(explanation: Any) -> None:
+    _print(explanation.summary())
+    for note in explanation.notes:
+        _print(f"Note: {note}")
+
+
+def _cache_directory() -> Path:
+    from sparsec.settings import Settings
+
+    return Settings().cache_dir
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+def _print(line: str, style: str = "") -> None:
+    Console(soft_wrap=True).print(Text(line, style=style))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Runs a program with a kernel library. Imports numpy and tvm-ffi only: neither torch nor TVM's compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from sparsec.errors import ArtifactError, InvalidInput, MachineError
+from sparsec.program import GROUP_WIDTH, Program, Step
+
+_ALIGN = 64
+#: Stencils read up to a row past a channel, and the last tile up to a tile: slack after the arena keeps such reads inside it.
+_SLACK = 1 << 16
+_FLOAT32 = np.dtype(np.float32)
+_WORD = 8
+#: TVM's affinity mode in which the number of cores given is the size of the pool.
+_SHARE_CORES = -3
+
+_loading = threading.Lock()
+_pool = threading.local()
+
+
+def find_tvm_runtime() -> Path | None:
+    """TVM's small runtime library (threads, workspace): SPARSEC_TVM_RUNTIME, else of the installed wheel, which is not imported."""
+    override = os.environ.get("SPARSEC_TVM_RUNTIME")
+    if override:
+        return Path(override)
+    try:
+        spec = importlib.util.find_spec("tvm")
+    except ImportError:
+        return None
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    return next((path for root in roots if (path := root / "lib" / "libtvm_runtime.so").exists()), None)
+
+
+def load_tvm_runtime(bundled: Path | None = None) -> None:
+    """Load TVM's runtime library for everybody in the process: kernels with parallel loops call into it through a hook.
+
+    An installed TVM goes before the ``bundled`` library: one process holds only one of them, and ``import tvm`` brings its own.
+
+    Raises:
+        MachineError: there is neither, or it cannot be loaded.
+    """
+    import tvm_ffi
+
+    with _loading:
+        if tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
+            return
+        path = find_tvm_runtime() or bundled
+        if path is None:
+            raise MachineError(
+                "libtvm_runtime.so was not found.", hint="Install apache-tvm, or set SPARSEC_TVM_RUNTIME to the library's path."
+            )
+        os.environ.setdefault("TVM_BIND_THREADS", "0")  # default binding pins the caller's thread
+        try:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise MachineError("TVM's runtime library cannot be loaded.", where=str(path), why=str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Any:
+    """The entry function ``sparsec_run`` of a kernel library. The file's name must change with its content."""
+    import tvm_ffi
+
+    load_tvm_runtime(bundled_runtime)
+    try:
+        return tvm_ffi.load_module(str(library)).get_function("sparsec_run")
+    except Exception as error:
+        raise ArtifactError(f"{library} is not a kernel library this process can load: {error}") from error
+
+
+def size_pool(threads: int) -> None:
+    """Let TVM's pool of the calling thread have ``threads`` workers, or as many as the process has cores.
+
+    TVM keeps one pool per calling thread and never enlarges it after its first use; a pool that is too small is slower, not wrong.
+    """
+    import tvm_ffi
+
+    if getattr(_pool, "threads", 0) >= threads:
+        return
+    _pool.threads = threads
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_CORES, len(cores), [str(core) for core in cores])
+    workers = tvm_ffi.get_global_func("runtime.NumThreads")()
+    if workers < len(cores):
+        warnings.warn(
+            f"{threads} threads were asked for, but TVM's pool of this thread was started with {workers}: use the larger number first.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _aligned(nbytes: int) -> np.ndarray:
+    raw = np.zeros(nbytes + _ALIGN, np.uint8)
+    shift = -raw.ctypes.data % _ALIGN
+    return raw[shift : shift + nbytes]
+
+
+def _address(array: np.ndarray) -> int:
+    """Where an array's data is; three times as fast as ``array.ctypes.data`` where that is possible."""
+    if array.size and array.flags.writeable:
+        buffer: Any = array
+        return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return array.ctypes.data
+
+
+class _Instance:
+    """Private memory of one running call: the arena and a record table with absolute addresses."""
+
+    def __init__(self, program: Program, weights: np.ndarray, threads: int) -> None:
+        self.arena = _aligned(program.arena_bytes + _SLACK)
+        self.records = program.records.copy()
+        self.groups = split(program.groups, threads)
+        flat = self.records.reshape(-1)
+        base = {"arena": self.arena.ctypes.data, "weights": weights.ctypes.data}
+        moves, ports = [], []
+        for r in program.relocations:
+            if r.segment in base:
+                flat[r.field] = base[r.segment] + r.offset
+            else:
+                side = program.inputs if r.segment == "input" else program.outputs
+                moves += [r.field, side[r.port].nbytes]
+                ports.append((r.field, r.segment == "output", r.port, r.offset))
+        self.moves = np.array(moves or [0, 0], np.int64)
+        self.ports = ports
+        self.flat = flat
+        self.addresses = (self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data)
+        self.counts = (len(self.groups), len(ports))
+
+    def bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Point the records at the caller's tensors."""
+        flat = self.flat
+        for field, is_output, port, offset in self.ports:
+            flat[field] = (outputs[port] if is_output else inputs[port]) + offset
+
+
+def split(groups: np.ndarray, threads: int) -> np.ndarray:
+    """Groups with strip lengths and shares settled for a number of threads."""
+    out = groups.reshape(-1, GROUP_WIDTH).copy()
+    units, strip = out[:, 2], out[:, 3]
+    share = _quotient_up(units, threads)
+    out[:, 3] = np.where(strip > 0, np.minimum(strip, share), np.maximum(share, 1))
+    out[:, 4] = _quotient_up(_quotient_up(units, np.maximum(out[:, 3], 1)), threads)
+    return out
+
+
+def _quotient_up(amount: np.ndarray, part: np.ndarray | int) -> np.ndarray:
+    return (amount + part - 1) // part
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds that one group of a program took; ``step`` sums up the group's records."""
+
+    step: Step
+    seconds: float
+
+    def row(self) -> tuple[str, str, float, float, float]:
+        """Name, kind, seconds, floating-point operations, bytes."""
+        return f"{self.step.node}: {self.step.kernel}", self.step.kind, self.seconds, float(self.step.flops), float(self.step.bytes)
+
+
+class Runner:
+    """A program bound to its weights and kernel library. Safe to call from several threads: each call has its own memory.
+
+    Args:
+        program: tables, from the compiler or from an artifact.
+        library: path of the kernel library.
+        threads: threads of one call.
+        bundled_runtime: TVM's runtime library to use where TVM is not installed.
+
+    Raises:
+        InvalidInput: fewer than one thread, or more than the program has room for.
+    """
+
+    def __init__(self, program: Program, library: Path, threads: int = 1, bundled_runtime: Path | None = None) -> None:
+        _check_threads(program, threads)
+        self.program, self.library, self.threads = program, library, threads
+        self._run = load_kernels(library, bundled_runtime)
+        self._weights = _aligned(max(program.weights.nbytes, 1))
+        self._weights[: program.weights.nbytes] = program.weights.view(np.uint8).reshape(-1)
+        self._output_shapes = [port.shape for port in program.outputs]
+        self._idle: deque[_Instance] = deque()
+
+    def _instance(self) -> _Instance:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Instance(self.program, self._weights, self.threads)
+
+    def run_addresses(self, inputs: Sequence[int], outputs: Sequence[int], batch: int) -> None:
+        """Run on raw addresses of contiguous float32 tensors with a leading batch axis."""
+        if self.threads > 1:
+            size_pool(self.threads)
+        instance = self._instance()
+        instance.bind(inputs, outputs)
+        self._run(*instance.addresses, *instance.counts, batch, self.threads)
+        self._idle.append(instance)
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run on numpy arrays ``[batch, *port.shape]``, float32.
+
+        Raises:
+            InvalidInput: wrong number, shape or dtype of inputs.
+        """
+        batch = check_inputs(self.program, inputs)
+        arrays = [np.ascontiguousarray(x, _FLOAT32) for x in inputs]
+        outputs = [np.empty((batch, *shape), _FLOAT32) for shape in self._output_shapes]
+        self.run_addresses([_address(a) for a in arrays], [_address(o) for o in outputs], batch)
+        return outputs
+
+    def profile(self, inputs: Sequence[np.ndarray], repeats: int = 20) -> list[StepTime]:
+        """Median seconds of each group over ``repeats`` runs on ``inputs``, group after group as in a real run.
+
+        The host's cost of starting a group is measured too and taken off. InvalidInput as for a call.
+        """
+        batch = check_inputs(self.program, inputs)
+        arrays = [np.ascontiguousarray(x, _FLOAT32) for x in inputs]
+        outputs = [np.empty((batch, *shape), _FLOAT32) for shape in self._output_shapes]
+        addresses = [_address(a) for a in arrays], [_address(o) for o in outputs]
+        runs = [self._timed(addresses, batch) for _ in range(max(repeats, 1) + 1)][1:]
+        start_cost = median(times[-1] for times in runs)
+        seconds = [max(median(column) - batch * start_cost, 0.0) for column in zip(*runs, strict=True)]
+        return [StepTime(_summed(self.program, g), seconds[g]) for g in range(len(self.program.groups))]
+
+    def _timed(self, addresses: tuple[list[int], list[int]], batch: int) -> list[float]:
+        """Seconds of each group over the batch; last, of one start of nothing."""
+        if self.threads > 1:
+            size_pool(self.threads)
+        instance, clock = self._instance(), time.perf_counter
+        instance.bind(*addresses)
+        records, groups, moves = instance.addresses
+        count, move_count = instance.counts
+        times = [0.0] * (count + 1)
+        for _ in range(batch):
+            for g in range(count):
+                begin = clock()
+                self._run(records, groups + g * GROUP_WIDTH * _WORD, moves, 1, 0, 1, self.threads)
+                times[g] += clock() - begin
+            self._run(records, groups, moves, 0, move_count, 1, self.threads)
+        begin = clock()
+        self._run(records, groups, moves, 0, 0, 1, self.threads)
+        times[count] = clock() - begin
+        self._idle.append(instance)
+        return times
+
+
+def _summed(program: Program, group: int) -> Step:
+    first, end = program.groups[group, :2]
+    steps = program.steps[first:end]
+    if len(steps) == 1:
+        return steps[0]
+    kinds = " + ".join(dict.fromkeys(s.kind for s in steps))
+    node, kernel = (" + ".join(getattr(s, name) for s in steps) for name in ("node", "kernel"))
+    return Step(node, kernel, kinds, sum(s.flops for s in steps), sum(s.bytes for s in steps))
+
+
+def _check_threads(program: Program, threads: int) -> None:
+    if threads < 1:
+        raise InvalidInput(f"threads must be at least 1, got {threads}.")
+    if program.thread_slots is not None and threads > program.thread_slots:
+        raise InvalidInput(
+            f"The program was compiled for at most {program.thread_slots} thread(s), {threads} were asked for.",
+            hint=f"Compile with threads={threads}.",
+        )
+
+
+def check_inputs(program: Program, inputs: Sequence[Any]) -> int:
+    """The common batch size of ``inputs`` (anything with shape and dtype); 1 for a program without inputs."""
+    if len(inputs) != len(program.inputs):
+        names = ", ".join(p.name for p in program.inputs)
+        raise InvalidInput(f"The program takes {len(program.inputs)} input(s) ({names}), {len(inputs)} given.")
+    if not inputs:
+        return 1
+    batch = inputs[0].shape[0] if len(inputs[0].shape) else 0
+    for port, x in zip(program.inputs, inputs, strict=True):
+        dtype = x.dtype
+        if tuple(x.shape) != (batch, *port.shape) or (dtype is not _FLOAT32 and str(dtype) not in ("float32", "torch.float32")):
+            want = " × ".join(map(str, ("batch", *port.shape)))
+            raise InvalidInput(f"Input {port.name!r} must be float32 [{want}], it is {x.dtype} {list(x.shape)}.")
+    return batch

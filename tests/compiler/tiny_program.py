@@ -1,0 +1,110 @@
+"""A kernel library of one kernel and programs that use it: the smallest thing that runs, saves and loads.
+
+``affine``: y[i] = x[i] * weight[i] + shift, units of work are elements.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TVM_NUM_THREADS", "2")
+
+import numpy as np
+
+from sparsec.program import RECORD_WIDTH, Port, Program, Relocation, Step
+
+SIZE = 96
+ANY_MACHINE = {"arch": "x86_64", "features": ["avx2", "bmi", "fma"]}
+_FIELDS = {"x": 1, "y": 4, "weight": 7, "shift": 8}
+
+
+@cache
+def library() -> Path:
+    """The library, built once per process."""
+    from sparsec.backends.base import Param, Source
+    from sparsec.backends.x86 import library as libraries
+    from sparsec.backends.x86.machine import machine
+
+    params = (Param("x", "act"), Param("y", "act"), Param("weight", "ptr"), Param("shift", "f32"))
+    return libraries.build([Source("affine", params, _affine)], machine(), Path(tempfile.gettempdir()) / f"sparsec-tiny-{os.getuid()}")
+
+
+def _affine() -> Any:
+    from tvm.script import tirx as T
+
+    far = 1 << 30
+
+    @T.prim_func(private=True)
+    def affine(
+        x_: T.handle("float32"),
+        y_: T.handle("float32"),
+        weight_: T.handle("float32"),
+        shift: T.float32,
+        begin: T.int32,
+        end: T.int32,
+    ) -> T.int32:
+        x = T.decl_buffer((far,), "float32", data=x_, align=4)
+        y = T.decl_buffer((far,), "float32", data=y_, align=4)
+        weight = T.decl_buffer((far,), "float32", data=weight_, align=4)
+        for i in range(end - begin):
+            y[begin + i] = x[begin + i] * weight[begin + i] + shift
+        return T.int32(0)
+
+    return affine
+
+
+class Table:
+    """Collects records of ``affine``; each is a group of its own unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.records: list[np.ndarray] = []
+        self.relocations: list[Relocation] = []
+        self.weights: list[np.ndarray] = []
+
+    def affine(self, x: tuple[Any, ...], y: tuple[Any, ...], weight: np.ndarray, shift: float) -> None:
+        """Add y = x * weight + shift; a place is (segment, offset in bytes, port)."""
+        row, base = np.zeros(RECORD_WIDTH, np.int64), len(self.records) * RECORD_WIDTH
+        row[_FIELDS["shift"]] = int(np.float32(shift).view(np.int32))
+        self.relocations += [Relocation(base + _FIELDS["x"], *x), Relocation(base + _FIELDS["y"], *y)]
+        self.relocations.append(Relocation(base + _FIELDS["weight"], "weights", sum(w.nbytes for w in self.weights)))
+        self.records.append(row)
+        self.weights.append(weight.astype(np.float32))
+
+    def program(
+        self, inputs: tuple[Port, ...], outputs: tuple[Port, ...], sizes: list[int], groups: list[list[int]] | None = None
+    ) -> Program:
+        """The program of these records; ``sizes`` are elements per record."""
+        count = len(self.records)
+        groups = groups or [[i, i + 1, sizes[i], 0, 0] for i in range(count)]
+        return Program(
+            inputs=inputs,
+            outputs=outputs,
+            kernels=("affine",),
+            records=np.array(self.records),
+            groups=np.array(groups, np.int64),
+            relocations=tuple(self.relocations),
+            arena_bytes=4 * SIZE,
+            weights=np.concatenate(self.weights),
+            steps=tuple(Step(f"layer{i}", "affine", "scale", 2 * sizes[i], 12 * sizes[i]) for i in range(count)),
+        )
+
+
+def chain(weight: float = 3.0, joined: bool = False) -> Program:
+    """y = (x * weight + 1) * 2 + 0.5 through the arena; x and y are [batch, 4, 24]. ``joined``: both in one group."""
+    table, full = Table(), np.ones(SIZE)
+    table.affine(("input", 0, 0), ("arena", 0, 0), weight * full, 1.0)
+    table.affine(("arena", 0, 0), ("output", 0, 0), 2 * full, 0.5)
+    groups = [[0, 2, SIZE, 16, 0]] if joined else None
+    return table.program((Port("x", (4, 24)),), (Port("y", (4, 24)),), [SIZE, SIZE], groups)
+
+
+def pair() -> Program:
+    """Inputs a [batch, 8] and b [batch, 4]; outputs twice [batch, 8] = 2 a and more [batch, 4] = b + 1."""
+    table = Table()
+    table.affine(("input", 0, 0), ("output", 0, 0), 2 * np.ones(8), 0.0)
+    table.affine(("input", 0, 1), ("output", 0, 1), np.ones(4), 1.0)
+    return table.program((Port("a", (8,)), Port("b", (4,))), (Port("twice", (8,)), Port("more", (4,))), [8, 4])
