@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 120
+MAX_NAME = 32
 DENSE = "dense"
 
 
@@ -93,6 +94,7 @@ class Explanation:
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
+        from rich.text import Text
 
         parts = [
             self._layers(),
@@ -100,27 +102,28 @@ class Explanation:
             _listing("Run by torch", ("node", "why"), self.uncovered),
             _listing("Not rewritten", ("pass", "nodes", "why"), _gathered(self.misses)),
         ]
-        return Group(*(part for part in parts if part is not None), *(f"Note: {note}" for note in self.notes))
+        return Group(*(part for part in parts if part is not None), *(Text(f"Note: {note}") for note in self.notes))
 
     def __str__(self) -> str:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(file=text, width=WIDTH, color_system=None, force_terminal=False).print(self, highlight=False, markup=False)
+        Console(file=text, width=WIDTH, color_system=None, force_terminal=False).print(self, highlight=False)
         return text.getvalue().rstrip()
 
     def _layers(self) -> Table:
         from rich import box
         from rich.table import Table
 
-        table = Table(title=self.summary(), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for heading, ratio in (("layer", 4), ("op", 3), ("shape", 3), ("found", 4), ("kernel", 6)):
-            table.add_column(heading, overflow="fold", ratio=ratio)
+        table = Table(
+            title=self.summary(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+        )
+        for heading in ("layer", "op", "shape", "found", "kernel"):
+            table.add_column(heading, overflow="fold")
         for heading in ("bound µs", "time µs", "of bound"):
             table.add_column(heading, justify="right", no_wrap=True)
         for x in self.layers:
             table.add_row(*_cells(x), style="dim" if x.stayed_dense else "")
-        table.expand = True
         return table
 
     def summary(self) -> str:
@@ -161,14 +164,19 @@ def _gathered(misses: tuple[tuple[str, str, str], ...]) -> list[tuple[str, str, 
     return [(name, rows[0] if len(rows) == 1 else f"{len(rows)} ({rows[0]}, …)", reason) for (name, reason), rows in nodes.items()]
 
 
-def _listing(title: str, headings: tuple[str, ...], rows: Any) -> Table | None:
+def _table(title: str) -> Table:
     from rich import box
     from rich.table import Table
+
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _listing(title: str, headings: tuple[str, ...], rows: Any) -> Table | None:
     from rich.text import Text
 
     if not rows:
         return None
-    table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = _table(f"\n{title}")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:

@@ -200,7 +200,11 @@ class Runner:
         try:
             return self._idle.pop()
         except IndexError:
+            pass
+        try:
             return _Instance(self.program, self._weights, self.threads)
+        except MemoryError as error:
+            raise MachineError("There is not enough memory to run the network.", why=str(error)) from error
 
     def run_addresses(self, inputs: Sequence[int], outputs: Sequence[int], batch: int) -> None:
         """Run on raw addresses of contiguous float32 tensors with a leading batch axis."""
