@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 120
-MAX_NAME = 32
+#: Names of layers up to this length are never broken into two lines.
+UNBROKEN = 32
 DENSE = "dense"
 
 
@@ -112,13 +113,9 @@ class Explanation:
         return text.getvalue().rstrip()
 
     def _layers(self) -> Table:
-        from rich import box
-        from rich.table import Table
-
-        table = Table(
-            title=self.summary(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-        )
-        for heading in ("layer", "op", "shape", "found", "kernel"):
+        table = _table(self.summary())
+        table.add_column("layer", overflow="fold", no_wrap=all(len(x.node) <= UNBROKEN for x in self.layers))
+        for heading in ("op", "shape", "found", "kernel"):
             table.add_column(heading, overflow="fold")
         for heading in ("bound µs", "time µs", "of bound"):
             table.add_column(heading, justify="right", no_wrap=True)

@@ -10,7 +10,7 @@ import numpy as np
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explain import Explanation
 from sparsec.program import Port, Program
-from sparsec.runtime import Runner
+from sparsec.runtime import Runner, StepTime
 
 
 def check_structure(structure: Any, program: Program) -> None:
@@ -78,9 +78,9 @@ class LoadedModel:
         """What the compiler found and chose, layer by layer."""
         return self._explanation
 
-    def profile(self, *args: np.ndarray, repeats: int = 20, **kwargs: np.ndarray) -> list[tuple[str, str, float, float, float]]:
-        """(name, kind, seconds, floating-point operations, bytes) of each kernel, medians over ``repeats`` runs."""
-        return [time.row() for time in self._runner.profile(self._bound(args, kwargs), repeats)]
+    def profile(self, *args: np.ndarray, repeats: int = 20, **kwargs: np.ndarray) -> list[StepTime]:
+        """Time of each kernel: medians over ``repeats`` runs."""
+        return self._runner.profile(self._bound(args, kwargs), repeats)
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[np.ndarray, ...]:
         if kwargs:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -164,14 +164,16 @@ def _quotient_up(amount: np.ndarray, part: np.ndarray | int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds that one group of a program took; ``step`` sums up the group's records."""
+    """Seconds that one group of a program took; ``step`` sums up the group's records.
+
+    Unpacks as name, kind, seconds, floating-point operations, bytes.
+    """
 
     step: Step
     seconds: float
 
-    def row(self) -> tuple[str, str, float, float, float]:
-        """Name, kind, seconds, floating-point operations, bytes."""
-        return f"{self.step.node}: {self.step.kernel}", self.step.kind, self.seconds, float(self.step.flops), float(self.step.bytes)
+    def __iter__(self) -> Iterator[Any]:
+        yield from (f"{self.step.node}: {self.step.kernel}", self.step.kind, self.seconds, self.step.flops, self.step.bytes)
 
 
 class Runner:

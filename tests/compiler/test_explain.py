@@ -64,7 +64,7 @@ def test_fits_whatever_the_names_are(explanation: Explanation) -> None:
 
 def test_says_all_that_matters() -> None:
     text = str(FULL)
-    for part in ("features_3_pointwise_conv", "128×64×1×1", "10.0% unstructured", "41.2", "55.0", "75%"):
+    for part in ("features_3_pointwise_conv", "128×64×1×1", "10.0%", "unstructured", "41.2", "55.0", "75%"):
         assert part in text
     assert "97% of its weights are nonzero" in text
     assert "40% nonzero" in text

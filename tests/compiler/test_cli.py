@@ -1,0 +1,261 @@
+"""The command line: what it prints, what it writes, how it fails. The compiler itself is a stand-in here."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sparsec import artifact
+from sparsec.bench import Comparison, RivalResult
+from sparsec.cli import app
+from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.explain import Explanation, Layer
+from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
+
+EXPLANATION = Explanation((Layer("layer0", "conv2d", (8, 8, 1, 1), 0.1, "unstructured", "affine", "spmm"),), notes=("a note",))
+FACTORIES = """
+import torch
+from torch import nn
+
+def both():
+    return nn.Linear(24, 24), (torch.ones(1, 4, 24),)
+
+def bare():
+    return nn.Bilinear(8, 4, 2)
+
+def fails():
+    raise RuntimeError("no weights today")
+
+def number():
+    return 3
+
+constant = 3
+"""
+
+
+@dataclasses.dataclass
+class Compiled:
+    """Stands in for a compiled model; remembers how it was asked for."""
+
+    model: torch.nn.Module
+    inputs: tuple[torch.Tensor, ...]
+    options: dict[str, Any]
+
+    def explain(self) -> Explanation:
+        return EXPLANATION
+
+    def save(self, path: Path) -> Path:
+        return artifact.save(path, chain(), library(), EXPLANATION, {"output": "leaf"}, ANY_MACHINE)
+
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
+    """A fake driver; the list receives each compilation."""
+    made: list[Compiled] = []
+
+    def compile(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Compiled:
+        if options["tune"] == "never":
+            raise UnsupportedModel("This model is beyond us.", where="layer 3", hint="Try another.")
+        made.append(Compiled(model, inputs, options))
+        return made[-1]
+
+    driver = types.ModuleType("sparsec.driver")
+    driver.compile = compile  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sparsec.driver", driver)
+    monkeypatch.setattr("sparsec.driver", driver, raising=False)
+    return made
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command in an own directory that holds the module ``shop_of_models``."""
+    (tmp_path / "shop_of_models.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "shop_of_models", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "120"})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The artifact of ``chain()``."""
+    return artifact.save(tmp_path / "tiny.sparsec", chain(), library(), EXPLANATION, {"output": "leaf"}, ANY_MACHINE)
+
+
+def test_compile_writes_an_artifact_from_the_current_directory(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
+    done = invoke("compile", "shop_of_models:both", "-o", "out.sparsec", "--tune", "quick", "--threads", "2")
+    assert done.exit_code == 0, done.output
+    assert "out.sparsec" in done.output
+    assert "1 layers: 1 sparse, 0 stayed dense" in done.output
+    assert "Note: a note" in done.output
+    assert calls[0].options == {"tune": "quick", "threads": 2}
+    assert not calls[0].model.training
+    assert artifact.load(tmp_path / "out.sparsec").inputs[0].name == "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shapes"),
+    [
+        (("input2=3,4", "input1=3,8"), [(3, 8), (3, 4)]),
+        (("3,8", "input2=3,4"), [(3, 8), (3, 4)]),
+        (("3x8", "3x4"), [(3, 8), (3, 4)]),
+    ],
+)
+def test_shapes_of_inputs(invoke: Invoke, calls: list[Compiled], arguments: tuple[str, ...], shapes: list[tuple[int, ...]]) -> None:
+    options = [part for shape in arguments for part in ("--input", shape)]
+    assert invoke("explain", "shop_of_models:bare", *options).exit_code == 0
+    assert [tuple(x.shape) for x in calls[0].inputs] == shapes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compile", "shop_of_models", "-o", "y"), "does not name a factory"),
+        (("compile", "no_such_shop:x", "-o", "y"), "No module named"),
+        (("compile", "shop_of_models:missing", "-o", "y"), "no attribute"),
+        (("compile", "shop_of_models:constant", "-o", "y"), "not a function"),
+        (("compile", "shop_of_models:fails", "-o", "y"), "no weights today"),
+        (("compile", "shop_of_models:number", "-o", "y"), "made a int"),
+        (("compile", "shop_of_models:bare", "-o", "y"), "no example inputs"),
+        (("compile", "shop_of_models:bare", "-o", "y", "--input", "z=1,8"), "no input named z"),
+        (("compile", "shop_of_models:bare", "-o", "y", "--input", "1,a"), "not a shape"),
+        (("compile", "shop_of_models:both", "-o", "y", "--tune", "never"), "beyond us"),
+        (("explain", "nowhere.sparsec"), "no artifact"),
+        (("run", "nowhere.sparsec", "--input", "x.npy", "-o", "y.npy"), "no artifact"),
+        (("bench", "nonsense"), "does not name a factory"),
+        (("bench", "shop_of_models:both", "--rivals", "abacus"), "abacus"),
+    ],
+)
+def test_what_a_user_can_cause_is_a_message(invoke: Invoke, calls: list[Compiled], arguments: tuple[str, ...], message: str) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert not calls
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_debug_shows_the_traceback(invoke: Invoke, calls: list[Compiled], place: int) -> None:
+    arguments = ["compile", "shop_of_models:fails", "-o", "y"]
+    done = invoke(*arguments[:place], "--debug", *arguments[place:])
+    assert isinstance(done.exception, InvalidInput)
+    assert isinstance(done.exception.__cause__, RuntimeError)
+
+
+def test_a_missing_package_is_a_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = invoke("compile", "shop_of_models:both", "-o", "y")
+    assert done.exit_code == 2
+    assert "torch" in done.stderr
+
+
+def test_run(invoke: Invoke, saved: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 24)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    for given in ("x.npy", "x=x.npy"):
+        done = invoke("run", saved, "--input", given, "-o", "y.npy", "--threads", 2)
+        assert done.exit_code == 0, done.output
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), (x * 3 + 1) * 2 + 0.5, rtol=1e-6, atol=1e-6)
+        (tmp_path / "y.npy").unlink()
+
+
+def test_run_with_several_inputs_and_results(invoke: Invoke, tmp_path: Path) -> None:
+    path = artifact.save(tmp_path / "pair.sparsec", pair(), library(), None, {"output": {"list": ["leaf", "leaf"]}}, ANY_MACHINE)
+    np.save(tmp_path / "a.npy", np.ones((1, 8), np.float32))
+    np.save(tmp_path / "b.npy", np.ones((1, 4), np.float32))
+    inputs = ("--input", "b=b.npy", "--input", "a=a.npy")
+    assert "y.npz" in invoke("run", path, *inputs, "-o", "y.npy").stderr
+    assert invoke("run", path, *inputs, "-o", "y.npz").exit_code == 0
+    with np.load(tmp_path / "y.npz") as results:
+        assert (results["twice"] == 2).all()
+        assert (results["more"] == 2).all()
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "pickle", "archive", "doubles"])
+def test_run_refuses_bad_files(invoke: Invoke, saved: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "x.npy"
+    if kind in ("text", "empty"):
+        file.write_text("hello" * (kind == "text"))
+    elif kind == "pickle":
+        np.save(file, np.array([{"a": 1}], dtype=object))
+    elif kind == "archive":
+        np.savez(tmp_path / "x", a=np.ones(1))
+        (tmp_path / "x.npz").rename(file)
+    elif kind == "doubles":
+        np.save(file, np.ones((1, 4, 24)))
+    done = invoke("run", saved, "--input", "x.npy", "-o", "y.npy")
+    assert done.exit_code == 2
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_explain_an_artifact_without_compiling(invoke: Invoke, saved: Path, calls: list[Compiled]) -> None:
+    done = invoke("explain", saved)
+    assert done.exit_code == 0
+    assert "10.0% unstructured" in done.output
+    assert Explanation.from_json(invoke("explain", saved, "--json").output) == EXPLANATION
+    assert not calls
+
+
+def test_tune(invoke: Invoke, calls: list[Compiled], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARSEC_CACHE_DIR", str(tmp_path / "cache"))
+    done = invoke("tune", "shop_of_models:both", "--level", "full")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"tuned in .* s; records are in .*cache", done.output)
+    assert calls[0].options == {"tune": "full", "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("rivals", "asked"), [("eager,onnxruntime", ["sparsec", "eager", "onnxruntime"]), ("sparsec-artifact", ["sparsec-artifact"])]
+)
+def test_bench_always_includes_ours(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, rivals: str, asked: list[str]) -> None:
+    seen: dict[str, Any] = {}
+
+    def compare(factory: str, names: list[str], *, progress: Callable[[str, int, int], None], **options: Any) -> Comparison:
+        progress("load", 0, 2)
+        seen.update(options, names=names)
+        results = tuple(RivalResult(name, ((1000, 2000),)) for name in names)
+        return Comparison(factory, 1, 1, (0,), (tuple(names),), results)
+
+    monkeypatch.setattr("sparsec.bench.compare", compare)
+    done = invoke("bench", "shop_of_models:both", "--rivals", rivals, "--rounds", "3")
+    assert done.exit_code == 0, done.output
+    assert seen["names"] == asked
+    assert seen["rounds"] == 3
+    assert all(name in done.output for name in asked)
+
+
+def test_doctor(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARSEC_CACHE_DIR", str(tmp_path / "cache"))
+    done = invoke("doctor")
+    assert done.exit_code == 0, done.output
+    assert "TVM runtime" in done.output
+    (tmp_path / "cache" / "records.db").write_bytes(b"garbage" * 1000)
+    broken = invoke("doctor")
+    assert broken.exit_code == 1
+    assert "problem  tuned records" in broken.output
+
+
+def test_run_needs_neither_torch_nor_tvm(saved: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4, 24), np.float32))
+    code = (
+        "import sys; sys.modules.update(torch=None, tvm=None)\n"
+        "from sparsec.cli import app\n"
+        "app(['run', sys.argv[1], '--input', 'x.npy', '-o', 'y.npy'])"
+    )
+    command = [sys.executable, "-c", code, str(saved)]
+    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (np.load(tmp_path / "y.npy") == 2.5).all()
