@@ -1,50 +1,60 @@
 """Unstructured sparse matrix times activation tiles: the "skip" mode for 1x1 and same-padded kxk convolutions.
 
-y[n, p] = act(bias[n] + sum_j value[j] * x[p + offset[j]] (+ residual[n, p])),   j over the nonzeros of row n
+y[n, p] = act(bias[n] (+ residual[n, p]) + sum_j value[j] * x[p + offset[j]]),   j over the nonzeros of row n
 
 A nonzero carries the element offset of its input row from the tile's origin: ``k * tile`` in a packed input, ``k * stride + shift`` in a
 flat one, so that one kernel serves 1x1 and kxk weights, either input layout and every size. One value is broadcast and multiplied
 into ``vectors`` registers of contiguous pixels; the accumulators stay in registers over the whole row.
+
+Every multiplication loads its own vector, so the load ports are the limit and three choices save loads:
+
+- ``group``: the values of 2 or 4 nonzeros are loaded once and broadcast by in-register shuffles. Rows are padded to whole groups.
+- ``vectors``: few keep the input tile (K * vectors * 64 bytes) near L1, many share the index work.
+- ``split``: the input rows are taken in parts that stay in L1; y holds the partial sums. A visit of a row costs about 12 nonzeros' time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.x86.expr import activate
+from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
 
-FAR = 1 << 30  # length given to buffers whose extent is the planner's business
+_PARTS = 16  # position of ``parts`` among the parameters
+_CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
 
 
-def spmm(lanes: int, vectors: int, index: str, activation: str, residual: bool, masked: bool) -> Source:
-    """The kernel for tiles of ``lanes * vectors`` pixels.
+def spmm(
+    lanes: int,
+    vectors: int,
+    index: str,
+    activation: str,
+    residual: bool,
+    masked: bool,
+    *,
+    group: int = 1,
+    split: bool = False,
+    tile: int = 0,
+) -> Source:
+    """The kernel for tiles of ``tile`` pixels (0: ``lanes * vectors``, of which it must be a multiple).
 
     ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a flat output.
-    Units of work are tiles.
+    ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
+    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles.
     """
-    tile = lanes * vectors
-    symbol = f"spmm_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}{'_masked' * masked}"
-    params = (
-        Param("x", "act"),
-        Param("y", "act"),
-        Param("residual", "act"),
-        Param("value", "ptr"),
-        Param("offset", "ptr", index),
-        Param("row", "ptr", "int32"),
-        Param("bias", "ptr"),
-        Param("mask", "ptr"),
-        Param("rows", "i32"),
-        Param("x_tile", "i32"),
-        Param("y_tile", "i32"),
-        Param("y_row", "i32"),
-        Param("r_tile", "i32"),
-        Param("r_row", "i32"),
-        Param("lo", "f32"),
-        Param("hi", "f32"),
-    )
+    panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
+    chains = min(group, -(-_CHAIN_BYTES // (4 * panel.width)))
+    tile = tile or panel.width
+    if tile % panel.width:
+        raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
+    shift = {1: 0, 2: 1, 4: 2}[group]
+    flags = f"{'_residual' * residual}{'_masked' * masked}{'_split' * split}"
+    symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_g{group}_{index}_{activation}{flags}"
 
     def make() -> Any:
         @T.prim_func(private=True)
@@ -65,50 +75,130 @@ def spmm(lanes: int, vectors: int, index: str, activation: str, residual: bool, 
             r_row: T.int32,
             lo: T.float32,
             hi: T.float32,
+            parts: T.int32,
             begin: T.int32,
             end: T.int32,
         ) -> T.int32:
             x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
             value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
             offset = T.decl_buffer((FAR,), index, data=offset_, align=2)
             row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
             for i in range(end - begin):
-                for n in range(rows):
-                    acc = T.alloc_buffer((tile,), "float32", scope="global")
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            acc[v * lanes + e] = bias[n]
-                    for j in range(row[n + 1] - row[n]):
-                        for v in T.unroll(vectors):
-                            for e in T.vectorized(lanes):
-                                acc[v * lanes + e] = (
-                                    acc[v * lanes + e]
-                                    + value[row[n] + j] * x[(begin + i) * x_tile + T.Cast("int32", offset[row[n] + j]) + v * lanes + e]
-                                )
-                    if residual:
-                        for v in T.unroll(vectors):
-                            for e in T.vectorized(lanes):
-                                acc[v * lanes + e] = acc[v * lanes + e] + r[(begin + i) * r_tile + n * r_row + v * lanes + e]
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
+                for s in range(tile // panel.width):
+                    pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
                     if masked:
-                        for v in T.unroll(vectors):
-                            for e in T.vectorized(lanes):
-                                acc[v * lanes + e] = T.Select(
-                                    mask[(begin + i) * tile + v * lanes + e] > T.float32(0),
-                                    acc[v * lanes + e],
-                                    T.float32(0),
+                        panel.row(pixel, 0, lambda e: mask[(begin + i) * tile + s * panel.width + e])
+                    for part in range(parts):
+                        for n in range(rows):
+                            acc = [panel.allocate()[0] for _ in range(chains)]
+                            _clear(panel, acc[1:])
+                            if part > 0:
+                                panel.row(acc[0], 0, lambda e: y[(begin + i) * y_tile + n * y_row + s * panel.width + e])
+                            else:
+                                if residual:
+                                    panel.row(
+                                        acc[0],
+                                        0,
+                                        lambda e: bias[n] + other[(begin + i) * r_tile + n * r_row + s * panel.width + e],
+                                    )
+                                else:
+                                    panel.row(acc[0], 0, lambda e: bias[n])
+                            for j in range((row[part * rows + n + 1] - row[part * rows + n]) >> shift):
+                                _group(
+                                    panel,
+                                    acc,
+                                    group,
+                                    value,
+                                    offset,
+                                    row[part * rows + n] + j * group,
+                                    x,
+                                    (begin + i) * x_tile + s * panel.width,
                                 )
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            y[(begin + i) * y_tile + n * y_row + v * lanes + e] = acc[v * lanes + e]
+                            _sum(panel, acc)
+                            if part == parts - 1:
+                                panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
+                            panel.row(y, (begin + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
             return T.int32(0)
 
-        return kernel
+        return kernel if split else kernel.specialize({kernel.params[_PARTS]: T.int32(1)})
 
-    return Source(symbol, params, make)
+    return Source(symbol, (*params(index), *([Param("parts", "i32")] * split)), make)
+
+
+def _clear(panel: Panel, accumulators: Sequence[Any]) -> None:
+    for a in accumulators:
+        panel.row(a, 0, lambda e: T.float32(0))
+
+
+def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
+    """Add all accumulators to the first."""
+    first, *others = accumulators
+    for a in others:
+        panel.row(first, 0, lambda e, a=a: first[e] + a[e])
+
+
+def _group(panel: Panel, accumulators: Sequence[Any], group: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:
+    """accumulator += value[j] * x[origin + offset[j]:][:width] for ``group`` nonzeros j from ``first`` on, accumulators taken in turn."""
+    values = _values(panel.lanes, group, value, first)
+    for g in range(group):
+        acc = accumulators[g % len(accumulators)]
+        start = T.bind(origin + T.Cast("int32", offset[first + g]))
+        factor = T.bind(values(g))
+        for v in range(panel.vectors):
+            here, there = (T.ramp(at + v * panel.lanes, 1, panel.lanes) for at in (0, start))
+            T.buffer_store(acc, acc[here] + factor * x[there], [here])
+
+
+def _values(lanes: int, group: int, value: Any, first: Any) -> Callable[[int], Any]:
+    """g -> a vector of ``lanes`` copies of value[first + g].
+
+    One load fills a register with copies of the group, and shuffles inside each copy make the vectors. Without the fence LLVM would turn
+    every shuffle back into a broadcasting load.
+    """
+    if group == 1:
+        return lambda g: T.broadcast(value[first], lanes)
+    loaded = T.bind(value[T.ramp(first, 1, group)])
+    copies = tirx.Shuffle([loaded] * (lanes // group), [T.int32(e) for e in range(lanes)])
+    held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
+    return lambda g: tirx.Shuffle([held], [T.int32(e - e % group + g) for e in range(lanes)])
+
+
+def pack_rows(
+    weight: np.ndarray, offsets: np.ndarray, index: str, bias: np.ndarray | None = None, *, group: int = 1, parts: int = 1
+) -> dict[str, np.ndarray]:
+    """Constant arrays of ``spmm``.
+
+    Args:
+        weight: [N, K] float32.
+        offsets: [K] element offset of every input row from a tile's origin.
+        index: dtype of the packed offsets.
+        bias: [N], zeros if None.
+        group: rows are padded to whole groups; a padding entry is zero times the row's last input.
+        parts: the K inputs are cut in this many equal runs.
+
+    Returns:
+        ``value`` and ``offset`` [entries], ordered by part, row, input; ``row`` [parts * N + 1]; ``bias`` [N].
+    """
+    rows, inputs = weight.shape
+    n, k = np.nonzero(weight)
+    visit = (k * parts // max(inputs, 1)) * rows + n
+    order = np.argsort(visit, kind="stable")
+    n, k, visit = n[order], k[order], visit[order]
+    count = np.bincount(visit, minlength=parts * rows)
+    row = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
+    start = np.concatenate([[0], np.cumsum(count)])[:-1]
+    value, source = np.zeros(row[-1], np.float32), np.zeros(row[-1], np.int64)
+    place = row[visit] + np.arange(len(visit)) - start[visit]
+    value[place], source[place] = weight[n, k], k
+    filled = np.zeros(row[-1], np.int64)
+    filled[place] = place
+    return {
+        "value": value,
+        "offset": np.asarray(offsets)[source[np.maximum.accumulate(filled)]].astype(index),
+        "row": row.astype(np.int32),
+        "bias": np.zeros(rows, np.float32) if bias is None else bias.astype(np.float32),
+    }
