@@ -139,6 +139,9 @@ def load(path: Path | str, threads: int = 1) -> LoadedModel:
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ArtifactError("The artifact is malformed.", where=str(folder), why=why, hint=_AGAIN) from error
+    if threads > 1 and program.has_strips and program.thread_slots is None:
+        why = "It does not say how many threads its buffers have room for."
+        raise ArtifactError(f"The artifact cannot run on {threads} threads.", where=str(folder), why=why, hint="Load it with threads=1.")
     runner = Runner(program, kernels, threads, folder / RUNTIME)
     return LoadedModel(runner, manifest["signature"]["output"], explanation)
 

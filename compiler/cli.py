@@ -130,7 +130,7 @@ def explain(
 
     is_file = ":" not in what or Path(what).exists()
     explanation = read_explanation(what) if is_file else _compiled(what, inputs or (), tune, 1)[0].explain()
-    typer.echo(explanation.to_json()) if json else Console().print(explanation)
+    typer.echo(explanation.to_json()) if json else _table_console().print(explanation)
 
 
 @app.command()
@@ -163,7 +163,7 @@ def bench(
             tune=tune,
             progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
         )
-    typer.echo(result.to_json()) if json else Console().print(result.table())
+    typer.echo(result.to_json()) if json else _table_console().print(result.table())
 
 
 @app.command()
@@ -241,6 +241,14 @@ def _cache_directory() -> Path:
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+def _table_console() -> Console:
+    """Tables keep their full width in files and pipes."""
+    from sparsec.explain import WIDTH
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def _print(line: str, style: str = "") -> None:

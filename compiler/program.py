@@ -63,7 +63,8 @@ class Step:
 class Program:
     """A region laid out for one kernel library. ``kernels`` are the library's symbols in the order of kernel ids.
 
-    ``thread_slots``: how many threads the strip buffers have room for; None: there are no strip buffers, any number will do.
+    ``thread_slots``: how many threads the strip buffers have room for; None: not stated, which is enough without strip buffers.
+    An address in the arena is always that of an activation, so that its slot size follows it in the record.
     """
 
     inputs: tuple[Port, ...]
@@ -76,6 +77,11 @@ class Program:
     weights: np.ndarray
     steps: tuple[Step, ...]
     thread_slots: int | None = None
+
+    @property
+    def has_strips(self) -> bool:
+        """Whether a value lives in strip buffers, one slot per thread."""
+        return any(_slot_bytes(self, r) for r in self.relocations)
 
     def described(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON values."""
@@ -136,6 +142,12 @@ def check_tables(program: Program) -> None:
         _check_relocation(program, number, relocation)
 
 
+def _slot_bytes(program: Program, relocation: Relocation) -> int:
+    """Bytes per thread of the strip buffer that an address lies in, 0 outside of one."""
+    after = relocation.field + 1
+    return int(program.records.flat[after]) if relocation.segment == "arena" and after < program.records.size else 0
+
+
 def _check_shapes(program: Program) -> None:
     for name, width in (("records", RECORD_WIDTH), ("groups", GROUP_WIDTH)):
         table = getattr(program, name)
@@ -160,6 +172,9 @@ def _check_relocation(program: Program, number: int, relocation: Relocation) -> 
         _require(0 <= relocation.port < len(ports), f"{where} names {relocation.segment} {relocation.port} of {len(ports)}")
         size = ports[relocation.port].nbytes
     _require(0 <= relocation.offset <= size, f"{where} is at byte {relocation.offset} of {relocation.segment}, which has {size}")
+    slot = _slot_bytes(program, relocation)
+    end = relocation.offset + slot * (program.thread_slots or 1)
+    _require(slot >= 0 and end <= max(size, relocation.offset), f"{where} has a strip buffer up to byte {end} of an arena of {size}")
 
 
 def _require(condition: bool, why: str) -> None:

@@ -19,7 +19,7 @@ from sparsec.artifact import load, read_explanation, save
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, SparsecError
 from sparsec.explain import Explanation, Layer
 from sparsec.loaded import check_structure
-from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
+from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 EXPLANATION = Explanation((Layer("layer0", "mul", (4, 24), 0.1, "unstructured", "affine", "spmm"),), notes=("tiny",))
 X = np.random.default_rng(0).standard_normal((3, 4, 24)).astype(np.float32)
@@ -233,6 +233,20 @@ def test_more_threads_than_it_was_compiled_for(tmp_path: Path) -> None:
     path = save(tmp_path / "one.sparsec", program, library(), None, {"output": "leaf"}, ANY_MACHINE)
     with pytest.raises(InvalidInput, match="at most 1 thread"):
         load(path, threads=2)
+
+
+def test_strip_buffers_of_an_unstated_number_of_threads(tmp_path: Path) -> None:
+    program = strips(slots=None)
+    path = save(tmp_path / "strips.sparsec", program, library(), None, {"output": "leaf"}, ANY_MACHINE)
+    np.testing.assert_allclose(load(path)(X), Y, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ArtifactError, match="2 threads"):
+        load(path, threads=2)
+
+
+def test_strip_buffers_with_room_for_two_threads(tmp_path: Path) -> None:
+    path = save(tmp_path / "strips.sparsec", strips(slots=2), library(), None, {"output": "leaf"}, ANY_MACHINE)
+    for threads in (1, 2):
+        np.testing.assert_allclose(load(path, threads)(X), Y, rtol=1e-6, atol=1e-6)
 
 
 def test_saving_again_replaces_and_a_loaded_model_lives_on(saved: Path) -> None:

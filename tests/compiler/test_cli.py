@@ -248,6 +248,25 @@ def test_doctor(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "problem  tuned records" in broken.output
 
 
+def test_importing_sparsec_is_cheap() -> None:
+    code = (
+        "import sys, sparsec, sparsec.cli\n"
+        "names = (sparsec.load, sparsec.Settings, sparsec.errors, sparsec.SparsecError, sparsec.__version__)\n"
+        "assert not {'torch', 'tvm', 'onnx'} & set(sys.modules), set(sys.modules)\n"
+        "assert {'compile', 'refresh', 'CompiledModel'} <= set(dir(sparsec))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_lead_home() -> None:
+    import sparsec
+
+    assert sparsec.load is artifact.load
+    with pytest.raises(AttributeError, match="no attribute 'compille'"):
+        sparsec.compille  # noqa: B018
+
+
 def test_run_needs_neither_torch_nor_tvm(saved: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((1, 4, 24), np.float32))
     code = (

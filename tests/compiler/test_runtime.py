@@ -183,6 +183,9 @@ def altered(program: Program, **changes: object) -> Program:
         {"relocations": (Relocation(1, "heap", 0, 0),)},  # type: ignore[arg-type]
         {"arena_bytes": -1},
         {"thread_slots": 0},
+        {"records": (0, 5, 4 * SIZE + 4)},
+        {"records": (0, 5, 4 * SIZE), "thread_slots": 2},
+        {"records": (0, 5, -4)},
         {"steps": ()},
     ],
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def chain(weight: float = 3.0, joined: bool = False) -> Program:
     table.affine(("arena", 0, 0), ("output", 0, 0), 2 * full, 0.5)
     groups = [[0, 2, SIZE, 16, 0]] if joined else None
     return table.program((Port("x", (4, 24)),), (Port("y", (4, 24)),), [SIZE, SIZE], groups)
+
+
+def strips(slots: int | None) -> Program:
+    """``chain()`` in one group whose middle value lives in strip buffers of 16 elements, with room for ``slots`` threads (1 if None)."""
+    program, strip = chain(joined=True), 16
+    records = program.records.copy()
+    for row, argument in ((0, "y"), (1, "x")):
+        records[row, _FIELDS[argument] + 1 : _FIELDS[argument] + 3] = 4 * strip, 4
+    return replace(program, records=records, arena_bytes=4 * strip * (slots or 1), thread_slots=slots)
 
 
 def pair() -> Program:
