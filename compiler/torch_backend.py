@@ -89,10 +89,12 @@ class Door:
         return run(args)
 
     def _find(self, args: tuple) -> Callable[[tuple], Sequence[Any]]:
-        if self.refused or self._is_dense(args):
+        if self.refused:
             return self._run_dense
         entry, was_stale = self.table.find(args)
         if entry is None:
+            if self._is_dense(args):
+                return self._run_dense
             self.misses, self.stale = self.misses + 1, self.stale + was_stale
             with torch.inference_mode(False), torch.no_grad():
                 entry = self._make(args)

@@ -54,14 +54,17 @@ class Table:
         _tables.add(self)
 
     def call(self, args: tuple) -> Sequence[Any] | None:
-        """The outputs of the entry used last; None unless it holds for these weights and sizes."""
+        """The outputs of the entry used last; None unless it holds for these weights and sizes.
+
+        A weight made in inference mode has no version; nothing holds for it.
+        """
         entry = self.recent
         if entry is None:
             return None
         weights, inputs = self.pick_weights(args), self.pick_inputs(args)
         try:
             same = list(map(_pointer, weights)) == entry.pointers and list(map(_version, weights)) == entry.versions
-        except RuntimeError:  # a tensor made in inference mode has no version
+        except RuntimeError:
             return None
         if not same or not entry.fits(sizes_of(inputs)):
             return None
@@ -71,7 +74,10 @@ class Table:
     def find(self, args: tuple) -> tuple[Entry | None, bool]:
         """The entry for these arguments, if any, and whether one was dropped because a weight was written to."""
         weights, sizes = self.pick_weights(args), sizes_of(self.pick_inputs(args))
-        pointers, versions = list(map(_pointer, weights)), list(map(_version, weights))
+        try:
+            pointers, versions = list(map(_pointer, weights)), list(map(_version, weights))
+        except RuntimeError:
+            return None, False
         for free in (False, True):
             key = _key(pointers, sizes, free)
             entry = self.entries.get(key)
