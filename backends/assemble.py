@@ -68,6 +68,7 @@ def assemble(plan: Plan, kernels: Sequence[Source], names: tuple[Sequence[str], 
         arena_bytes=4 * elements,
         weights=blob.bytes(),
         steps=tuple(Step(c.node, c.source.symbol, c.kind, c.flops, c.bytes, dict(c.detail)) for c in calls),
+        thread_slots=threads,
     )
 
 
