@@ -6,12 +6,13 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weights
 from sparsec.models.mobilenet_v1 import SeparableBlock
 from sparsec.models.patterns import NOfM, parse_pattern
 from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 TEST_SHARE = 0.25
 BATCH = 64

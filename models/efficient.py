@@ -1,5 +1,7 @@
 """Networks with squeeze-and-excite: EfficientNet-B0 and MobileNetV3-Small."""
 
+from torch import nn
+
 from sparsec.models.blocks import (
     ConvNorm,
     ConvolutionalClassifier,
@@ -8,7 +10,6 @@ from sparsec.models.blocks import (
     divisible,
     seed_weights,
 )
-from torch import nn
 
 EPSILON = 1e-3  # of BatchNorm, in both papers' published code
 

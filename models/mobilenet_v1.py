@@ -1,7 +1,8 @@
 """MobileNetV1 (Howard et al. 2017, arXiv 1704.04861, table 1)."""
 
-from sparsec.models.blocks import Activation, ConvNorm, ConvolutionalClassifier, divisible, seed_weights
 from torch import nn
+
+from sparsec.models.blocks import Activation, ConvNorm, ConvolutionalClassifier, divisible, seed_weights
 
 # (output channels, stride) of the 13 depthwise-separable blocks at width 1.
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))

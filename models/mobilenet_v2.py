@@ -1,7 +1,8 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381, table 2)."""
 
-from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, InvertedResidual, divisible, seed_weights
 from torch import nn
+
+from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, InvertedResidual, divisible, seed_weights
 
 # (expansion, output channels, blocks, stride of the first block) of each stage at width 1.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 
 import torch
-from sparsec.models.errors import InvalidArgument
 from torch import Tensor
 from torch.nn import functional as F
+
+from sparsec.models.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def keep_mask(weight: Tensor, sparsity: float, pattern: Blocks | NOfM) -> Tensor
     """True where `weight` [outputs, inputs, ...] is kept; same shape. Ties go to the earlier position.
 
     Blocks lie on the matrix [outputs, inputs·kh·kw]; edge blocks may be smaller and compete by mean magnitude. Zeros
-    come within half an element (unstructured) or one block of `sparsity`. N:M groups run along inputs at a fixed
-    kernel tap; a shorter last group keeps up to N.
+    come within half an element (unstructured) or one block of `sparsity`; at least one block stays unless all must go.
+    N:M groups run along inputs at a fixed kernel tap; a shorter last group keeps up to N.
     """
     magnitude = weight.detach().abs()
     if isinstance(pattern, NOfM):
@@ -79,6 +80,8 @@ def _blocks(magnitude: Tensor, sparsity: float, pattern: Blocks) -> Tensor:
     kept = torch.empty_like(order, dtype=torch.bool)
     # The block that straddles the target is kept where at least half of it lies below the target.
     kept[order] = (kept_before + kept_after) / 2 <= target
+    if pattern.rows * pattern.columns > 1 and target > 0:
+        kept[order[0]] = True  # a layer smaller than a few blocks would otherwise vanish, and the network with it
     spread = kept.view(sizes.shape).repeat_interleave(pattern.rows, 0).repeat_interleave(pattern.columns, 1)
     return spread[: magnitude.shape[0], : magnitude.shape[1]]
 

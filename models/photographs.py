@@ -3,9 +3,10 @@
 from functools import cache
 
 import torch
-from sparsec.models.errors import InvalidArgument
 from torch import Tensor
 from torch.nn import functional as F
+
+from sparsec.models.errors import InvalidArgument
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel, of values in 0..1
 DEVIATION = (0.229, 0.224, 0.225)

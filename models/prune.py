@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
+
 from sparsec.models.errors import InvalidArgument
 from sparsec.models.patterns import keep_mask, parse_pattern, resolve_sparsity
-from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 Layer = nn.Conv2d | nn.Linear

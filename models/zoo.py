@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+
 from sparsec.models.digits import pruned_digits_cnn
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small
 from sparsec.models.errors import InvalidArgument
@@ -11,7 +13,6 @@ from sparsec.models.mobilenet_v2 import mobilenet_v2
 from sparsec.models.patterns import NOfM, parse_pattern, resolve_sparsity
 from sparsec.models.photographs import calibration_batch, sample_photographs
 from sparsec.models.prune import calibrate_batchnorm, prune
-from torch import Tensor, nn
 
 Factory = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
 
@@ -58,7 +59,8 @@ def _standardise_logits(model: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         logits = model(images)
         mean = logits.mean(0)
-        deviation = (logits - mean).std()
+        spread = (logits - mean).std()
+        deviation = torch.where(spread > 0, spread, torch.ones_like(spread))
         classifier.weight.div_(deviation)
         classifier.bias.sub_(mean).div_(deviation)
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+
 from sparsec.models.blocks import divisible
 from sparsec.models.count import count
 from sparsec.models.digits import digits_cnn
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small
 from sparsec.models.mobilenet_v1 import mobilenet_v1
 from sparsec.models.mobilenet_v2 import mobilenet_v2
-from torch import nn
 
 torch.set_num_threads(1)
 NETWORKS = [mobilenet_v1, mobilenet_v2, efficientnet_b0, mobilenet_v3_small]

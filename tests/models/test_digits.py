@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sparsec.models.digits import accuracy, digits_cnn, load_digits_split, pruned_digits_cnn, train_digits
 from sparsec.models.prune import prunable_layers
 

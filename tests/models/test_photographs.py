@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sparsec.models.photographs import calibration_batch, sample_photographs
 
 torch.set_num_threads(1)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from sparsec.errors import SparsecError
 from sparsec.models.errors import InvalidArgument
 from sparsec.models.mobilenet_v2 import mobilenet_v2
 from sparsec.models.patterns import Blocks, NOfM, keep_mask, parse_pattern
 from sparsec.models.prune import prunable_layers, prune
-from torch import nn
 
 torch.set_num_threads(1)
 

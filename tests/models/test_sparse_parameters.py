@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from sparsec.models.prune import as_sparse_parameters, prune
 from torch import nn
+
+from sparsec.models.prune import as_sparse_parameters, prune
 
 torch.set_num_threads(1)
 

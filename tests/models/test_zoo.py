@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sparsec.models import zoo
 from sparsec.models.digits import accuracy, load_digits_split
 from sparsec.models.photographs import sample_photographs
