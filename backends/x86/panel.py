@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm.script import tirx as T
@@ -88,15 +89,21 @@ class Panel:
     def fill(self, accumulators: Sequence[Any], value: Callable[[int], Any]) -> None:
         """accumulator[r] = value(r)"""
         for r, a in enumerate(accumulators):
-            self.row(a, 0, lambda e, r=r: value(r))
+            self._fill(a, value(r))
 
     def multiply_add(self, accumulators: Sequence[Any], value: Callable[[int], Any], x: Any, start: Any) -> None:
         """accumulator[r] += value(r) * x[start:start + width]"""
         for r, a in enumerate(accumulators):
-            self.row(a, 0, lambda e, a=a, r=r: a[e] + value(r) * x[start + e])
+            self._multiply_add(a, value(r), x, start)
 
     def store(self, y: Any, start: Callable[[int], Any], value: Callable[[int, Any], Any], exists: Callable[[int], Any]) -> None:
         """y[start(r):start(r) + width] = value(r, e) for the rows that exist."""
         for r in range(self.rows):
             with T.If(exists(r)), T.Then():
-                self.row(y, start(r), lambda e, r=r: value(r, e))
+                self.row(y, start(r), partial(value, r))
+
+    def _fill(self, accumulator: Any, value: Any) -> None:
+        self.row(accumulator, 0, lambda e: value)
+
+    def _multiply_add(self, accumulator: Any, value: Any, x: Any, start: Any) -> None:
+        self.row(accumulator, 0, lambda e: accumulator[e] + value * x[start + e])
