@@ -1,0 +1,73 @@
+# Every target sets up what it needs: a virtual environment in .venv, once, and again when pyproject.toml changes.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := compile,onnx,bench,models,dev
+TORCH := 2.13.0
+WORKERS ?= 2
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# Threads that spin or are pinned by a library make two-core machines many times slower.
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := passive
+export TVM_NUM_THREADS := 2
+export TVM_BIND_THREADS := 0
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: help setup demo test test-fast lint format bench clean cxx
+
+help:
+	@echo "make demo       train, prune, compile, compare (5 minutes)"
+	@echo "make test       all tests (20 minutes on two cores)"
+	@echo "make test-fast  the tests without slow ones (5 minutes)"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
+	@echo "make clean      remove the environment and all caches of this folder"
+
+setup: $(STAMP)
+
+# torch goes first and pinned, so that pip never resolves it on its own; the CPU build where pip finds one.
+$(STAMP): pyproject.toml
+	@python=$$(for name in python3.11 python3 python; do \
+	  "$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done || true); \
+	if [ -z "$$python" ]; then echo "Python 3.11 was not found: install it so that python3.11 is on PATH." >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: Debian and Ubuntu need the package python3.11-venv." >&2; exit 1; }
+	@$(BIN)/python -c 'import torch, sys; sys.exit(torch.__version__.partition("+")[0] != "$(TORCH)")' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/python -m pip install "torch==$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	@touch $@
+
+# Inductor, our rival and the home of what no region covers, compiles C++.
+cxx:
+	@command -v "$${CXX:-g++}" >/dev/null || echo "No C++ compiler ($${CXX:-g++}): what needs Inductor is skipped or reported as failed." >&2
+
+demo: $(STAMP) cxx
+	$(BIN)/python benchmarks/demo.py
+
+test: $(STAMP) cxx
+	$(PYTEST)
+
+test-fast: $(STAMP) cxx
+	$(PYTEST) -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) cxx
+	$(BIN)/python benchmarks/networks.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
