@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import sparsec
 import torch
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import Tensor, nn
+
+import sparsec
 from sparsec.bench import compare
 from sparsec.explain import WIDTH
 from sparsec.models import pruned_digits_cnn, sample_photographs
 from sparsec.models.zoo import build
-from torch import Tensor, nn
 
 RIVALS = ("sparsec", "eager", "inductor", "inductor-freezing", "onnxruntime", "openvino")
 FACTORY = "sparsec.models.zoo:mobilenet_v1_90"
