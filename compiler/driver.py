@@ -92,7 +92,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     context = Context(settings, backend.offers, {"keep_dense": keep_dense})
     result = run(captured.graph_module, PIPELINE, context)
     reasons = _odd_weights(result.graph_module)
-    found = region_module.extract(result.graph_module, backend.tile)
+    found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile)]
     programs = [_compile_region(region, backend, settings) for region in found]
     whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
     compiled = CompiledGraph(programs, result.story, explanation_of(result, programs), whole, not programs, reasons)
@@ -176,7 +176,9 @@ def compile(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | 
     """
     settings = Settings.from_options(options)
     if example_inputs is None:
-        raise InvalidInput("Example inputs are missing.", hint="Call sparsec.compile(model, (x,)) with a tensor of the shape to compile for.")
+        raise InvalidInput(
+            "Example inputs are missing.", hint="Call sparsec.compile(model, (x,)) with a tensor of the shape to compile for."
+        )
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     for leaf in torch.utils._pytree.tree_leaves((args, dict(kwargs or {}))):
         if isinstance(leaf, Tensor) and (leaf.device.type != "cpu" or math.prod(leaf.shape) == 0):

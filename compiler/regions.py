@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import fx
 
@@ -19,7 +20,8 @@ from sparsec.spec import KernelSpec
 class Region:
     """Nodes of one region in order, with their specs, and the storage of every value that lives inside.
 
-    ``inputs`` and ``outputs`` are the values that cross the edge, as nodes of the graph.
+    ``inputs`` and ``outputs`` are the values that cross the edge, as nodes of the graph. ``tiles`` gives pixels per tile by resolution
+    (height, width), ``tile`` serves the others.
     """
 
     number: int
@@ -28,6 +30,7 @@ class Region:
     outputs: tuple[fx.Node, ...]
     pads: dict[tuple[int, int], int]
     tile: int
+    tiles: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def geometry(self, node: fx.Node) -> Geometry:
         """The flat index space of a map's resolution in this region."""
@@ -36,7 +39,7 @@ class Region:
 
     def space(self, height: int, width: int) -> Geometry:
         """The flat index space of a resolution in this region."""
-        return Geometry(height, width, self.pads.get((height, width), 0), self.tile)
+        return Geometry(height, width, self.pads.get((height, width), 0), self.tiles.get((height, width), self.tile))
 
     def storage(self, node: fx.Node) -> Storage:
         """How the value of ``node`` is stored inside the region."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from sparsec.backends.base import Machine, Refusal, Source
@@ -10,27 +12,31 @@ from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import convert, library
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
-from sparsec.backends.x86.products import Product, panel_call, product_of, schedules
+from sparsec.backends.x86.panel_costs import Work, best_tile
+from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
 from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules
 from sparsec.layouts import Storage
+from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
 _LONGEST_STEP = 4
+#: Pixels per tile that kernels come with.
+TILES = (64, 32)
 
 
 class X86:
     """Kernels in TensorIR for x86-64 with AVX2 or AVX512, float32.
 
-    ``tile`` is the pixels of a tile in the layouts: four vectors.
+    ``tile`` is the pixels of a tile in the layouts where ``with_tiles`` has not chosen another.
     """
 
     name = "x86"
 
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or this_machine()
-        self.tile = 4 * self.machine.lanes
+        self.tile = TILES[0]
 
     def offers(self, spec: KernelSpec) -> Refusal | None:
         """None if a kernel exists for ``spec``, else why not."""
@@ -54,8 +60,22 @@ class X86:
         if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
             return vector_schedules(vector_matrix(task), self.machine)
         if op == "depthwise_pointwise" or (op == "conv2d" and not is_depthwise(task.spec)):
-            return schedules(self._product(task), self.machine, self.tile)
+            return [schedule for _, schedule in self.predicted(task)]
         return [_ONLY]
+
+    def predicted(self, task: Task) -> list[tuple[float, Schedule]]:
+        """(predicted cycles, schedule) of the candidates of a product over a map, the fastest first."""
+        return schedules(self._product(task), self.machine, task.target.storage.space)
+
+    def with_tiles(self, region: Region) -> Region:
+        """``region`` with the tile of each resolution on which its products together are predicted fastest."""
+        works: dict[tuple[int, int], list[Work]] = defaultdict(list)
+        for spec in region.specs.values():
+            product = spec.op == "depthwise_pointwise" or (spec.op == "conv2d" and not is_depthwise(spec))
+            if product and len(spec.output) == 3 and spec.output[1:] != (1, 1):
+                size = spec.output[1], spec.output[2]
+                works[size].append(nominal_work(spec, region.space(*size), self.machine))
+        return replace(region, tiles={size: best_tile(found, self.machine, TILES) for size, found in works.items()})
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``."""
@@ -111,7 +131,13 @@ class X86:
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous map into flat parity planes."""
         have, space = source.storage, target.storage.space
-        scalars = {"height": have.space.height, "width": have.space.width, "y_height": space.height, "y_pitch": space.pitch, "y_row": space.stride}
+        scalars = {
+            "height": have.space.height,
+            "width": have.space.width,
+            "y_height": space.height,
+            "y_pitch": space.pitch,
+            "y_row": space.stride,
+        }
         return _move(convert.nchw_to_planes(self.machine.lanes, step), source, target, scalars, have.channels * step)
 
     def build(self, kernels: list[Source], cache: Path | None) -> Path:
@@ -127,7 +153,18 @@ def _plain(spec: KernelSpec) -> KernelSpec:
 
 def _move(kernel: Source, source: Buffer, target: Buffer, scalars: dict, units: int, constants: dict | None = None) -> Call:  # type: ignore[type-arg]
     moved = 4 * (source.storage.elements + target.storage.elements)
-    return Call(kernel, f"{source.name}->{target.storage.layout}", "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)
+    return Call(
+        kernel,
+        f"{source.name}->{target.storage.layout}",
+        "convert",
+        {"x": source, "y": target},
+        ("y",),
+        constants or {},
+        scalars,
+        units,
+        0,
+        moved,
+    )
 
 
 def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
@@ -138,7 +175,9 @@ def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
     same = all(out == -(-size // stride[0]) for size, out in zip(spec.inputs[0][1:], spec.output[1:], strict=True))
     taps = [(k - 1) * d - p for k, d, p in zip(weight[2:], spec["dilation"], spec["padding"], strict=True)]
     if not same or min(taps) < 0 or parity_step(spec) > _LONGEST_STEP:
-        return Refusal(f"a {weight[2]}x{weight[3]} convolution of {spec.inputs[0][1:]} to {spec.output[1:]}: kernels exist for same padding")
+        return Refusal(
+            f"a {weight[2]}x{weight[3]} convolution of {spec.inputs[0][1:]} to {spec.output[1:]}: kernels exist for same padding"
+        )
     if spec.output[1:] == (1, 1) and spec.inputs[0][1:] != (1, 1):
         return Refusal(f"a convolution of {spec.inputs[0][1:]} to a single pixel")
     return None

@@ -30,6 +30,11 @@ _SPARSE = ((64, 2), (32, 4))
 _BLOCK = {16: ((4, 64), (8, 32), (6, 64)), 8: ((6, 16), (4, 16))}
 
 
+def block_rows(machine: Machine) -> tuple[int, ...]:
+    """The numbers of rows that block kernels come with."""
+    return tuple(rows for rows, _ in _BLOCK[machine.lanes])
+
+
 @dataclass(frozen=True)
 class Work:
     """A product: ``outputs`` x ``inputs`` with ``nonzeros``, over ``pixels`` of flat index space.

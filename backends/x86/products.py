@@ -13,11 +13,13 @@ import numpy as np
 
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Call, Task
+from sparsec.backends.x86 import panel_costs
 from sparsec.backends.x86.block import block, pack_block
 from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.x86.geometry import mask_of, tile_of
-from sparsec.backends.x86.spmm import spmm
-from sparsec.layouts import Storage
+from sparsec.backends.x86.panel_costs import Work, block_rows
+from sparsec.backends.x86.spmm import pack_rows, spmm
+from sparsec.layouts import Geometry, Storage
 from sparsec.spec import KernelSpec, Schedule
 
 
@@ -40,6 +42,11 @@ class Product:
         padded = np.zeros((count * rows, self.matrix.shape[1]), bool)
         padded[: len(self.matrix)] = self.matrix != 0
         return int(padded.reshape(count, rows, -1).any(axis=1).sum())
+
+    def work(self, pixels: int, machine: Machine) -> Work:
+        """What cost prediction needs to know, over ``pixels`` of flat index space."""
+        outputs, inputs = self.matrix.shape
+        return Work(outputs, inputs, pixels, self.nonzeros, {rows: self.blocks(rows) for rows in block_rows(machine)})
 
 
 def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, source: Storage) -> Product:
@@ -68,17 +75,21 @@ def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Sto
     return plane * source.row_step + dy[None, :, None] * source.space.pitch + dx[None, None, :]
 
 
-def schedules(product: Product, machine: Machine, tile: int) -> list[Schedule]:
-    """Candidate kernels, the one predicted fastest first. Time is taken as multiplications done over relative speed."""
-    vectors = tile // machine.lanes
-    wide = machine.lanes == 16
-    rows, pair = (8, 2) if wide else (4, 2)
-    candidates: list[tuple[float, Schedule]] = [
-        (product.nonzeros / 0.5, (("kernel", "spmm"), ("vectors", vectors))),
-        (product.blocks(rows) * rows / 0.9, (("kernel", "block"), ("rows", rows), ("vectors", pair))),
-        (product.blocks(4) * 4 / 0.75, (("kernel", "block"), ("rows", 4), ("vectors", min(vectors, 4)))),
-    ]
-    return [schedule for _, schedule in sorted(candidates, key=lambda c: c[0])]
+def schedules(product: Product, machine: Machine, space: Geometry) -> list[tuple[float, Schedule]]:
+    """(predicted cycles, schedule) of the candidates, the one predicted fastest first."""
+    return panel_costs.space(product.work(space.pixels, machine), machine, (space.tile,))
+
+
+def nominal_work(spec: KernelSpec, space: Geometry, machine: Machine, density: float = 0.1) -> Work:
+    """The work of a product of ``spec``'s shape at a nominal density of single nonzeros.
+
+    Tiles are chosen by it, so that another mask of the same shape keeps its layouts and needs no other kernel.
+    """
+    weight = spec.weights[2 if spec.op == "depthwise_pointwise" else 0]
+    assert weight is not None
+    outputs, inputs = weight[0], int(np.prod(weight[1:])) * dict(spec.attributes).get("groups", 1)
+    blocks = {r: int(-(-outputs // r) * inputs * (1 - (1 - density) ** r)) for r in block_rows(machine)}
+    return Work(outputs, inputs, space.pixels, int(density * outputs * inputs), blocks)
 
 
 def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machine, node: str = "") -> Call:
@@ -90,8 +101,10 @@ def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machin
     tile = tile_of(target.storage)
     activation = kernel_activation(task.spec)
     if choices["kernel"] == "spmm":
-        kernel = spmm(machine.lanes, int(choices["vectors"]), index, activation, task.residual is not None, masked)
-        constants = pack_block(product.matrix, product.offsets, 1, index, product.bias)
+        group, parts, vectors = (int(choices[name]) for name in ("group", "parts", "vectors"))
+        split = parts > 1
+        kernel = spmm(machine.lanes, vectors, index, activation, task.residual is not None, masked, group=group, split=split, tile=tile)
+        constants = pack_rows(product.matrix, product.offsets, index, product.bias, group=group, parts=parts)
     else:
         rows = int(choices["rows"])
         kernel = block(machine.lanes, rows, int(choices["vectors"]), tile, index, activation, task.residual is not None, masked)
@@ -115,6 +128,7 @@ def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machin
             "r_row": residual.storage.row_step,
             "lo": lo,
             "hi": hi,
+            "parts": int(choices.get("parts", 1)),
         },
         units=space.tiles,
         flops=2 * work * space.height * space.width,
