@@ -2,7 +2,7 @@
 
 One vector below is 64 bytes (16 pixels), whatever the instruction set: AVX2 machines do half a vector per instruction and two instructions
 per cycle. The constants are a least-squares fit over the 1x1 layers of MobileNetV1 at densities 0.05, 0.1 and 0.2 with six schedules each
-(Zen 4, one core): 10% typical error, and the predicted best schedules take 1% longer than the measured best ones. They are cycles of a
+(Zen 4, one core): 11% typical error, and the predicted best schedules take 1% longer than the measured best ones. They are cycles of a
 core with one load and one multiply-add of a full vector per cycle; only their ratios matter for the choice.
 """
 
@@ -17,11 +17,11 @@ from sparsec.spec import Schedule
 
 _LINE = 64  # bytes of a vector
 _PIXELS = 16  # of a vector
-_BROADCAST = {1: 1.4, 2: 0.9, 4: 0.71}  # of one nonzero's value and offset, by group length
-_MISS = 0.9  # more for a vector that comes from L2
-_RESIDENT = 1.2  # input bytes, in units of L1, that stay in L1 between rows
-_VISIT = 7.0  # of one row: loop, branch misprediction, bias
-_STORE, _PARTIAL = 1.8, 1.3  # per vector of a row: store; load and store again between parts
+_BROADCAST = {1: 1.4, 2: 0.68, 4: 0.6}  # of one nonzero's value and offset, by group length
+_MISS, _CROWDING = 1.0, 2.8  # a vector from L2 costs up to _MISS more: its share of misses to the power _CROWDING
+_RESIDENT = 0.8  # input bytes, in units of L1, that stay in L1 between rows
+_VISIT = 7.7  # of one row: loop, branch misprediction, bias
+_STORE, _PARTIAL = 2.4, 2.5  # per vector of a row: store; load and store again between parts
 _BLOCK_ROW, _BLOCK_STORE = 6.0, 0.4  # per row of a row block, and per vector of it
 
 #: (pixels, group) of the sparse kernel: wide tiles share the index work, narrow ones fit L1.
@@ -49,9 +49,10 @@ class Work:
     blocks: Mapping[int, int]
 
 
-def _misses(inputs: float, vectors: int, machine: Machine) -> float:
-    """Part of the input vectors that come from L2 rather than L1."""
-    return max(0.0, 1 - _RESIDENT * machine.l1 / max(inputs * vectors * _LINE, 1))
+def _load(inputs: float, vectors: float, machine: Machine) -> float:
+    """Cycles to load one input vector when ``inputs`` rows of ``vectors`` are read over and over."""
+    misses = max(0.0, 1 - _RESIDENT * machine.l1 / max(inputs * vectors * _LINE, 1))
+    return 1 + _MISS * misses**_CROWDING
 
 
 def sparse_cycles(work: Work, pixels: int, group: int, parts: int, machine: Machine) -> float:
@@ -59,7 +60,7 @@ def sparse_cycles(work: Work, pixels: int, group: int, parts: int, machine: Mach
     vectors = pixels // _PIXELS
     per_visit = work.nonzeros / (work.outputs * parts)
     entries = per_visit + (group - 1) / 2 * (1 - math.exp(-per_visit))
-    entry = vectors * (1 + _MISS * _misses(work.inputs / parts, vectors, machine)) + _BROADCAST[group]
+    entry = vectors * _load(work.inputs / parts, vectors, machine) + _BROADCAST[group]
     visit = _VISIT + vectors * (_STORE + _PARTIAL * (parts > 1))
     return -(-work.pixels // pixels) * work.outputs * parts * (entries * entry + visit)
 
@@ -67,7 +68,7 @@ def sparse_cycles(work: Work, pixels: int, group: int, parts: int, machine: Mach
 def block_cycles(work: Work, rows: int, pixels: int, tile: int, machine: Machine) -> float:
     """Of ``block`` with panels of ``rows`` x ``pixels``, on tiles of ``tile`` pixels."""
     vectors = pixels / _PIXELS
-    loads = vectors * (1 + _MISS * _misses(work.inputs, max(int(vectors), 1), machine)) + rows / 2
+    loads = vectors * _load(work.inputs, vectors, machine) + rows / 2
     entries = work.blocks[rows] * max(rows * vectors, loads)
     visits = -(-work.outputs // rows) * (_VISIT + rows * (_BLOCK_ROW + _BLOCK_STORE * vectors))
     return -(-work.pixels // tile) * (tile // pixels) * (entries + visits)
