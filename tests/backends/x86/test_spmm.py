@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.spmm import pack_rows, spmm
-from tests.backends.x86.kernel_call import Kernels, machines
+from tests.backends.x86.kernel_call import At, Call, Kernels, machines, pixel_mask, to_flat, to_packed
 from tests.backends.x86.panel_call import Problem, problem
 
 MACHINES = {m.lanes: m for m in machines()}
@@ -97,6 +97,18 @@ def test_padding_a_row_does_not_read_another_input(variants, shape):
     constants = pack_rows(kept.matrix, kept.offsets(), "int32", kept.bias, group=shape[1])
     poisoned = dataclasses.replace(kept, x=x)
     kept.check(poisoned.run(variants.kernels, source(variants.lanes, shape, kept), constants | ({"parts": 1} if shape[2] else {})))
+
+
+def test_the_output_may_take_the_place_of_the_residual(variants):
+    """In parts, y holds partial sums: the residual must have been read before."""
+    case = problem(np.random.default_rng(6), 12, 40, (9, 9), residual=True)
+    g, shape = case.geometry, SHAPES[4]
+    constants = pack_rows(case.matrix, case.offsets(), "int32", case.bias, group=shape[1], parts=3)
+    memory = {"x": to_packed(case.x, g), "y": to_flat(case.residual, g)}
+    places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
+    scalars = {"rows": 12, "x_tile": 40 * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": g.tile, "r_row": g.stride, "parts": 3}
+    call = Call(source(variants.lanes, shape, case), places | scalars | constants)
+    case.check(variants.kernels.run([call], memory, g.tiles)["y"])
 
 
 def test_narrow_offsets(variants):
