@@ -10,7 +10,8 @@ Every multiplication loads its own vector, so the load ports are the limit and t
 
 - ``group``: the values of 2 or 4 nonzeros are loaded once and broadcast by in-register shuffles. Rows are padded to whole groups.
 - ``vectors``: few keep the input tile (K * vectors * 64 bytes) near L1, many share the index work.
-- ``split``: the input rows are taken in parts that stay in L1; y holds the partial sums. A visit of a row costs about 12 nonzeros' time.
+- ``split``: the input rows are taken in parts that stay in L1; y holds the partial sums. Each part
+  visits every row again, for the time of about 5 nonzeros.
 """
 
 from __future__ import annotations
