@@ -95,7 +95,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile)]
     programs = [_compile_region(region, backend, settings) for region in found]
     whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
-    compiled = CompiledGraph(programs, result.story, explanation_of(result, programs), whole, not programs, reasons)
+    compiled = CompiledGraph(programs, result.story, explanation_of(result, programs, backend, settings), whole, not programs, reasons)
     if programs and not whole:
         compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
     return compiled

@@ -2,71 +2,91 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from sparsec.backends.plan import Call
+from sparsec.autotune.roofline import Roofline, roofline
+from sparsec.backends.plan import Call, Group
+from sparsec.backends.x86.backend import X86
 from sparsec.explain import Explanation, Layer
 from sparsec.facts import Fact
 from sparsec.forms import notes
 from sparsec.pipeline import Result
+from sparsec.settings import Settings
 
 if TYPE_CHECKING:
     from sparsec.driver import RegionProgram
 
+_FINITE = "zero facts assume finite activations: 0 * inf counts as 0"
 
-def explanation_of(result: Result, programs: Sequence[RegionProgram]) -> Explanation:
+
+def explanation_of(result: Result, programs: Sequence[RegionProgram], backend: X86, settings: Settings) -> Explanation:
     """Layers of every region in order, refused rewrites, and the nodes that no region took."""
-    misses = [(c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses]
+    misses = tuple((c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses)
     inside = {n.name for p in programs for n in p.region.specs}
     refusals = {node: reason for name, node, reason in misses if name in ("assign_layouts", "group_regions")}
     outside = [n for n in result.graph_module.graph.nodes if n.op == "call_function" and n.name not in inside]
+    limits = roofline(backend.machine, settings.cache_dir) if programs else None
     return Explanation(
-        layers=tuple(row for p in programs for row in _rows(p)),
-        misses=tuple(misses),
-        uncovered=tuple((n.name, refusals.get(n.name, "its region was not worth it")) for n in outside),
-        notes=("zero facts assume finite activations: 0 * inf counts as 0",) if programs else (),
+        layers=tuple(row for p in programs if limits for row in _rows(p, backend, limits, settings.thread_count)),
+        misses=misses,
+        uncovered=tuple((n.name, refusals.get(n.name, "its region was predicted slower than the dense compiler")) for n in outside),
+        notes=(_FINITE,) if programs else (),
     )
 
 
-def _rows(program: RegionProgram) -> Iterable[Layer]:
+def _rows(program: RegionProgram, backend: X86, limits: Roofline, threads: int) -> Iterable[Layer]:
+    """One row per group, in the order in which they run and are timed."""
     nodes = {n.name: n for n in program.region.specs}
+    tasks = {task.node: task for task in program.lowered.tasks}
     for group in program.lowered.plan.groups:
         call = group.calls[-1]
-        yield _layer(call, nodes.get(call.node))
+        row = _layer(group, nodes.get(call.node), limits, threads)
+        task = tasks.get(call.node)
+        verdict = None if task is None else backend.verdict(task, call)
+        yield row if verdict is None else replace(row, reason=verdict.reason(limits.cycles_s), flip_density=verdict.flip_density)
 
 
-def _layer(call: Call, node: fx.Node | None) -> Layer:
-    spec_fact, shape = Fact(), ()
-    if node is not None:
-        shape = tuple(int(s) for s in node.meta["val"].shape)
-    density = None
-    if "size" in call.detail:
-        density = call.detail["nonzeros"] / max(call.detail["size"], 1)
+def _layer(group: Group, node: fx.Node | None, limits: Roofline, threads: int) -> Layer:
+    call = group.calls[-1]
+    detail = call.detail
+    density = detail["nonzeros"] / max(detail["size"], 1) if "size" in detail else None
+    bound = limits.bound_s(sum(c.flops for c in group.calls), sum(c.bytes for c in group.calls), threads)
     return Layer(
         node=call.node,
-        op=call.kind if node is None else str(getattr(node.target, "__name__", node.target)),
-        shape=shape,
+        op=call.kind if node is None else str(getattr(node.target, "__name__", node.target)).removesuffix(".default"),
+        shape=() if node is None else _shape(node, call),
         density=density,
-        pattern=_pattern(spec_fact, density),
-        kernel=call.source.symbol,
+        pattern="" if density is None or node is None else _pattern(node, density),
+        kernel=" + ".join(c.source.symbol for c in group.calls),
         kind=call.kind,
-        reason=_reason(call, density),
-        flip_density=0.5 if call.kind == "dense" else None,
+        bound_us=bound * 1e6,
         source="" if node is None else str(notes(node).get("source", "")),
     )
 
 
-def _pattern(fact: Fact, density: float | None) -> str:
-    if density is None:
-        return ""
-    return "dense" if density == 1 else "unstructured" if not fact.blocks else json.dumps(fact.blocks)
+def _shape(node: fx.Node, call: Call) -> tuple[int, ...]:
+    """Of the weight that decides the kernel, else of the value."""
+    weights = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr" and a.meta["val"].dim() > 1]
+    shaped: Any = weights[-1] if weights else node
+    return tuple(int(s) for s in shaped.meta["val"].shape)
 
 
-def _reason(call: Call, density: float | None) -> str:
-    if call.kind == "dense" and density is not None:
-        return f"{density:.0%} nonzero: skipping zeros would cost more than it saves"
-    return ""
+def _pattern(node: fx.Node, density: float) -> str:
+    """The strongest pattern that the weight is known to have, in the field's words."""
+    if density in (0.0, 1.0):
+        return "all zero" if density == 0 else "dense"
+    weights = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr" and a.meta["val"].dim() > 1]
+    fact = notes(weights[-1]).get("fact", Fact()) if weights else Fact()
+    groups = [g for g in fact.groups if g.n < g.m and g.n / g.m <= density * 1.05]
+    if groups:
+        best = max(groups, key=lambda g: -g.m)
+        return f"{best.n}:{best.m}"
+    blocks = [b for b in fact.blocks if b.density <= density * 1.05]
+    if blocks:
+        best_block = max(blocks, key=lambda b: b.rows * b.columns)
+        return f"{best_block.rows}x{best_block.columns} blocks"
+    return "unstructured"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sparsec.backends.base import Machine, Refusal, Source
+import numpy as np
+
+from sparsec.backends.base import Arguments, Machine, Refusal, Source
 from sparsec.backends.lowering import parity_step
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import convert, library
@@ -16,6 +19,7 @@ from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
 from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules
+from sparsec.backends.x86.verdict import Verdict, compare
 from sparsec.layouts import Storage
 from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
@@ -42,12 +46,12 @@ class X86:
         """None if a kernel exists for ``spec``, else why not."""
         if spec.dtype != "float32":
             return Refusal(f"{spec.dtype}; kernels compute in float32")
-        if spec.op == "conv2d" and not is_depthwise(spec):
-            return _convolution_refusal(spec)
         if spec.op == "linear" and len(spec.inputs[0]) != 1:
             return Refusal("a linear layer on a map")
-        if spec.op in ("conv2d", "depthwise_pointwise"):
-            return depthwise_refusal(spec) if len(spec.output) == 3 and spec.output[1:] != (1, 1) else _convolution_refusal(spec)
+        if spec.op == "conv2d":
+            return None if is_depthwise(spec) and spec.output[1:] != (1, 1) else _convolution_refusal(spec)
+        if spec.op == "depthwise_pointwise":
+            return depthwise_refusal(spec) if spec.output[1:] != (1, 1) else Refusal("a fused pair of convolutions on a single pixel")
         if spec.op in ("max_pool2d", "avg_pool2d") and (spec.output[1:] == (1, 1) or spec.inputs[0][1:] == (1, 1)):
             return Refusal(f"{spec.op} to or from a single pixel")
         if spec.op == "global_avg_pool" and spec.inputs[0][1:] == (1, 1):
@@ -66,6 +70,13 @@ class X86:
     def predicted(self, task: Task) -> list[tuple[float, Schedule]]:
         """(predicted cycles, schedule) of the candidates of a product over a map, the fastest first."""
         return schedules(self._product(task), self.machine, task.target.storage.space)
+
+    def verdict(self, task: Task, call: Call) -> Verdict | None:
+        """Why ``call``, whose task is a product over a map, runs the kernel it runs; None for other tasks."""
+        if call.kind not in ("dense", "sparse") or not task.target.storage.is_map:
+            return None
+        product, space = self._product(task), task.target.storage.space
+        return compare(product.work(space.pixels, self.machine), self.machine, space.tile, call.kind == "dense")
 
     def with_tiles(self, region: Region) -> Region:
         """``region`` with the tile of each resolution on which its products together are predicted fastest."""
@@ -151,20 +162,12 @@ def _plain(spec: KernelSpec) -> KernelSpec:
     return KernelSpec("conv2d", spec.inputs, spec.output, spec.weights[2:], attributes=tuple(plain.items()))
 
 
-def _move(kernel: Source, source: Buffer, target: Buffer, scalars: dict, units: int, constants: dict | None = None) -> Call:  # type: ignore[type-arg]
+def _move(
+    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
+) -> Call:
+    name = f"{source.name}->{target.storage.layout}"
     moved = 4 * (source.storage.elements + target.storage.elements)
-    return Call(
-        kernel,
-        f"{source.name}->{target.storage.layout}",
-        "convert",
-        {"x": source, "y": target},
-        ("y",),
-        constants or {},
-        scalars,
-        units,
-        0,
-        moved,
-    )
+    return Call(kernel, name, "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)
 
 
 def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
@@ -178,6 +181,9 @@ def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
         return Refusal(
             f"a {weight[2]}x{weight[3]} convolution of {spec.inputs[0][1:]} to {spec.output[1:]}: kernels exist for same padding"
         )
-    if spec.output[1:] == (1, 1) and spec.inputs[0][1:] != (1, 1):
+    if spec.inputs[0][1:] == (1, 1):
+        return None
+    if spec.output[1:] == (1, 1):
         return Refusal(f"a convolution of {spec.inputs[0][1:]} to a single pixel")
-    return None
+    # Depthwise stencils read the map itself, so whatever looks depthwise has no parity planes.
+    return Refusal(f"depthwise {weight[2]}x{weight[3]} with stride {stride}") if stride[0] > parity_step(spec) else None
