@@ -143,7 +143,9 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 def one_call(source: Source, arguments: Mapping[str, Any], number: int, units: int) -> tuple[Program, list[str]]:
     """A program of one call of kernel ``number``; its inputs are the addresses of the activations named in the list."""
-    record, relocations, weights, places = np.zeros(RECORD_WIDTH, np.int64), [], bytearray(), []
+    record, weights = np.zeros(RECORD_WIDTH, np.int64), bytearray()
+    relocations: list[Relocation] = []
+    places: list[str] = []
     record[0], field = number, 1
     for p in source.params:
         if p.kind == "act":
