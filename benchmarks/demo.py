@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 import sparsec
 from sparsec.bench import compare
-from sparsec.explain import WIDTH
 from sparsec.models import pruned_digits_cnn, sample_photographs
 from sparsec.models.zoo import build
 
@@ -31,7 +30,7 @@ FACTORY = "sparsec.models.zoo:mobilenet_v1_90"
 TOLERANCE = 1e-4
 TOP = 5
 
-console = Console(width=None if Console().is_terminal else WIDTH)
+console = Console(width=None if Console().is_terminal else 160)
 
 
 class Disagreement(Exception):
