@@ -10,25 +10,30 @@ from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.x86.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.pointwise_ops import map_op, vector_op
-from sparsec.spec import Schedule
+from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros(16, np.float32)
 
 
 def vector_matrix(task: Task) -> np.ndarray:
-    """The [N, K] matrix of a linear layer, or of a convolution that sees one pixel: only its centre tap meets data."""
+    """The [N, K] matrix of a linear layer, or of a convolution that sees one pixel: at most one tap meets data."""
     weight = task.weights[0]
     assert weight is not None
     if weight.ndim == 2:
         return weight
-    (top, left), groups = task.spec["padding"], int(task.spec["groups"])
-    taps = weight[:, :, top, left]
+    groups, taps = int(task.spec["groups"]), _pixel_taps(weight, task.spec)
     outputs, per_group = taps.shape
     matrix = np.zeros((outputs, per_group * groups), np.float32)
     for g in range(groups):
         rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
         matrix[rows, g * per_group : (g + 1) * per_group] = taps[rows]
     return matrix
+
+
+def _pixel_taps(weight: np.ndarray, spec: KernelSpec) -> np.ndarray:
+    """[O, I/groups]: tap i reads pixel i * dilation - padding, so the one for which that is 0; zeros where there is none."""
+    (top, y), (left, x) = (divmod(p, d) for p, d in zip(spec["padding"], spec["dilation"], strict=True))
+    return weight[:, :, top, left] if y == x == 0 else np.zeros(weight.shape[:2], weight.dtype)
 
 
 def vector_schedules(matrix: np.ndarray, machine: Machine) -> list[Schedule]:
