@@ -33,9 +33,11 @@ def depthwise_refusal(spec: KernelSpec, prefix: str = "") -> Refusal | None:
 
 
 def is_depthwise(spec: KernelSpec) -> bool:
-    """Whether ``spec`` is a depthwise convolution with one output per channel."""
+    """Whether ``spec`` is a depthwise convolution with one output per channel that the stencils compute; products compute the others."""
     weight = spec.weights[0] if spec.weights else None
-    return spec.op == "conv2d" and weight is not None and weight[1] == 1 and spec["groups"] == spec.inputs[0][0] == weight[0] and weight[0] > 1
+    if spec.op != "conv2d" or weight is None or weight[1] != 1 or not spec["groups"] == spec.inputs[0][0] == weight[0] != 1:
+        return False
+    return depthwise_refusal(spec) is None
 
 
 def depthwise_call(task: Task, machine: Machine, target: Buffer, space: Geometry, prefix: str = "", strip: int = 0) -> Call:
