@@ -140,6 +140,8 @@ def _as(state: _State, buffer: Buffer, storage: Storage) -> Buffer:
         return replace(buffer, storage=storage)
     if have.layout == "nchw" and storage.layout == "packed":
         buffer = _as(state, buffer, replace(storage, layout="flat"))
+    if have.layout == "packed" and storage.layout == "vector":
+        buffer = _as(state, buffer, replace(have, layout="flat"))
     key = (buffer, storage.layout)
     if key not in state.derived:
         made = Buffer(f"{buffer.name}.{storage.layout}", storage)

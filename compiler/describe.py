@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,8 @@ def _name(node: fx.Node) -> str:
 
 
 def _operand_breach(node: fx.Node) -> str:
+    if not operands(node):
+        return "it reads constants only"
     for value in (node, *operands(node)):
         if not is_value(value):
             return f"{value.name} is not a tensor"
@@ -115,16 +118,21 @@ def _elementwise(op: str) -> Callable[[fx.Node], Description]:
 
 def _alias(node: fx.Node) -> Description:
     before, after = _shape(operands(node)[0]), _shape(node)
-    vector = all(shape[1:] in ((), (1, 1)) for shape in (before, after))
-    if before != after and not (vector and before[0] == after[0]):
-        return f"it rearranges {before} to {after}"
-    return "alias", {}
+    if before == after or (_is_vector(after) and math.prod(before) == after[0]):
+        return "alias", {}
+    return f"it rearranges {before} to {after}"
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    return shape[1:] in ((), (1, 1))
 
 
 def _global_pool(node: fx.Node) -> Description:
     size, out = _shape(operands(node)[0]), _shape(node)
     if len(size) != 3 or out not in ((size[0],), (size[0], 1, 1)):
         return f"it pools {size} to {out}; only pooling to one pixel has a kernel"
+    if size[1:] == (1, 1):
+        return "alias", {}
     return "global_avg_pool", {}
 
 

@@ -36,7 +36,9 @@ def reads_flat(spec: KernelSpec) -> bool:
     if spec.op == "conv2d":
         kernel = spec.weights[0][2:] if spec.weights[0] else (1, 1)
         return kernel != (1, 1) or spec["stride"] != (1, 1)
-    return spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
+    # A map that is read as a vector is copied row by row.
+    flattens = spec.op == "alias" and spec.inputs[0] != spec.output
+    return flattens or spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
 
 
 class AssignLayouts(Pass):
