@@ -58,21 +58,19 @@ def _references() -> dict[str, Callable[..., Any]]:
 
     from sparsec import ops
 
-    def ours(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda spec, *tensors: function(*tensors, **{k: v for k, v in spec.attributes if k not in ("ceil_mode",)})
-
-    def pool(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda spec, x: function(x, **dict(spec.attributes))
+    def call(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda spec, *tensors: function(*tensors, **dict(spec.attributes))
 
     return {
-        "conv2d": ours(ops.conv2d),
-        "linear": ours(ops.linear),
-        "depthwise_pointwise": ours(ops.depthwise_pointwise),
-        "activate": ours(ops.activate),
+        "conv2d": call(ops.conv2d),
+        "linear": call(ops.linear),
+        "depthwise_pointwise": call(ops.depthwise_pointwise),
+        "activate": call(ops.activate),
+        "convert": call(ops.to_layout),
         "add": lambda spec, x, y: torch.add(x, y),
         "mul": lambda spec, x, y: torch.mul(x, y),
-        "max_pool2d": pool(F.max_pool2d),
-        "avg_pool2d": pool(F.avg_pool2d),
+        "max_pool2d": call(F.max_pool2d),
+        "avg_pool2d": call(F.avg_pool2d),
         "global_avg_pool": lambda spec, x: x.mean((2, 3)).reshape(-1, *spec.output),
         "alias": lambda spec, x: x.reshape(-1, *spec.output),
     }
