@@ -1,15 +1,173 @@
-"""Choosing schedules for the tasks of a region."""
+"""Choosing schedules for the tasks of a region, by records of measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from sparsec.autotune.child import Failed
+from sparsec.autotune.measure import EFFORTS, Limits, Measuring
+from sparsec.autotune.progress import shown
+from sparsec.autotune.record import Record
+from sparsec.autotune.records import Entry, Place, Records, look_up
+from sparsec.autotune.tasks import restored_schedule, shape_key, survey, task_key
+from sparsec.backends.base import Machine
 from sparsec.backends.lowering import Lowerer
+from sparsec.backends.plan import Task
+from sparsec.backends.x86 import library
+from sparsec.errors import TuningError
 from sparsec.regions import Region
 from sparsec.settings import Settings
 from sparsec.spec import Schedule
 
+#: A candidate must beat the default by more than this share of its time.
+TIE = 0.02
+_TOOLS = ("torch", "apache-tvm", "sparsec")
 
-def choose(region: Region, backend: Lowerer, settings: Settings) -> Mapping[str, Schedule]:
-    """Schedules by node name for the tasks where a measured record beats the default."""
-    return {}
+logger = logging.getLogger("sparsec")
+
+
+def choose(region: Region, backend: Lowerer, settings: Settings, limits: Limits | None = None) -> Mapping[str, Schedule]:
+    """Schedules by node name for the tasks with good records; first measures what has none, unless ``settings.tune`` is "off".
+
+    Never raises for a failed measurement or a database that cannot be used: the defaults serve, and the log says why.
+    """
+    place = place_of(backend.machine, settings)
+    if settings.tune == "off":
+        keys, entries = _recorded(region, backend, settings, place)
+    else:
+        keys, entries = _tuned(region, backend, settings, place, limits or Limits())
+    runs = latest_runs(entries)
+    found = {task: best(run) for task, run in runs.items()}
+    return {
+        task.node: schedule
+        for task, key in keys
+        if (winner := found.get(key)) is not None and (schedule := _offered(winner, task, backend)) is not None
+    }
+
+
+def times(region: Region, backend: Lowerer, settings: Settings) -> Mapping[str, Mapping[str, float]]:
+    """Median microseconds by node name and schedule (as JSON) of what has records; measures nothing."""
+    keys, entries = _recorded(region, backend, settings, place_of(backend.machine, settings))
+    runs = latest_runs(entries)
+    return {
+        task.node: {e.schedule: e.median_ns / 1e3 for e in runs[key] if e.status == "ok" and e.median_ns is not None}
+        for task, key in keys
+        if key in runs
+    }
+
+
+def place_of(machine: Machine, settings: Settings) -> Place:
+    """Where records must come from to count here."""
+    return Place(f"{machine.key()}-{processor()}", settings.thread_count, library.key((), machine))
+
+
+def processor() -> str:
+    """The processor's own name: machines of one instruction set and cache size still differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return name or platform.processor() or "unknown"
+
+
+def is_emulated() -> bool:
+    """Whether this processor is an emulator's, whose times say nothing of real ones."""
+    return "QEMU TCG" in processor() or processor().startswith("QEMU Virtual CPU")
+
+
+def latest_runs(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """By task, the entries of its latest run on a real machine, in order of rank."""
+    runs: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        if not entry.emulated:
+            runs[entry.task][entry.run].append(entry)
+    newest = {task: max(of_task.values(), key=lambda run: (run[0].time, run[0].run)) for task, of_task in runs.items()}
+    return {task: sorted(run, key=lambda e: e.rank) for task, run in newest.items()}
+
+
+def best(run: Sequence[Entry]) -> Entry | None:
+    """The fastest right candidate of one run; the default if it is within ``TIE`` of it. None if none is right."""
+    right = [e for e in run if e.status == "ok" and e.median_ns is not None]
+    if not right:
+        return None
+    fastest = min(right, key=lambda e: (e.median_ns, e.rank))
+    default = next((e for e in right if e.rank == 0), fastest)
+    tied = (default.median_ns or 0.0) * (1 - TIE) <= (fastest.median_ns or 0.0)
+    return default if tied else fastest
+
+
+def _offered(winner: Entry, task: Task, backend: Lowerer) -> Schedule | None:
+    """The winner's schedule. One from a file counts only if the backend has it for this task."""
+    schedule = restored_schedule(json.loads(winner.schedule))
+    return None if winner.imported and schedule not in backend.schedules(task) else schedule
+
+
+Keyed = list[tuple[Task, str]]
+
+
+def _recorded(region: Region, backend: Lowerer, settings: Settings, place: Place) -> tuple[Keyed, list[Entry]]:
+    """Tasks whose shape has records, with their keys, and these records. Weights are read only where the shape is known."""
+    keys: Keyed = []
+
+    def wanted(shapes: set[str]) -> list[str]:
+        keys.extend((t, task_key(t)) for t in survey(region, backend) if shape_key(t) in shapes)
+        return sorted({key for _, key in keys})
+
+    entries = look_up(settings.cache_dir, place, wanted)
+    return keys, entries
+
+
+def _tuned(region: Region, backend: Lowerer, settings: Settings, place: Place, limits: Limits) -> tuple[Keyed, list[Entry]]:
+    """Tasks with a choice, with their keys, and their records, after measuring what the level asks for and no record covers."""
+    effort = EFFORTS[settings.tune]
+    keys = [(t, task_key(t)) for t in survey(region, backend) if t.weights]
+    distinct = {key: (task, backend.schedules(task)) for task, key in reversed(keys)}
+    distinct = {key: distinct[key] for _, key in keys if len(distinct[key][1]) > 1}
+    try:
+        with Records(settings.cache_dir) as records:
+            entries = records.entries(place, sorted(distinct))
+            runs = latest_runs(entries)
+            missing = [(t, s[: effort.count(len(s))]) for k, (t, s) in distinct.items() if len(runs.get(k, ())) < effort.count(len(s))]
+            if missing:
+                cache = settings.cache_dir if records.persistent else None
+                with Measuring(place, effort, cache, limits, tools(), is_emulated()) as measuring:
+                    entries += _measure(missing, measuring, records, backend)
+    except TuningError as error:
+        logger.warning("Tuning stops, defaults serve: %s", error)
+        entries = []
+    return keys, entries
+
+
+def _measure(missing: Sequence[tuple[Task, list[Schedule]]], measuring: Measuring, records: Records, backend: Lowerer) -> list[Entry]:
+    entries = []
+    for task, schedules in shown(missing, len(missing), "tuning"):
+        try:
+            measured = measuring.measure(task, schedules, backend)
+        except Failed as failed:
+            logger.warning("%s keeps its default schedule: it could not be measured (%s).", task.node, failed)
+            continue
+        entries += [_entry(record) for record in measured]
+        records.add(measured)
+    return entries
+
+
+def _entry(r: Record) -> Entry:
+    return Entry(r.task, r.run, r.rank, json.dumps(r.schedule), r.status, r.median_ns, r.emulated, r.imported, r.time)
+
+
+def tools() -> dict[str, str]:
+    """Versions of what measurements depend on."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,185 @@
+"""One candidate in the child process: built, checked against the reference in float64, timed.
+
+A sample is one image through a program of the task alone. As in a network, its weights have left the second-level cache (a sweep over
+another array), and its inputs have just been written (they are touched before the clock starts); image after image uses other buffers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparsec.autotune.activations import from_storage, parity_planes, rows, storage_elements, to_storage
+from sparsec.autotune.job import Job
+from sparsec.backends.assemble import assemble
+from sparsec.backends.base import Source
+from sparsec.backends.lowering import parity_step
+from sparsec.backends.plan import Group, Plan
+from sparsec.backends.x86 import library
+from sparsec.layouts import Storage
+from sparsec.program import Port, Program
+from sparsec.runtime import Runner
+
+#: Largest error of a right result, relative to the largest magnitude of the reference.
+TOLERANCE = 1e-5
+_IMAGES = 3
+#: Elements around the activations: kernels may read 64 KiB past the last channel.
+_SLACK = 1 << 14
+_EMPTY_CALLS = 31
+
+
+class Wrong(Exception):
+    """A candidate's result is not that of the reference; the text says by how much."""
+
+
+class Bench:
+    """A job's activations, their reference and the candidates built so far."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        values = _random_inputs(job)
+        self._reference = _reference(job, values)
+        stored = [_stored(job, i, x) for i, x in enumerate(values)]
+        self._inputs = [_Images(s, fill) for s, fill in zip(_input_storages(job), stored, strict=True)]
+        target = job.task.target.storage
+        self._output = _Images(target, np.full(storage_elements(target), np.nan, np.float32))
+        self._sweep = np.zeros(job.backend.machine.l2 // 2, np.float32)
+        self._ready: dict[int, tuple[Runner, float]] = {}
+
+    def prepare(self, candidate: int) -> dict[str, Any]:
+        """Build and check a candidate: its error, digest of its lowered source, symbols, family and work. Wrong if it is wrong."""
+        groups = self.job.backend.lower(self.job.task, self.job.schedules[candidate])
+        kernels = _sources(groups)
+        path = self.job.backend.build(kernels, self.job.cache)  # type: ignore[attr-defined]
+        program = self._program(groups, kernels)
+        runner = Runner(program, path, self.job.threads)
+        self._run(runner, 0)
+        error = self._error()
+        self._ready[candidate] = runner, _start_ns(program, path, self.job.threads)
+        calls = [call for group in groups for call in group.calls]
+        return {
+            "error": error,
+            "source": library.key(kernels, self.job.backend.machine),
+            "kernels": [k.symbol for k in kernels],
+            "kind": calls[-1].kind,
+            "flops": sum(c.flops for c in calls),
+        }
+
+    def time(self, candidate: int, samples: int) -> list[int]:
+        """Nanoseconds of ``samples`` runs of a prepared candidate, without what it costs the host to start one; one more warms up."""
+        runner, start = self._ready[candidate]
+        return [max(round(self._sample(runner, i % _IMAGES) - start), 1) for i in range(samples + 1)][1:]
+
+    def _sample(self, runner: Runner, image: int) -> int:
+        self._sweep.sum()
+        for images in self._inputs:
+            images.one(image).sum()
+        begin = time.perf_counter_ns()
+        self._run(runner, image)
+        return time.perf_counter_ns() - begin
+
+    def _run(self, runner: Runner, image: int) -> None:
+        runner.run_addresses([i.address(image) for i in self._inputs], [self._output.address(image)], 1)
+
+    def _program(self, groups: Sequence[Group], kernels: Sequence[Source]) -> Program:
+        task = self.job.task
+        read = (*task.sources, *([task.residual] if task.residual else []))
+        plan = Plan(tuple(groups), read, (task.target,))
+        program = assemble(plan, kernels, ([b.name for b in read], [task.target.name]), self.job.threads)
+        ports = [Port(b.name, (storage_elements(b.storage),)) for b in (*read, task.target)]
+        return replace(program, inputs=tuple(ports[:-1]), outputs=(ports[-1],), thread_slots=self.job.threads)
+
+    def _error(self) -> float:
+        """Largest difference to the reference over its largest magnitude."""
+        storage, stored = self.job.task.target.storage, self._output.one(0)
+        if storage.layout == "flat":
+            body = stored[: storage.elements]
+            if np.any(rows(body, storage)[:, :, storage.space.width :] != 0):
+                raise Wrong("wrong result: pad columns are not zero")
+            if not np.isnan(body.reshape(storage.channels, -1)[:, : storage.space.front]).all():
+                raise Wrong("wrong result: it wrote into the margin")
+        return deviation(from_storage(stored, storage), self._reference)
+
+
+def deviation(found: np.ndarray, wanted: np.ndarray) -> float:
+    """max |found - wanted| / max |wanted| over finite places. Wrong beyond ``TOLERANCE``, or where one is finite and the other is not."""
+    found, wanted = found.reshape(-1).astype(np.float64), wanted.reshape(-1)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+        raise Wrong("wrong result: it is not finite where the reference is, or the reverse")
+    scale = np.abs(wanted[finite]).max(initial=0.0)
+    worst = np.abs(found[finite] - wanted[finite]).max(initial=0.0)
+    error = float(worst / scale if scale else worst)
+    if error > TOLERANCE:
+        raise Wrong(f"wrong result: max error {error:.1e} of the largest output, {TOLERANCE:.0e} allowed")
+    return error
+
+
+class _Images:
+    """Several images of one value in its storage, apart from each other, with room to read past the last."""
+
+    def __init__(self, storage: Storage, fill: np.ndarray) -> None:
+        self._size, self._origin = len(fill), storage.origin
+        raw = np.zeros(_IMAGES * self._size + 2 * _SLACK + 16, np.float32)
+        first = _SLACK + (-(raw.ctypes.data // 4) % 16)
+        self._body = raw[first : first + _IMAGES * self._size]
+        self._body.reshape(_IMAGES, -1)[:] = fill
+        self._base = self._body.ctypes.data
+
+    def one(self, image: int) -> np.ndarray:
+        """The elements of one image."""
+        return self._body[image * self._size : (image + 1) * self._size]
+
+    def address(self, image: int) -> int:
+        """Where pixel (0, 0) of channel 0 of an image is."""
+        return self._base + 4 * (image * self._size + self._origin)
+
+
+def _start_ns(program: Program, path: Path, threads: int) -> float:
+    """What a call costs the host that runs nothing."""
+    nothing = Runner(replace(program, groups=program.groups[:0]), path, threads)
+    addresses = [0] * len(program.inputs), [0]
+    times = []
+    for _ in range(_EMPTY_CALLS):
+        begin = time.perf_counter_ns()
+        nothing.run_addresses(*addresses, 1)
+        times.append(time.perf_counter_ns() - begin)
+    return median(times)
+
+
+def _sources(groups: Sequence[Group]) -> list[Source]:
+    found = {call.source.symbol: call.source for group in groups for call in group.calls}
+    return [found[symbol] for symbol in sorted(found)]
+
+
+def _input_storages(job: Job) -> list[Storage]:
+    task = job.task
+    return [b.storage for b in (*task.sources, *([task.residual] if task.residual else []))]
+
+
+def _random_inputs(job: Job) -> list[np.ndarray]:
+    """Activations in the spec's own shapes; a residual has the output's."""
+    random, task = np.random.default_rng(job.seed), job.task
+    shapes = [*task.spec.inputs[: len(task.sources)], *([task.spec.output] if task.residual else [])]
+    return [random.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def _stored(job: Job, index: int, x: np.ndarray) -> np.ndarray:
+    step = parity_step(job.task.spec) if index == 0 else 1
+    return to_storage(parity_planes(x, step) if step > 1 else x, _input_storages(job)[index])
+
+
+def _reference(job: Job, values: Sequence[np.ndarray]) -> np.ndarray:
+    task = job.task
+    tensors: list[Any] = [torch.from_numpy(x).double()[None] for x in values]
+    weights = [None if w is None else torch.from_numpy(w).double() for w in task.weights]
+    count = len(task.sources)
+    with torch.no_grad():
+        return task.spec.reference(*tensors[:count], *weights, *tensors[count:])[0].numpy()

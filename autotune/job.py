@@ -1,0 +1,88 @@
+"""A task on its way to the child process: a JSON header and the weights in an npz file, never a pickle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsec.autotune.tasks import restored_schedule, restored_spec, restored_storage, storages
+from sparsec.backends.base import Machine
+from sparsec.backends.lowering import Lowerer
+from sparsec.backends.plan import Buffer, Task
+from sparsec.spec import Schedule
+
+_HEADER, _WEIGHTS = "job.json", "weights.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What to measure. ``cache``: directory for kernel libraries; ``seed``: of the random activations."""
+
+    task: Task
+    schedules: tuple[Schedule, ...]
+    backend: Lowerer
+    cache: Path
+    threads: int
+    seed: int
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Write ``job`` to an existing directory. The backend travels as the name of its class and its machine."""
+    kind = type(job.backend)
+    header = {
+        "spec": job.task.spec.json(),
+        "storages": storages(job.task),
+        "weights": len(job.task.weights),
+        "schedules": job.schedules,
+        "backend": f"{kind.__module__}:{kind.__qualname__}",
+        "machine": asdict(job.backend.machine),
+        "cache": str(job.cache),
+        "threads": job.threads,
+        "seed": job.seed,
+    }
+    (folder / _HEADER).write_text(json.dumps(header))
+    np.savez(folder / _WEIGHTS, **{str(i): w for i, w in enumerate(job.task.weights) if w is not None})  # type: ignore[arg-type]
+
+
+def read_job(folder: Path) -> Job:
+    """The inverse of ``write_job``; sources, residual and target become ports of a program of one task."""
+    header = json.loads((folder / _HEADER).read_text())
+    with np.load(folder / _WEIGHTS, allow_pickle=False) as file:
+        weights = tuple(file[str(i)] if str(i) in file.files else None for i in range(header["weights"]))
+    return Job(
+        task=_task(header, weights),
+        schedules=tuple(map(restored_schedule, header["schedules"])),
+        backend=_backend(header["backend"], header["machine"]),
+        cache=Path(header["cache"]),
+        threads=header["threads"],
+        seed=header["seed"],
+    )
+
+
+def _task(header: dict[str, Any], weights: Sequence[np.ndarray | None]) -> Task:
+    stored = header["storages"]
+    read = [*stored["sources"], *([] if stored["residual"] is None else [stored["residual"]])]
+    inputs = [Buffer(f"x{i}", restored_storage(s), ("input", i)) for i, s in enumerate(read)]
+    count = len(stored["sources"])
+    return Task(
+        node="task",
+        spec=restored_spec(header["spec"]),
+        sources=tuple(inputs[:count]),
+        residual=inputs[count] if len(inputs) > count else None,
+        target=Buffer("y", restored_storage(stored["target"]), ("output", 0)),
+        weights=tuple(weights),
+    )
+
+
+def _backend(name: str, machine: dict[str, Any]) -> Any:
+    module, _, kind = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in kind.split("."):
+        found = getattr(found, part)
+    return found(Machine(**{**machine, "features": tuple(machine["features"])}))

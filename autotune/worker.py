@@ -1,0 +1,89 @@
+"""The child process that measures: ``python -m sparsec.autotune.worker``, driven by JSON lines on its standard input.
+
+    {"do": "load", "folder": ...}                  -> {"candidates": 3}
+    {"do": "prepare", "candidate": 0}              -> {"error": 1e-7, "source": ..., "kernels": [...], "kind": ..., "flops": ...}
+    {"do": "time", "candidate": 0, "samples": 5}   -> {"samples_ns": [...]}
+
+A failure answers {"failure": reason}. Crashes and hangs are the parent's to notice. Thread counts are set by the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from sparsec.autotune.candidate import Bench
+
+_REASON_LENGTH = 300
+
+
+class Worker:
+    """Holds the bench of the one task under measurement."""
+
+    def __init__(self) -> None:
+        self._loaded: Bench | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to one request; whatever a candidate raises becomes {"failure": reason}."""
+        from sparsec.autotune.candidate import Wrong
+
+        handlers: dict[str, Callable[..., dict[str, Any]]] = {"load": self._load, "prepare": self._prepare, "time": self._time}
+        try:
+            return handlers[request.pop("do")](**request)
+        except Wrong as wrong:
+            return {"failure": str(wrong)}
+        except Exception as error:
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            return {"failure": f"{type(error).__name__}: {first}"[:_REASON_LENGTH]}
+
+    def _load(self, folder: str) -> dict[str, Any]:
+        import torch
+
+        from sparsec.autotune.candidate import Bench
+        from sparsec.autotune.job import read_job
+
+        job = read_job(Path(folder))
+        torch.set_num_threads(job.threads)
+        self._loaded = Bench(job)
+        return {"candidates": len(job.schedules)}
+
+    def _prepare(self, candidate: int) -> dict[str, Any]:
+        return self._bench.prepare(candidate)
+
+    def _time(self, candidate: int, samples: int) -> dict[str, Any]:
+        return {"samples_ns": self._bench.time(candidate, samples)}
+
+    @property
+    def _bench(self) -> Bench:
+        if self._loaded is None:
+            raise RuntimeError("no task is loaded: send a load request first")
+        return self._loaded
+
+
+def _private_channels() -> tuple[TextIO, TextIO]:
+    """Request and reply streams of our own; what a candidate prints goes to standard error."""
+    requests, replies = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def main() -> None:
+    """Answer requests until the parent closes the pipe."""
+    requests, replies = _private_channels()
+    worker = Worker()
+    for line in requests:
+        replies.write(json.dumps(worker.answer(json.loads(line))) + "\n")
+        replies.flush()
+    # Waiting worker threads must not hold up the end.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
