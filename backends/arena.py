@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sparsec.backends.plan import Buffer, Plan
 from sparsec.layouts import LINE, ceil_to
 
+
 @dataclass(frozen=True)
 class _Tenant:
     buffer: Buffer

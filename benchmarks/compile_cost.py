@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from sparsec.bench import BenchError
 from sparsec.bench.child import environment
 

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 from roofline import Roofline
 from roofline import measure as measure_roofline
+
 from sparsec.bench import DENSE_FP32, OURS, Comparison, Kernel, compare
 
 ZOO = "sparsec.models.zoo"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from sparsec.bench import BenchError, RivalResult, compare
 
 

@@ -16,7 +16,7 @@ from sparsec.regions import Region
 def splice(graph_module: fx.GraphModule, regions: Sequence[tuple[Region, Any]]) -> fx.GraphModule:
     """A copy of the graph in which each region is one call of its operator (``insert(graph, inputs) -> node``) and one getitem per output.
 
-        a ─ [conv ─ conv] ─ b      →      a ─ region ─ getitem ─ b
+    a ─ [conv ─ conv] ─ b      →      a ─ region ─ getitem ─ b
     """
     made = copied(graph_module)
     by_name = {node.name: node for node in made.graph.nodes}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
 from sparsec.bench.names import DENSE_FP32
 
 

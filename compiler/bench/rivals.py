@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from sparsec.bench.program import Program, load_attribute
 
 Profile = list[tuple[str, str, float, float, float]]

@@ -43,6 +43,7 @@ class Worker:
 
     def _load(self, rival: str, factory: str, batch: int, threads: int, folder: str, tune: str) -> dict[str, Any]:
         import torch
+
         from sparsec.bench.program import arrays, load_program, relative_error
         from sparsec.bench.rivals import load_rival
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from sparsec.bench.program import Program
 from torch import nn
+
+from sparsec.bench.program import Program
 
 
 def tiny() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -5,6 +5,7 @@ import io
 
 import pytest
 from rich.console import Console
+
 from sparsec.bench import Comparison, Kernel, RivalResult
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from sparsec.bench import BenchError, Comparison, compare
 from sparsec.bench.child import Child, RivalFailed
 from sparsec.bench.interleave import iterations, rotations

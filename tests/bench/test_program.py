@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sparsec.bench.program import arrays, load_program, relative_error, with_batch
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from sparsec.bench import BenchError, Comparison, Kernel, RivalResult
 from sparsec.bench.child import environment
 
