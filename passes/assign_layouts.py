@@ -5,8 +5,8 @@
     conv1x1 ── v ── add, conv1x1, conv3x3 v: whichever side of the cut is cheaper; the other readers get a to_layout
 
 One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
-cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity. Values of one
-pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
+cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity, as are flat and
+what a kernel can only write flat. Values of one pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def reads_flat(spec: KernelSpec) -> bool:
     # A map that is read as a vector is copied row by row.
     flattens = spec.op == "alias" and spec.inputs[0] != spec.output
     return flattens or spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
+
+
+def writes_flat(spec: KernelSpec) -> bool:
+    """Whether the kernel of ``spec`` can only write its result as flat rows."""
+    return spec.op in ("max_pool2d", "avg_pool2d")
 
 
 class AssignLayouts(Pass):
@@ -105,6 +110,8 @@ def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context
         if spec.op == "alias" and is_map(node):
             graph.add_edge(node, node.args[0])
             graph.add_edge(node.args[0], node)
+        if writes_flat(spec):
+            graph.add_edge("flat", node)
     return set(nx.minimum_cut(graph, "flat", "packed")[1][0]) - {"flat"}
 
 
