@@ -134,7 +134,8 @@ def _stand_in(tensor: Tensor) -> Tensor:
 def _check_module(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise UnsupportedModel(f"A {type(module).__name__} is no model.", hint="Pass an nn.Module or ExportedProgram.")
-    training = [name or "the model" for name, part in module.named_modules() if part.training]
+    # Parametrizations are added in training mode even to a model in eval mode; they do not depend on it.
+    training = [name or "the model" for name, part in module.named_modules() if part.training and "parametrizations" not in name]
     if training and not isinstance(module, fx.GraphModule):
         raise UnsupportedModel("The model is in training mode.", where=training[0], hint="Call model.eval() first.")
 
