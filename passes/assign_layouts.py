@@ -11,6 +11,8 @@ what a kernel can only write flat. Values of one pixel are vectors, values that 
 
 from __future__ import annotations
 
+import math
+
 import networkx as nx
 from torch import fx
 
@@ -111,7 +113,7 @@ def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context
             graph.add_edge(node, node.args[0])
             graph.add_edge(node.args[0], node)
         if writes_flat(spec):
-            graph.add_edge("flat", node)
+            graph.add_edge("flat", node, capacity=math.inf)
     return set(nx.minimum_cut(graph, "flat", "packed")[1][0]) - {"flat"}
 
 
