@@ -1,5 +1,6 @@
 """The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,10 @@ def _export(module: nn.Module, args: tuple, kwargs: dict) -> ExportedProgram:
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
     """Functional, with every operator whole that torch can keep whole."""
-    return program.run_decompositions({})
+    with warnings.catch_warnings():
+        # torch copies its own tree specs in a way that it warns of.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        return program.run_decompositions({})
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
