@@ -54,7 +54,7 @@ def pack_blocks(weight: np.ndarray, bias: np.ndarray | None, block: int, dense: 
     columns = padded.reshape(blocks, block, k).swapaxes(1, 2)
     b, j = np.nonzero(np.ones((blocks, k), bool) if dense else (columns != 0).any(axis=2))
     row = np.searchsorted(b, np.arange(blocks + 1)).astype(np.int32)
-    return {"value": columns[b, j], "index": j.astype(index_dtype(k)), "row": row, "bias": _pad_bias(bias, n, blocks * block)}
+    return {"value": columns[b, j], "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, blocks * block)}
 
 
 def pack_rows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[str, np.ndarray]:
@@ -64,10 +64,10 @@ def pack_rows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[s
     i, j = np.nonzero(weight)
     row = np.searchsorted(i, np.arange(rows + 1)).astype(np.int32)
     value = weight[i, j].astype(np.float32)
-    return {"value": value, "index": j.astype(index_dtype(k)), "row": row, "bias": _pad_bias(bias, n, rows)}
+    return {"value": value, "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, rows)}
 
 
-def _pad_bias(bias: np.ndarray | None, outputs: int, padded: int) -> np.ndarray:
+def pad_bias(bias: np.ndarray | None, outputs: int, padded: int) -> np.ndarray:
     out = np.zeros(padded, np.float32)
     if bias is not None:
         out[:outputs] = bias

@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sparsec.backends.base import Source
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
+from sparsec.backends.x86.gemv_windows import gemv_windows, pack_windows
 from tests.backends.x86.kernel_call import Call, Kernels, machines
 from tests.backends.x86.panel_call import ACTIVATIONS as EXACT
 
@@ -20,16 +21,19 @@ VECTORS = (1, 4)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     sources = [gemv_blocks(lanes, v, i, "clamp", r) for v in VECTORS for i in ("uint16", "int32") for r in (False, True)]
-    sources += [gemv_rows(lanes, i, "clamp", r) for i in ("uint16", "int32") for r in (False, True)]
-    sources += [f for a in ACTIVATIONS for f in (gemv_blocks(lanes, 4, "uint16", a, True), gemv_rows(lanes, "uint16", a, True))]
+    sources += [f(lanes, i, "clamp", r) for f in (gemv_rows, gemv_windows) for i in ("uint16", "int32") for r in (False, True)]
+    sources += [gemv_blocks(lanes, 4, "uint16", a, True) for a in ACTIVATIONS]
+    sources += [f(lanes, "uint16", a, True) for f in (gemv_rows, gemv_windows) for a in ACTIVATIONS]
     return lanes, Kernels(sources, request.param)
 
 
 def kernel(
     lanes: int, family: str, w: np.ndarray, bias: np.ndarray | None, activation: str, residual: bool
 ) -> tuple[Source, dict[str, Any]]:
-    """A code variant with its constants: "rows", "dense<vectors>" or "blocks<vectors>"."""
+    """A code variant with its constants: "rows", "windows", "dense<vectors>" or "blocks<vectors>"."""
     index = index_dtype(w.shape[1])
+    if family == "windows":
+        return gemv_windows(lanes, index, activation, residual), pack_windows(w, bias, lanes)
     if family == "rows":
         return gemv_rows(lanes, index, activation, residual), pack_rows(w, bias, lanes)
     vectors = int(family[-1])
@@ -46,7 +50,7 @@ def check(built: Any, family: str, w: np.ndarray, x: np.ndarray, activation: str
     arguments = {"x": "x", "y": "y", "residual": "residual", "outputs": n, "lo": lo, "hi": hi} | constants
     memory = {"x": x, "y": np.full(n, np.nan, np.float32), "residual": residual if extra else np.zeros(1, np.float32)}
     got = kernels.run(
-        [Call(source, arguments)], memory, len(constants["row"]) - 1 if family != "rows" else -(-n // lanes), threads=threads
+        [Call(source, arguments)], memory, -(-n // lanes) if family == "rows" else len(constants["row"]) - 1, threads=threads
     )["y"]
     total, size = w.astype(np.float64) @ x, np.abs(w).astype(np.float64) @ np.abs(x)
     if extra:
@@ -60,7 +64,7 @@ def sparse(rng: np.random.Generator, n: int, k: int, density: float) -> np.ndarr
     return (rng.standard_normal((n, k)) * (rng.random((n, k)) < density)).astype(np.float32)
 
 
-FAMILIES = ("rows", *(f"{kind}{v}" for kind in ("dense", "blocks") for v in VECTORS))
+FAMILIES = ("rows", "windows", *(f"{kind}{v}" for kind in ("dense", "blocks") for v in VECTORS))
 
 
 @settings(max_examples=60)
@@ -73,6 +77,7 @@ FAMILIES = ("rows", *(f"{kind}{v}" for kind in ("dense", "blocks") for v in VECT
     extra=st.booleans(),
 )
 def test_any_size_and_density(built, family, n, k, density, threads, extra) -> None:
+    assume(family != "windows" or k >= 2 * built[0])
     rng = np.random.default_rng(n * 151 + k)
     check(built, family, sparse(rng, n, k, density), rng.standard_normal(k).astype(np.float32), threads=threads, extra=extra)
 
@@ -84,11 +89,11 @@ def test_classifiers(built: Any, family: str, n: int) -> None:
     check(built, family, sparse(rng, n, 1024, 0.1), rng.standard_normal(1024).astype(np.float32))
 
 
-@pytest.mark.parametrize("family", ["rows", "dense4", "blocks4"])
+@pytest.mark.parametrize("family", ["rows", "windows", "dense4", "blocks4"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(built: Any, family: str, activation: str) -> None:
     rng = np.random.default_rng(1)
-    check(built, family, sparse(rng, 45, 30, 0.5), (4 * rng.standard_normal(30)).astype(np.float32), activation)
+    check(built, family, sparse(rng, 45, 40, 0.5), (4 * rng.standard_normal(40)).astype(np.float32), activation)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,9 +113,9 @@ def test_whole_blocks_of_zeros(built: Any, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nan_reaches_every_output_that_uses_it(built: Any, family: str) -> None:
     rng = np.random.default_rng(4)
-    x = rng.standard_normal(20).astype(np.float32)
+    x = rng.standard_normal(33).astype(np.float32)
     x[11] = np.nan
-    check(built, family, sparse(rng, 20, 20, 1.0), x)
+    check(built, family, sparse(rng, 20, 33, 1.0), x)
 
 
 def test_blocks_keep_only_inputs_in_use() -> None:
@@ -120,3 +125,22 @@ def test_blocks_keep_only_inputs_in_use() -> None:
     assert packed["index"].tolist() == [2, 5] and packed["row"].tolist() == [0, 1, 2]
     np.testing.assert_array_equal(packed["value"], [[1, 0, 0, 0], [2, 0, 0, 0]])
     assert pack_blocks(w, None, 4, dense=True)["row"].tolist() == [0, 6, 12]
+
+
+def test_windows_wider_than_the_input_are_refused() -> None:
+    with pytest.raises(ValueError, match="use gemv_rows"):
+        pack_windows(np.ones((4, 31), np.float32), None, 16)
+
+
+def test_windows_take_each_nonzero_once_and_stay_inside_the_input() -> None:
+    rng = np.random.default_rng(5)
+    w = sparse(rng, 37, 45, 0.3)
+    packed = pack_windows(w, None, 8)
+    rebuilt = np.zeros((40, 45), np.float32)
+    unit = np.repeat(np.arange(5), np.diff(packed["row"]))
+    lane = np.arange(8)
+    column = packed["base"].astype(int)[:, None] + packed["pick"]
+    assert packed["base"].max() + 16 <= 45 and packed["pick"].max() < 16 and (np.diff(packed["row"]) % 2 == 0).all()
+    np.add.at(rebuilt, (unit[:, None] * 8 + lane, column), packed["value"])
+    np.testing.assert_array_equal(rebuilt[:37], w)
+    assert np.count_nonzero(packed["value"]) == np.count_nonzero(w)
