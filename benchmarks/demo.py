@@ -9,7 +9,6 @@
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -136,7 +135,6 @@ def explained(model: nn.Module, example: Tensor) -> RenderableType:
 def main(seconds: Annotated[float, typer.Option(help="Seconds of calls per rival.")] = 2.0) -> None:
     """Train, prune, compile, compare, explain; exit with 1 on any disagreement."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch.export copies its own deprecated class
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         console.print(digits())
