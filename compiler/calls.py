@@ -3,12 +3,13 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Target
 
 from sparsec import ops
 from sparsec.errors import PassRefused
@@ -29,24 +30,24 @@ IDENTITIES = frozenset(
 
 
 @functools.cache
-def _parameters(target: Callable) -> tuple[tuple[str, Any], ...]:
+def _parameters(target: Target) -> tuple[tuple[str, Any], ...]:
     """Names and defaults of the parameters of an operator, None where there is no default."""
     schema = getattr(target, "_schema", None)
     if schema is not None:
         return tuple((argument.name, argument.default_value) for argument in schema.arguments)
-    named = inspect.signature(target).parameters.values()
+    named = inspect.signature(target).parameters.values()  # type: ignore[arg-type]
     return tuple((each.name, None if each.default is inspect.Parameter.empty else each.default) for each in named)
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of an ATen operator or one of ours by name, defaults filled in."""
-    parameters = _parameters(node.target)  # type: ignore[arg-type]
+    parameters = _parameters(node.target)
     bound = dict(parameters)
     bound.update(zip(bound, node.args, strict=False))
     return {**bound, **node.kwargs}
 
 
-def positional(target: Callable, named: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def positional(target: Target, named: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Arguments by name as positional and keyword arguments: what `arguments` reads back."""
     keywords = _keyword_only(target)
     args = tuple(value for name, value in named.items() if name not in keywords)
@@ -54,11 +55,11 @@ def positional(target: Callable, named: Mapping[str, Any]) -> tuple[tuple, dict[
 
 
 @functools.cache
-def _keyword_only(target: Callable) -> frozenset[str]:
+def _keyword_only(target: Target) -> frozenset[str]:
     schema = getattr(target, "_schema", None)
     if schema is not None:
         return frozenset(argument.name for argument in schema.arguments if argument.kwarg_only)
-    named = inspect.signature(target).parameters.values()
+    named = inspect.signature(target).parameters.values()  # type: ignore[arg-type]
     return frozenset(each.name for each in named if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 

@@ -1,7 +1,7 @@
 """The Editor: the only way to change a graph. It keeps shapes, facts and provenance right."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import Target
 from torch.utils._pytree import tree_map_only
 
 from sparsec import transfer
@@ -39,11 +40,11 @@ class Recomputation:
     def __init__(self) -> None:
         self._mode = FakeTensorMode()
 
-    def __call__(self, target: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def __call__(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The fake result of `target`; nodes among the arguments stand for their values."""
         with self._mode, torch.no_grad():
             fakes = [tree_map_only(fx.Node, self._fake, argument) for argument in (tuple(args), dict(kwargs))]
-            return target(*fakes[0], **fakes[1])
+            return target(*fakes[0], **fakes[1])  # type: ignore[operator]
 
     def _fake(self, node: fx.Node) -> Any:
         return tree_map_only(Tensor, self.like, node.meta["val"])
@@ -95,7 +96,7 @@ class Editor:
 
     def call(
         self,
-        target: Callable,
+        target: Target,
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -125,7 +126,7 @@ class Editor:
     def replace(
         self,
         node: fx.Node,
-        target: Callable,
+        target: Target,
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
         *,

@@ -69,8 +69,8 @@ class NodePass(Pass):
         """What to rewrite, a refusal with its reason, or None for a node of no interest."""
 
     @abstractmethod
-    def rewrite(self, edit: Editor, context: Context, **bindings: Any) -> str:
-        """Rewrite what `match` found; returns the line for the story."""
+    def rewrite(self, *args: Any, **bindings: Any) -> str:
+        """rewrite(edit, context, **bindings): change what `match` found; returns the line for the story."""
 
     def apply(self, edit: Editor, context: Context) -> None:
         """Match and rewrite every node that is still in the graph."""
@@ -168,7 +168,7 @@ def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
     returned = graph.graph_copy(graph_module.graph, memo)
     (output,) = graph_module.graph.find_nodes(op="output")
     graph.output(returned).meta = dict(output.meta)
-    graph._codegen = copy.deepcopy(graph_module.graph._codegen)
+    graph._codegen = copy.copy(graph_module.graph._codegen)
     for old, made in memo.items():
         if "custom" in old.meta:
             made.meta["custom"] = {**old.meta["custom"], "sparsec": dict(notes(old))}

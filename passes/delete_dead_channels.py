@@ -115,7 +115,7 @@ def _cut_layer(edit: Editor, layer: Layer, cut: Cut) -> None:
         named["bias"] = edit.add_constant(made, f"{layer.weight.name}_bias", before=layer.node, sources=(owner,))
     if layer.is_depthwise and cut.outputs is not None:
         named["groups"] = len(cut.outputs)
-    edit.set_args(layer.node, *positional(layer.node.target, named))  # type: ignore[arg-type]
+    edit.set_args(layer.node, *positional(layer.node.target, named))
 
 
 def _shift(weight: Tensor, constants: dict[int, float]) -> Tensor:

@@ -1,0 +1,23 @@
+"""One thread everywhere: oversubscription makes tests many times slower."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TVM_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "sparsec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("sparsec")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the user's shell do not reach the tests."""
+    for name in ("SPARSEC_DUMP", "SPARSEC_STOP_AFTER"):
+        monkeypatch.delenv(name, raising=False)
