@@ -21,7 +21,7 @@ from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import parity_step
-from sparsec.backends.plan import Group, Plan
+from sparsec.backends.plan import Buffer, Group, Plan, Task
 from sparsec.backends.x86 import library
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
@@ -43,7 +43,7 @@ class Bench:
     """A job's activations, their reference and the candidates built so far."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job = job = replace(job, task=_with_ports(job.task))
         values = _random_inputs(job)
         self._reference = _reference(job, values)
         stored = [_stored(job, i, x) for i, x in enumerate(values)]
@@ -90,7 +90,7 @@ class Bench:
 
     def _program(self, groups: Sequence[Group], kernels: Sequence[Source]) -> Program:
         task = self.job.task
-        read = (*task.sources, *([task.residual] if task.residual else []))
+        read = _read(task)
         plan = Plan(tuple(groups), read, (task.target,))
         program = assemble(plan, kernels, ([b.name for b in read], [task.target.name]), self.job.threads)
         ports = [Port(b.name, (storage_elements(b.storage),)) for b in (*read, task.target)]
@@ -159,9 +159,19 @@ def _sources(groups: Sequence[Group]) -> list[Source]:
     return [found[symbol] for symbol in sorted(found)]
 
 
+def _with_ports(task: Task) -> Task:
+    """The task as a program of its own: what it reads and writes belongs to the caller, in the storages it has in the network."""
+    sources = tuple(Buffer(f"x{i}", b.storage, ("input", i)) for i, b in enumerate(task.sources))
+    residual = task.residual and Buffer("residual", task.residual.storage, ("input", len(sources)))
+    return replace(task, sources=sources, residual=residual, target=Buffer("y", task.target.storage, ("output", 0)))
+
+
+def _read(task: Task) -> tuple[Buffer, ...]:
+    return (*task.sources, *([task.residual] if task.residual else []))
+
+
 def _input_storages(job: Job) -> list[Storage]:
-    task = job.task
-    return [b.storage for b in (*task.sources, *([task.residual] if task.residual else []))]
+    return [b.storage for b in _read(job.task)]
 
 
 def _random_inputs(job: Job) -> list[np.ndarray]:

@@ -51,7 +51,7 @@ def write_job(job: Job, folder: Path) -> None:
 
 
 def read_job(folder: Path) -> Job:
-    """The inverse of ``write_job``; sources, residual and target become ports of a program of one task."""
+    """The inverse of ``write_job``."""
     header = json.loads((folder / _HEADER).read_text())
     with np.load(folder / _WEIGHTS, allow_pickle=False) as file:
         weights = tuple(file[str(i)] if str(i) in file.files else None for i in range(header["weights"]))
@@ -67,15 +67,12 @@ def read_job(folder: Path) -> Job:
 
 def _task(header: dict[str, Any], weights: Sequence[np.ndarray | None]) -> Task:
     stored = header["storages"]
-    read = [*stored["sources"], *([] if stored["residual"] is None else [stored["residual"]])]
-    inputs = [Buffer(f"x{i}", restored_storage(s), ("input", i)) for i, s in enumerate(read)]
-    count = len(stored["sources"])
     return Task(
         node="task",
         spec=restored_spec(header["spec"]),
-        sources=tuple(inputs[:count]),
-        residual=inputs[count] if len(inputs) > count else None,
-        target=Buffer("y", restored_storage(stored["target"]), ("output", 0)),
+        sources=tuple(Buffer("source", restored_storage(s)) for s in stored["sources"]),
+        residual=None if stored["residual"] is None else Buffer("residual", restored_storage(stored["residual"])),
+        target=Buffer("target", restored_storage(stored["target"])),
         weights=tuple(weights),
     )
 

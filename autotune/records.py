@@ -7,27 +7,16 @@ import json
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sparsec.autotune.database import BUSY_S, FILE, SCHEMA_VERSION, create, inode, is_damage, set_aside, unusable, version, writable
 from sparsec.autotune.record import Record
 from sparsec.errors import TuningError
 
-FILE = "records.sqlite3"
-SCHEMA_VERSION = 1
-_BUSY_S = 30.0
 _BATCH = 500
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (
-    machine TEXT, threads INTEGER, library TEXT, shape TEXT, task TEXT, run TEXT, rank INTEGER, schedule TEXT,
-    status TEXT, median_ns REAL, emulated INTEGER, imported INTEGER, time REAL, body TEXT,
-    UNIQUE (machine, threads, library, task, run, rank)
-);
-"""
 _COLUMNS = "task, run, rank, schedule, status, median_ns, emulated, imported, time"
 
 logger = logging.getLogger("sparsec")
@@ -76,10 +65,10 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / FILE
-        self.persistent = _writable(directory)
+        self.persistent = writable(directory)
         if not self.persistent and directory not in _MEMORY:
             logger.warning("Records of tuning are kept in memory only: %s cannot be written.", directory)
-            _MEMORY[directory] = _create(":memory:")
+            _MEMORY[directory] = create(":memory:")
         self._connection = self._open() if self.persistent else _MEMORY[directory]
 
     def __enter__(self) -> Records:
@@ -90,13 +79,28 @@ class Records:
             self._connection.close()
 
     def _open(self) -> sqlite3.Connection:
+        self._inode = inode(self.path)
         try:
-            return _create(str(self.path))
+            connection = create(str(self.path))
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise _unusable(self.path, error) from error
-            set_aside(self.path, str(error))
-            return _create(str(self.path))
+            self._replace(error)
+            return self._created()
+        self._inode = inode(self.path)
+        return connection
+
+    def _created(self) -> sqlite3.Connection:
+        try:
+            connection = create(str(self.path))
+        except sqlite3.DatabaseError as error:
+            raise unusable(self.path, error) from error
+        self._inode = inode(self.path)
+        return connection
+
+    def _replace(self, error: sqlite3.DatabaseError) -> None:
+        """Set the database aside if ``error`` is damage, else raise TuningError."""
+        if not is_damage(error):
+            raise unusable(self.path, error) from error
+        set_aside(self.path, self._inode, str(error))
 
     def _attempt(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Do ``work`` in one transaction; once more on a fresh database if this one turns out to be damaged."""
@@ -104,11 +108,10 @@ class Records:
             with self._connection:
                 return work(self._connection)
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise _unusable(self.path, error) from error
-            self._connection.close()
-            set_aside(self.path, str(error))
-            self._connection = self._open()
+            if is_damage(error):
+                self._connection.close()
+            self._replace(error)
+        self._connection = self._created()
         with self._connection:
             return work(self._connection)
 
@@ -176,80 +179,21 @@ def look_up(directory: Path, place: Place, tasks: Callable[[set[str]], Sequence[
     ``tasks`` is called with the shape keys that have records, and only if there are any; it answers with the task keys wanted.
     """
     path = directory / FILE
-    connection = _MEMORY.get(directory)
+    found, connection = inode(path), _MEMORY.get(directory)
     try:
-        if connection is None and path.exists():
+        if connection is None and found is not None:
             writable = os.access(directory, os.W_OK)
             uri = f"{path.absolute().as_uri()}?mode=ro{'' if writable else '&immutable=1'}"
-            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S)
+            connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S)
         if connection is None:
             return []
         with contextlib.closing(connection) if directory not in _MEMORY else contextlib.nullcontext():
-            shapes = _shapes(connection, place)
+            shapes = _shapes(connection, place) if version(connection) == SCHEMA_VERSION else set()
             return _entries(connection, place, tasks(shapes)) if shapes else []
     except sqlite3.DatabaseError as error:
-        if _is_damage(error):
-            set_aside(path, str(error))
+        if is_damage(error):
+            set_aside(path, found, str(error))
         return []
-    except OSError:
-        return []
-
-
-def set_aside(path: Path, why: str) -> None:
-    """Rename a database that cannot be used, with its log, and say so."""
-    aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(OSError):
-            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-    logger.warning("The database of tuning records %s cannot be used (%s). It was set aside as %s.", path, why, aside.name)
-
-
-class _OtherSchema(sqlite3.DatabaseError):
-    """The database was written by another version of sparsec."""
-
-
-def _create(name: str) -> sqlite3.Connection:
-    """Open a database, with tables if it is new. Turning the log on ignores SQLite's own patience, hence the loop."""
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            return _connect(name)
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _connect(name: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(name, timeout=_BUSY_S, check_same_thread=False)
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
-            raise _OtherSchema(f"its schema is version {version}, this sparsec reads {SCHEMA_VERSION}")
-        if version == 0:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Damage, as opposed to a lock, a full disk or a missing right, which SQLite reports as OperationalError."""
-    return not isinstance(error, sqlite3.OperationalError) or "no such table" in str(error) or "no such column" in str(error)
-
-
-def _unusable(path: Path, error: Exception) -> TuningError:
-    return TuningError("The database of tuning records cannot be used.", where=str(path), why=str(error), hint="Set SPARSEC_CACHE_DIR.")
-
-
-def _writable(directory: Path) -> bool:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(directory, os.W_OK | os.X_OK)
 
 
 def _row(r: Record) -> tuple[Any, ...]:
