@@ -99,7 +99,7 @@ def run(
     if output.suffix == ".npz":
         np.savez(output, **results)  # type: ignore[arg-type]
     elif len(results) == 1:
-        np.save(output, *results.values())
+        np.save(output, next(iter(results.values())))
     else:
         raise InvalidInput(f"The network has {len(results)} results, a .npy file holds one.", hint=f"Write -o {output.stem}.npz.")
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in results.items())

@@ -18,7 +18,7 @@ from sparsec.spec import KernelSpec
 aten = torch.ops.aten
 
 _ALIASES = (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default)
-_WEIGHTS = {ops.conv2d: (1, 2), ops.linear: (1, 2), ops.depthwise_pointwise: (1, 2, 3, 4)}
+_WEIGHTS: dict[Any, tuple[int, ...]] = {ops.conv2d: (1, 2), ops.linear: (1, 2), ops.depthwise_pointwise: (1, 2, 3, 4)}
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:

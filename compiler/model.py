@@ -105,7 +105,7 @@ class CompiledModel:
             raise ArtifactError("The model cannot be saved: parts of it run in torch.", why=rows, hint="Replace these operators.")
         entry = self._compiled.programs[0]
         machine = {"arch": entry.machine.arch, "features": entry.machine.features}
-        signature = {"output": _structure(self._captured.restore(list(range(len(entry.program.outputs)))))}
+        signature = {"output": _structure(self._captured.restore([torch.empty(0)] * len(entry.program.outputs)))}
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
 
 

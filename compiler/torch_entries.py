@@ -25,7 +25,7 @@ class Entry:
 
     def __init__(
         self,
-        run: Callable[[Sequence[Any]], Sequence[Any]],
+        run: Callable[[tuple], Sequence[Any]],
         *,
         takes_inputs: bool = False,
         any_batch: bool = False,

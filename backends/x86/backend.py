@@ -18,7 +18,7 @@ from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
-from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules
+from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules, vector_verdict
 from sparsec.backends.x86.verdict import Verdict, compare
 from sparsec.layouts import Storage
 from sparsec.regions import Region
@@ -72,11 +72,14 @@ class X86:
         return schedules(self._product(task), self.machine, task.target.storage.space)
 
     def verdict(self, task: Task, call: Call) -> Verdict | None:
-        """Why ``call``, whose task is a product over a map, runs the kernel it runs; None for other tasks."""
-        if call.kind not in ("dense", "sparse") or not task.target.storage.is_map:
+        """Why ``call``, whose task is a product, runs the kernel it runs; None for other tasks."""
+        if call.kind not in ("dense", "sparse"):
             return None
+        stays_dense = call.kind == "dense"
+        if not task.target.storage.is_map:
+            return vector_verdict(vector_matrix(task), self.machine, stays_dense)
         product, space = self._product(task), task.target.storage.space
-        return compare(product.work(space.pixels, self.machine), self.machine, space.tile, call.kind == "dense")
+        return compare(product.work(space.pixels, self.machine), self.machine, space.tile, stays_dense)
 
     def with_tiles(self, region: Region) -> Region:
         """``region`` with the tile of each resolution on which its products together are predicted fastest."""

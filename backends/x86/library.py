@@ -13,8 +13,9 @@ import tvm
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
+from sparsec.errors import MachineError
 
-#: Raised when a cached library of another version of the executor or the kernels must not be reused.
+#: Part of every key: a new number leaves old libraries aside.
 _FORMAT = "1"
 
 
@@ -43,7 +44,7 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     """Compile ``kernels`` into a shared library and return its path.
 
     A library already in ``cache`` is returned as it is. An unwritable or absent cache means a temporary directory of this process.
-    Concurrent builders write to a private name and rename it: the last one wins with identical content.
+    Concurrent builders write to a private name and rename it: the last one wins with identical content. MachineError if linking fails.
     """
     directory = _writable(cache)
     path = directory / f"kernels-{key(kernels, machine)}.so"
@@ -52,8 +53,17 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     compiled = tvm.compile(executor.module(kernels), target=target(machine))
     handle, scratch = tempfile.mkstemp(dir=directory, suffix=".so")
     os.close(handle)
-    compiled.export_library(scratch)
-    os.replace(scratch, path)
+    try:
+        compiled.export_library(scratch)
+        os.replace(scratch, path)
+    except Exception as error:
+        Path(scratch).unlink(missing_ok=True)
+        raise MachineError(
+            "The kernels cannot be linked into a library.",
+            where=str(directory),
+            why=str(error).strip().splitlines()[-1],
+            hint="Install a C compiler (gcc or clang) and see that the directory has room.",
+        ) from error
     return path
 
 

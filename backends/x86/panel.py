@@ -56,9 +56,9 @@ class Epilogue:
         """Part of a kernel's symbol."""
         return f"{self.activation}{'_residual' * self.residual}{'_masked' * self.masked}"
 
-    def __call__(self, value: Any, residual: Callable[[], Any], mask: Callable[[], Any], lo: Any, hi: Any) -> Any:
+    def __call__(self, value: Any, residual: Callable[[], Any] | None, mask: Callable[[], Any], lo: Any, hi: Any) -> Any:
         """The expression stored for one element."""
-        total = value + residual() if self.residual else value
+        total = value + residual() if self.residual and residual else value
         result = activate(self.activation, total, lo, hi)
         return T.Select(mask() > T.float32(0), result, T.float32(0)) if self.masked else result
 

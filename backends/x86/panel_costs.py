@@ -75,7 +75,7 @@ def block_cycles(work: Work, rows: int, pixels: int, tile: int, machine: Machine
 
 
 def _sparse_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[float, Schedule]]:
-    found = []
+    found: list[tuple[float, Schedule]] = []
     for pixels, group in _SPARSE:
         part = work.inputs * pixels * 4 / machine.l1
         for parts in sorted({1, math.ceil(part / 2), math.ceil(part)}) if pixels == tile else ():

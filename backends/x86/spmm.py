@@ -139,7 +139,7 @@ def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
     """Add all accumulators to the first."""
     first, *others = accumulators
     for a in others:
-        panel.row(first, 0, lambda e, a=a: first[e] + a[e])
+        panel.row(first, 0, lambda e, a=a: first[e] + a[e])  # type: ignore[misc]
 
 
 def _group(panel: Panel, accumulators: Sequence[Any], group: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:

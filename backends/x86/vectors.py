@@ -8,8 +8,10 @@ from sparsec.backends.base import Machine
 from sparsec.backends.plan import Call, Group, Task
 from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.x86.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
+from sparsec.backends.x86.gemv_windows import gemv_windows, pack_windows
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.pointwise_ops import map_op, vector_op
+from sparsec.backends.x86.verdict import Verdict
 from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros(16, np.float32)
@@ -36,20 +38,31 @@ def _pixel_taps(weight: np.ndarray, spec: KernelSpec) -> np.ndarray:
     return weight[:, :, top, left] if y == x == 0 else np.zeros(weight.shape[:2], weight.dtype)
 
 
-def vector_schedules(matrix: np.ndarray, machine: Machine) -> list[Schedule]:
-    """Candidates, the one predicted fastest first: bytes streamed over relative speed."""
+def _bytes(matrix: np.ndarray, machine: Machine) -> dict[str, float]:
+    """Bytes that each kernel streams, in units of a dense kernel's byte: scattered nonzeros also wait for their inputs."""
     block = machine.lanes * _vectors(matrix.shape[0], machine)
     rows = -(-matrix.shape[0] // block) * block
     padded = np.zeros((rows, matrix.shape[1]), bool)
     padded[: len(matrix)] = matrix != 0
     kept = int(padded.reshape(-1, block, matrix.shape[1]).any(axis=1).sum()) * block
     nonzeros = int(padded.sum())
-    candidates: list[tuple[float, Schedule]] = [
-        (4.0 * rows * matrix.shape[1], (("kernel", "gemv_dense"),)),
-        (4.2 * kept, (("kernel", "gemv_blocks"),)),
-        (6.0 * nonzeros / 0.5, (("kernel", "gemv_rows"),)),
-    ]
-    return [schedule for _, schedule in sorted(candidates, key=lambda c: c[0])]
+    windows = {"gemv_windows": 8.0 * nonzeros} if matrix.shape[1] >= 2 * machine.lanes else {}
+    return {"gemv_dense": 4.0 * rows * matrix.shape[1], "gemv_blocks": 4.2 * kept, "gemv_rows": 12.0 * nonzeros} | windows
+
+
+def vector_schedules(matrix: np.ndarray, machine: Machine) -> list[Schedule]:
+    """Candidates, the one predicted fastest first."""
+    costs = _bytes(matrix, machine)
+    return [(("kernel", kernel),) for kernel in sorted(costs, key=costs.__getitem__)]
+
+
+def vector_verdict(matrix: np.ndarray, machine: Machine, stays_dense: bool) -> Verdict:
+    """Why a product with a vector runs the kernel it runs; cycles at 8 bytes each, what memory gives one core."""
+    costs = _bytes(matrix, machine)
+    dense = costs.pop("gemv_dense")
+    density = np.count_nonzero(matrix) / max(matrix.size, 1)
+    best = min(costs["gemv_rows"], costs.get("gemv_windows", np.inf)) if stays_dense else min(costs.values())
+    return Verdict(density, best / 8, dense / 8, stays_dense, 0.5 if "gemv_windows" in costs else 1 / 3)
 
 
 def _vectors(outputs: int, machine: Machine) -> int:
@@ -61,9 +74,11 @@ def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Mac
     bias, choice, index = task.weights[1], dict(schedule)["kernel"], index_dtype(matrix.shape[1])
     activation, residual = kernel_activation(task.spec), task.residual is not None
     lo, hi = clamp_bounds(task.spec)
+    units = -(-len(matrix) // machine.lanes)
     if choice == "gemv_rows":
         kernel, constants = gemv_rows(machine.lanes, index, activation, residual), pack_rows(matrix, bias, machine.lanes)
-        units = -(-len(matrix) // machine.lanes)
+    elif choice == "gemv_windows":
+        kernel, constants = gemv_windows(machine.lanes, index, activation, residual), pack_windows(matrix, bias, machine.lanes)
     else:
         vectors = _vectors(len(matrix), machine)
         kernel = gemv_blocks(machine.lanes, vectors, index, activation, residual)
