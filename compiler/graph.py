@@ -107,7 +107,7 @@ class Editor:
         kwargs = dict(kwargs or {})
         value = self._compute(target, args, kwargs)
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(target, tuple(args), kwargs)
+            node = self.graph.call_function(target, tuple(args), kwargs)  # type: ignore[arg-type]
         node.meta["val"] = value
         self._describe(node, sources or (before,))
         return node

@@ -6,7 +6,8 @@
 
 One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
 cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity, as are flat and
-what a kernel can only write flat. Values of one pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
+what a kernel can only write flat. Values of one pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from
+``costs["convert"]`` and ``costs["flat_read"]``.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from sparsec.facts import Fact
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import KernelSpec
 
-# Speed of a kernel that skips single zeros, and whole 8x1 blocks of zeros, relative to a dense one per multiplication done.
-UNSTRUCTURED, BLOCKED = 0.5, 0.85
+# Speed of a kernel that skips single zeros, and whole blocks of outputs, relative to a dense one per multiplication done: measured over
+# the 1x1 layers of MobileNetV1 on one core, skipping single zeros breaks even at 60% nonzero.
+UNSTRUCTURED, BLOCKED = 0.6, 0.9
 
 
 class GroupRegions(Pass):
