@@ -75,7 +75,7 @@ class Spaces:
     def _space(self, node: fx.Node) -> Space:
         """The space of a value; a constant or other value not seen before gets a blocked one."""
         if node not in self._of:
-            self._of[node] = Space(channel_count(node), {node: 1}, blocked=f"{node.name} cannot be cut")
+            self._of[node] = Space(channel_count(node), {node: 1}, blocked=_why_whole(node))
         return self._of[node]
 
     def _join(self, node: fx.Node, sources: list[fx.Node]) -> None:
@@ -107,8 +107,14 @@ class Spaces:
         for value in (node, *node.all_input_nodes):
             if value.op != "get_attr" and value.op != "output":
                 space = self._space(value)
-                what = "is an output" if node.op == "output" else f"is read by {node.name}"
-                space.blocked = space.blocked or (f"{value.name} {what}" if value is not node else f"{node.name} is kept whole")
+                reader = "is an output" if node.op == "output" else f"is read by {node.name}"
+                space.blocked = space.blocked or (_why_whole(node) if value is node else f"{value.name} {reader}")
+
+
+def _why_whole(node: fx.Node) -> str:
+    """Why the channels of a value without maker among the layers are fixed."""
+    kinds = {"placeholder": "an input", "get_attr": "a constant"}
+    return f"{node.name} is {kinds.get(node.op, 'made by an operator without a rule')}"
 
 
 def _same_channels(node: fx.Node) -> list[fx.Node]:

@@ -1,0 +1,89 @@
+"""Imports point down only: driver, torch_backend, cli → autotune → backends → core ← passes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"compiler": "sparsec", "passes": "sparsec.passes", "backends": "sparsec.backends", "autotune": "sparsec.autotune"}
+# Front doors in the core folder; everything else there is core.
+FRONT = {"driver", "model", "rows", "torch_backend", "torch_entries", "torch_template", "cli", "doctor", "bench", "bisect"}
+BELOW = {
+    "core": {"core"},
+    "passes": {"core", "passes"},
+    "backends": {"core", "backends"},
+    "autotune": {"core", "backends", "autotune"},
+    "front": {"core", "passes", "backends", "autotune", "front"},
+}
+WITHOUT_TORCH = ["sparsec", "sparsec.runtime", "sparsec.artifact", "sparsec.program", "sparsec.errors", "sparsec.cli", "sparsec.settings"]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = [part for part in path.relative_to(ROOT / folder).with_suffix("").parts if part != "__init__"]
+            found[".".join([package, *parts])] = path
+    return found
+
+
+MODULES = modules()
+
+
+def layer(module: str) -> str:
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in ("passes", "backends", "autotune"):
+        return parts[1]
+    return "front" if len(parts) > 1 and parts[1] in FRONT else "core"
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes except those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)):
+            yield child
+            yield from executed(child)
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in executed(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name if name in MODULES else str(node.module) for name in full}
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    mine = layer(module)
+    for name in imported(MODULES[module]):
+        top = name.split(".")[0]
+        if top == "sparsec" and name != "sparsec":
+            assert layer(name) in BELOW[mine], f"{module} ({mine}) imports {name} ({layer(name)})"
+        if top == "tvm":
+            assert mine in ("backends", "autotune"), f"{module} imports {name}"
+        if top in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+            assert module.startswith(("sparsec.from_onnx", "sparsec.bench")), f"{module} imports {name}"
+
+
+def test_backends_do_not_import_each_other() -> None:
+    for module, path in MODULES.items():
+        parts = module.split(".")
+        if parts[1:2] == ["backends"] and len(parts) > 3:
+            others = {n for n in imported(path) if n.startswith("sparsec.backends.") and (ROOT / "backends" / n.split(".")[2]).is_dir()}
+            assert {n.split(".")[2] for n in others} <= {parts[2]}, module
+
+
+@pytest.mark.parametrize("module", [name for name in WITHOUT_TORCH if name in MODULES])
+def test_what_runs_an_artifact_needs_neither_torch_nor_tvm(module: str) -> None:
+    program = f"import sys; sys.modules.update(torch=None, tvm=None); import {module}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
