@@ -25,7 +25,7 @@ class Child:
 
     def __init__(self, threads: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sparsec.autotune.worker"],
+            [sys.executable, "-P", "-m", "sparsec.autotune.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,8 @@ from sparsec.autotune.job import Job, write_job
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place
 from sparsec.autotune.tasks import shape_key, storages, task_key
+from sparsec.backends.lowering import Lowerer
+from sparsec.backends.plan import Task
 from sparsec.spec import Schedule
 
 #: Kernels that can compute every block of a weight, zero or not.
@@ -27,17 +29,24 @@ _DENSE_KERNELS = ("block", "gemv_dense")
 _SEED = 7
 
 
+def is_dense(schedule: Schedule) -> bool:
+    """Whether a schedule is of a family that computes zeros too."""
+    return dict(schedule).get("kernel") in _DENSE_KERNELS
+
+
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure: candidates per task (None: all), rounds, samples per round."""
+    """How much to measure: candidates per task (None: all) besides the dense rival, rounds, samples per round."""
 
     candidates: int | None
     rounds: int
     samples: int
 
-    def count(self, available: int) -> int:
-        """Candidates to measure of those available."""
-        return available if self.candidates is None else min(available, self.candidates)
+    def ranks(self, schedules: Sequence[Schedule]) -> list[int]:
+        """Which of the candidates to measure: the first ones, and a dense rival even if none is among them."""
+        first = list(range(len(schedules) if self.candidates is None else min(len(schedules), self.candidates)))
+        dense = [rank for rank, schedule in enumerate(schedules) if is_dense(schedule)]
+        return first if set(first) & set(dense) else first + dense[:1]
 
 
 EFFORTS = {"quick": Effort(3, 5, 5), "full": Effort(None, 9, 9)}
@@ -81,19 +90,19 @@ class Measuring:
         self._end()
         self._folder.cleanup()
 
-    def measure(self, task: Any, schedules: Sequence[Schedule], backend: Any) -> list[Record]:
-        """Measure candidates of ``task`` in one run. Failed if the task itself cannot be loaded in a child process."""
+    def measure(self, task: Task, candidates: Mapping[int, Schedule], backend: Lowerer) -> list[Record]:
+        """Measure candidates of ``task``, given by rank, in one run. Failed if the task itself cannot be loaded in a child process."""
         folder = Path(self._folder.name)
-        job = Job(task, tuple(schedules), backend, self._cache or folder, self._place.threads, _SEED)
+        job = Job(task, tuple(candidates.values()), backend, self._cache or folder, self._place.threads, _SEED)
         write_job(job, folder)
         self._load()
-        outcomes = [_Outcome() for _ in schedules]
+        outcomes = [_Outcome() for _ in candidates]
         for number, outcome in enumerate(outcomes):
             self._prepare(outcome, number)
         for turn in range(self._effort.rounds):
             for number in rotated(len(outcomes), turn):
                 self._take(outcomes[number], number)
-        return self._records(job, outcomes)
+        return self._records(job, list(candidates), outcomes)
 
     def _prepare(self, outcome: _Outcome, number: int) -> None:
         outcome.facts = self._ask(outcome, self._limits.prepare, do="prepare", candidate=number)
@@ -134,7 +143,7 @@ class Measuring:
             self._child.end()
             self._child = None
 
-    def _records(self, job: Job, outcomes: Sequence[_Outcome]) -> list[Record]:
+    def _records(self, job: Job, ranks: Sequence[int], outcomes: Sequence[_Outcome]) -> list[Record]:
         rival = _dense_rival(job.schedules, outcomes)
         common: dict[str, Any] = {
             "run": uuid.uuid4().hex,
@@ -154,7 +163,7 @@ class Measuring:
         }
         return [
             Record(
-                schedule=job.schedules[rank],
+                schedule=schedule,
                 rank=rank,
                 status="failed" if outcome.reason else "ok",
                 reason=outcome.reason,
@@ -164,7 +173,7 @@ class Measuring:
                 kernels=tuple(outcome.facts.get("kernels", ())),
                 **common,
             )
-            for rank, outcome in enumerate(outcomes)
+            for rank, schedule, outcome in zip(ranks, job.schedules, outcomes, strict=True)
         ]
 
 
@@ -175,5 +184,5 @@ def rotated(count: int, turn: int) -> list[int]:
 
 def _dense_rival(schedules: Sequence[Schedule], outcomes: Sequence[_Outcome]) -> int | None:
     """The candidate that computes every block or the most of them; among equals the fastest."""
-    able = [i for i, o in enumerate(outcomes) if not o.reason and o.samples and dict(schedules[i]).get("kernel") in _DENSE_KERNELS]
+    able = [i for i, o in enumerate(outcomes) if not o.reason and o.samples and is_dense(schedules[i])]
     return max(able, key=lambda i: (outcomes[i].facts["flops"], -median(outcomes[i].samples)), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import platform
@@ -11,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sparsec.autotune.child import Failed
-from sparsec.autotune.measure import EFFORTS, Limits, Measuring
+from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring
 from sparsec.autotune.progress import shown
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Entry, Place, Records, look_up
-from sparsec.autotune.tasks import restored_schedule, shape_key, survey, task_key
+from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, survey, task_key
 from sparsec.backends.base import Machine
 from sparsec.backends.lowering import Lowerer
 from sparsec.backends.plan import Task
@@ -67,6 +68,7 @@ def place_of(machine: Machine, settings: Settings) -> Place:
     return Place(f"{machine.key()}-{processor()}", settings.thread_count, library.key((), machine))
 
 
+@functools.cache
 def processor() -> str:
     """The processor's own name: machines of one instruction set and cache size still differ."""
     try:
@@ -117,7 +119,8 @@ def _recorded(region: Region, backend: Lowerer, settings: Settings, place: Place
     keys: Keyed = []
 
     def wanted(shapes: set[str]) -> list[str]:
-        keys.extend((t, task_key(t)) for t in survey(region, backend) if shape_key(t) in shapes)
+        shaped = [(t, shape_key(t)) for t in survey(region, backend) if t.weights]
+        keys.extend((t, f"{shape}-{pattern_key(t)}") for t, shape in shaped if shape in shapes)
         return sorted({key for _, key in keys})
 
     entries = look_up(settings.cache_dir, place, wanted)
@@ -133,8 +136,7 @@ def _tuned(region: Region, backend: Lowerer, settings: Settings, place: Place, l
     try:
         with Records(settings.cache_dir) as records:
             entries = records.entries(place, sorted(distinct))
-            runs = latest_runs(entries)
-            missing = [(t, s[: effort.count(len(s))]) for k, (t, s) in distinct.items() if len(runs.get(k, ())) < effort.count(len(s))]
+            missing = _missing(distinct, entries, effort)
             if missing:
                 cache = settings.cache_dir if records.persistent else None
                 with Measuring(place, effort, cache, limits, tools(), is_emulated()) as measuring:
@@ -145,11 +147,26 @@ def _tuned(region: Region, backend: Lowerer, settings: Settings, place: Place, l
     return keys, entries
 
 
-def _measure(missing: Sequence[tuple[Task, list[Schedule]]], measuring: Measuring, records: Records, backend: Lowerer) -> list[Entry]:
+Candidates = dict[int, Schedule]
+
+
+def _missing(
+    distinct: Mapping[str, tuple[Task, list[Schedule]]], entries: Iterable[Entry], effort: Effort
+) -> list[tuple[Task, Candidates]]:
+    """Tasks whose latest run lacks a candidate that ``effort`` asks for, with all candidates by rank: they are compared within one run."""
+    runs, missing = latest_runs(entries), []
+    for key, (task, schedules) in distinct.items():
+        ranks = effort.ranks(schedules)
+        if not {entry.rank for entry in runs.get(key, ())}.issuperset(ranks):
+            missing.append((task, {rank: schedules[rank] for rank in ranks}))
+    return missing
+
+
+def _measure(missing: Sequence[tuple[Task, Candidates]], measuring: Measuring, records: Records, backend: Lowerer) -> list[Entry]:
     entries = []
-    for task, schedules in shown(missing, len(missing), "tuning"):
+    for task, candidates in shown(missing, len(missing), "tuning"):
         try:
-            measured = measuring.measure(task, schedules, backend)
+            measured = measuring.measure(task, candidates, backend)
         except Failed as failed:
             logger.warning("%s keeps its default schedule: it could not be measured (%s).", task.node, failed)
             continue

@@ -1,5 +1,6 @@
 """Tuning: misbehaving candidates are contained and recorded, records decide, and nothing is measured twice."""
 
+import io
 import json
 import logging
 
@@ -11,7 +12,7 @@ import sparsec
 from sparsec.autotune import tune
 from sparsec.autotune.child import Child
 from sparsec.autotune.database import FILE
-from sparsec.autotune.measure import Limits, rotated
+from sparsec.autotune.measure import EFFORTS, Limits, rotated
 from sparsec.autotune.progress import shown
 from sparsec.autotune.records import Entry, Records
 from sparsec.autotune.tasks import shape_key, survey, task_key
@@ -173,6 +174,31 @@ def test_everybody_follows_everybody():
     assert [rotated(3, turn) for turn in range(3)] == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
 
 
-def test_progress_changes_nothing(capsys):
+def test_quick_measures_the_first_candidates_and_a_dense_rival():
+    sparse = [(("kernel", "spmm"), ("parts", parts)) for parts in (1, 2, 3, 4)]
+    dense = (("kernel", "block"), ("rows", 4))
+    assert EFFORTS["quick"].ranks([*sparse, dense, dense]) == [0, 1, 2, 4]
+    assert EFFORTS["quick"].ranks([sparse[0], dense, *sparse]) == [0, 1, 2]
+    assert EFFORTS["quick"].ranks(sparse[:2]) == [0, 1]
+    assert EFFORTS["full"].ranks([*sparse, dense]) == [0, 1, 2, 3, 4]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_progress_shows_on_a_terminal_once_work_takes_long(monkeypatch, patience):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("sparsec.autotune.progress._PATIENCE_S", patience)
+    assert list(shown(iter("abc"), 3, "tuning")) == ["a", "b", "c"]
+    assert ("tuning" in terminal.getvalue()) == (patience == 0)
+
+
+def test_no_progress_in_files_and_pipes(capsys, monkeypatch):
+    monkeypatch.setattr("sparsec.autotune.progress._PATIENCE_S", 0.0)
     assert list(shown(iter("abc"), 3, "tuning")) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
