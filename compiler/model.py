@@ -43,7 +43,7 @@ class CompiledModel:
         """
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
-            args, kwargs = pytree.tree_map_only(np.ndarray, torch.from_numpy, (args, kwargs))
+            args, kwargs = pytree.tree_map_only(np.ndarray, _tensor, (args, kwargs))
         inputs = [self._ready(x, i) for i, x in enumerate(self._captured.flatten(args, kwargs))]
         self._check_batch(inputs)
         with torch.no_grad():
@@ -53,14 +53,14 @@ class CompiledModel:
     def _ready(self, tensor: Tensor, position: int) -> Tensor:
         spec = self._captured.inputs[position]
         same = tuple(tensor.shape[1:]) == spec.shape[1:] if self._compiled.any_batch else tuple(tensor.shape) == spec.shape
-        if not same or tensor.dtype != spec.dtype or tensor.device.type != "cpu":
+        if not same or tensor.dtype != spec.dtype or tensor.device.type != "cpu" or tensor.layout != torch.strided:
             free = "any batch of " if self._compiled.any_batch else ""
             raise InvalidInput(
                 f"Input {spec.name!r} does not fit.",
                 why=f"Compiled for {free}{list(spec.shape)} {spec.dtype} on the CPU,"
-                f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}.",
+                f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
             )
-        return tensor.detach().contiguous()
+        return tensor.detach().resolve_neg().contiguous()
 
     def _check_batch(self, inputs: list[Tensor]) -> None:
         sizes = {x.shape[0] for x in inputs if x.dim()}
@@ -109,10 +109,28 @@ class CompiledModel:
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
 
 
+def _tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor that torch may read and write; a copy where it is reversed or read-only."""
+    try:
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    except TypeError as error:
+        raise InvalidInput(f"An input is an array of {array.dtype}.", why=str(error)) from error
+
+
+def _layout(tensor: Tensor) -> str:
+    return "" if tensor.layout == torch.strided else f", stored as {tensor.layout}"
+
+
 def _structure(value: Any) -> Any:
-    """The artifact's description of a nested result."""
+    """The artifact's description of a nested result. ArtifactError for what is neither tensor, None, list, tuple nor dict."""
     if isinstance(value, dict):
         return {"dict": {str(k): _structure(v) for k, v in value.items()}}
-    if isinstance(value, list | tuple):
-        return {"list" if isinstance(value, list) else "tuple": [_structure(v) for v in value]}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_structure(v) for v in value]}
+    if value is not None and not isinstance(value, Tensor):
+        raise ArtifactError(
+            "The model cannot be saved: its result holds more than tensors.",
+            why=f"{value!r} is a {type(value).__name__}.",
+            hint="Return tensors, None, lists, tuples and dictionaries.",
+        )
     return None if value is None else "leaf"
