@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from sparsec import regions as region_module
 from sparsec.autotune import tune
+from sparsec.autotune.layout_costs import layout_costs
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.lowering import Lowered, lower_region
@@ -89,7 +90,8 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     """
     settings = replace(settings, threads=settings.threads or torch.get_num_threads())
     backend = X86()
-    context = Context(settings, backend.offers, {"keep_dense": keep_dense})
+    measured = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
+    context = Context(settings, backend.offers, {"keep_dense": keep_dense, **(asdict(measured) if measured else {})})
     result = run(captured.graph_module, PIPELINE, context)
     reasons = _odd_weights(result.graph_module)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile)]

@@ -1,0 +1,89 @@
+"""What a change of layout costs on this machine, for the minimum cut: measured once, then remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sparsec.backends.assemble import assemble
+from sparsec.backends.plan import Buffer, Group, Plan, Task
+from sparsec.backends.x86.backend import X86
+from sparsec.layouts import Geometry, Storage
+from sparsec.runtime import Runner
+from sparsec.spec import KernelSpec
+
+logger = logging.getLogger("sparsec")
+
+# A map of the middle of a network: too large for L1, small enough for L2 together with its copy.
+_CHANNELS, _SIZE, _DENSITY = 128, 28, 0.1
+_REPEATS = 40
+
+
+@dataclass(frozen=True)
+class LayoutCosts:
+    """Seconds per byte of a map: converting it to another layout; reading it flat rather than packed in a 1x1 convolution."""
+
+    convert: float
+    flat_read: float
+
+
+def layout_costs(backend: X86, cache: Path, measuring: bool) -> LayoutCosts | None:
+    """The costs remembered in ``cache``; measured now (about a second) if there are none and ``measuring``; else None."""
+    path = cache / f"layouts-{backend.machine.key()}.json"
+    try:
+        return LayoutCosts(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        logger.debug("no layout costs at %s", path)
+    if not measuring:
+        return None
+    found = measure(backend, cache)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(found)))
+    except OSError as error:
+        logger.debug("layout costs cannot be kept: %s", error)
+    return found
+
+
+def measure(backend: X86, cache: Path) -> LayoutCosts:
+    """Time the conversion, and one 1x1 convolution from either layout, alternating; best of several."""
+    space = Geometry(_SIZE, _SIZE, 1, backend.tile)
+    flat, packed = (Storage(layout, _CHANNELS, space) for layout in ("flat", "packed"))  # type: ignore[arg-type]
+    groups = [
+        Group((backend.copy(Buffer("x", flat), Buffer("y", packed)),)),
+        *(_convolution(backend, source, flat) for source in (packed, flat)),
+    ]
+    size = 4 * _CHANNELS * _SIZE * _SIZE
+    convert, from_packed, from_flat = _fastest(backend, groups, cache)
+    return LayoutCosts(convert / size, max(from_flat - from_packed, 0.0) / size)
+
+
+def _convolution(backend: X86, source: Storage, target: Storage) -> Group:
+    shape = (_CHANNELS, _SIZE, _SIZE)
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((_CHANNELS, _CHANNELS, 1, 1), np.float32)
+    weight *= rng.random(weight.shape) < _DENSITY
+    plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    spec = KernelSpec("conv2d", (shape,), shape, (weight.shape, None), attributes=tuple(plain.items()))
+    task = Task("conv", spec, (Buffer("x", source),), None, Buffer("y", target), (weight, None))
+    return backend.lower(task, backend.schedules(task)[0])[0]
+
+
+def _fastest(backend: X86, groups: Sequence[Group], cache: Path) -> list[float]:
+    """Seconds of each group, run in turns."""
+    kernels = list({c.source.symbol: c.source for g in groups for c in g.calls}.values())
+    library = backend.build(kernels, cache)
+    runners = [Runner(assemble(Plan((g,), (), ()), kernels, ((), ()), 1), library) for g in groups]
+    best = [float("inf")] * len(groups)
+    for _ in range(_REPEATS):
+        for number, runner in enumerate(runners):
+            begin = time.perf_counter()
+            runner.run_addresses([], [], 1)
+            best[number] = min(best[number], time.perf_counter() - begin)
+    return best
