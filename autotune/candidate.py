@@ -54,7 +54,7 @@ class Bench:
         self._ready: dict[int, tuple[Runner, float]] = {}
 
     def prepare(self, candidate: int) -> dict[str, Any]:
-        """Build and check a candidate: its error, digest of its lowered source, symbols, family and work. Wrong if it is wrong."""
+        """Build and check a candidate: its error, digest of its lowered source, symbols and work. Wrong if it is wrong."""
         groups = self.job.backend.lower(self.job.task, self.job.schedules[candidate])
         kernels = _sources(groups)
         path = self.job.backend.build(kernels, self.job.cache)  # type: ignore[attr-defined]
@@ -63,13 +63,11 @@ class Bench:
         self._run(runner, 0)
         error = self._error()
         self._ready[candidate] = runner, _start_ns(program, path, self.job.threads)
-        calls = [call for group in groups for call in group.calls]
         return {
             "error": error,
             "source": library.key(kernels, self.job.backend.machine),
             "kernels": [k.symbol for k in kernels],
-            "kind": calls[-1].kind,
-            "flops": sum(c.flops for c in calls),
+            "flops": sum(call.flops for group in groups for call in group.calls),
         }
 
     def time(self, candidate: int, samples: int) -> list[int]:

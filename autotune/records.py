@@ -127,10 +127,6 @@ class Records:
 
         return self._attempt(insert)
 
-    def shapes(self, place: Place) -> set[str]:
-        """Shape keys that have records at ``place``."""
-        return self._attempt(lambda connection: _shapes(connection, place))
-
     def entries(self, place: Place, tasks: Sequence[str]) -> list[Entry]:
         """The records of ``tasks`` at ``place``."""
         return self._attempt(lambda connection: _entries(connection, place, tasks))

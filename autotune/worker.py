@@ -1,7 +1,7 @@
 """The child process that measures: ``python -m sparsec.autotune.worker``, driven by JSON lines on its standard input.
 
     {"do": "load", "folder": ...}                  -> {"candidates": 3}
-    {"do": "prepare", "candidate": 0}              -> {"error": 1e-7, "source": ..., "kernels": [...], "kind": ..., "flops": ...}
+    {"do": "prepare", "candidate": 0}              -> {"error": 1e-7, "source": ..., "kernels": [...], "flops": ...}
     {"do": "time", "candidate": 0, "samples": 5}   -> {"samples_ns": [...]}
 
 A failure answers {"failure": reason}. Crashes and hangs are the parent's to notice. Thread counts are set by the parent.

@@ -40,14 +40,13 @@ def test_what_goes_in_comes_out(settings, place):
         assert list(records.all()) == kept
         good, bad = sorted(records.entries(place, ["shape-pattern"]), key=lambda e: e.rank)
         assert (good.median_ns, good.schedule, bad.status, bad.median_ns) == (1100, json.dumps(kept[0].schedule), "failed", None)
-        assert records.shapes(place) == {"shape"}
 
 
 @pytest.mark.parametrize("change", [{"library": "older sources"}, {"machine": "another"}, {"threads": 2}])
 def test_records_of_other_sources_machines_and_threads_do_not_count(settings, place, change):
     with Records(settings.cache_dir) as records:
         records.add([record(settings, **change)])
-        assert records.entries(place, ["shape-pattern"]) == [] and records.shapes(place) == set()
+        assert records.entries(place, ["shape-pattern"]) == []
     assert look_up(settings.cache_dir, place, list) == []
 
 
