@@ -1,0 +1,104 @@
+"""Arena planning: nothing alive overlaps, geometries keep apart, memory is used again."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsec.backends import arena
+from sparsec.backends.base import Source
+from sparsec.backends.plan import Buffer, Call, Group, Plan
+from sparsec.layouts import LINE, Geometry, Storage
+
+GEOMETRIES = [Geometry(7, 7, 1), Geometry(7, 7, 2), Geometry(5, 9, 1), Geometry(14, 14, 1, 32), Geometry(14, 14, 0)]
+NOTHING = Source("nothing", (), lambda: None)
+
+
+def call(*buffers: Buffer) -> Call:
+    """A call that touches buffers, the last of which it writes."""
+    named = {str(number): buffer for number, buffer in enumerate(buffers)}
+    return Call(NOTHING, "node", "kind", named, (str(len(buffers) - 1),), {}, {}, 1, 0, 0)
+
+
+def plan(*groups: tuple[Call, ...]) -> Plan:
+    return Plan(tuple(Group(calls) for calls in groups), (), ())
+
+
+def storages() -> st.SearchStrategy[Storage]:
+    channels, spaces = st.integers(1, 9), st.sampled_from(GEOMETRIES)
+    maps = st.builds(Storage, st.sampled_from(["flat", "packed"]), channels, spaces)
+    return st.one_of(maps, st.builds(lambda n: Storage("vector", n), st.integers(1, 300)))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Buffers written in some group and read in later ones; a few are one per thread."""
+    length = draw(st.integers(1, 8))
+    touched: list[list[Buffer]] = [[] for _ in range(length)]
+    for number in range(draw(st.integers(1, 14))):
+        first = draw(st.integers(0, length - 1))
+        last = draw(st.integers(first, min(length - 1, first + 3)))
+        slot = draw(st.sampled_from([0, 0, 0, 40]))
+        buffer = Buffer(f"b{number}", draw(storages()), slot=slot)
+        for group in {first, last}:
+            touched[group].append(buffer)
+    return plan(*[(call(*buffers),) if buffers else () for buffers in touched])
+
+
+@given(plans(), st.integers(1, 4))
+def test_what_is_alive_at_once_never_overlaps(drawn, threads):
+    spans = arena.lifetimes(drawn)
+    offsets, total = arena.place(drawn, threads)
+    assert set(offsets) == set(spans)
+    placed = [(offsets[b], offsets[b] + arena.elements_of(b, threads), *spans[b]) for b in spans]
+    for begin, end, _, _ in placed:
+        assert 0 <= begin <= end <= total
+        assert begin % LINE == 0
+    for n, (begin, end, first, last) in enumerate(placed):
+        for other_begin, other_end, other_first, other_last in placed[:n]:
+            together = first <= other_last and other_first <= last
+            assert not together or end <= other_begin or other_end <= begin
+
+
+@given(plans())
+def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
+    """Margins are zeroed once, so what one geometry leaves in them may never be another's pixels, at any time."""
+    offsets, total = arena.place(drawn, 2)
+    owner = np.full(total, -1)
+    row = np.full(total, -1)
+    for buffer, offset in offsets.items():
+        flat = buffer.storage.layout == "flat" and not buffer.slot
+        mine = GEOMETRIES.index(buffer.storage.space) if flat else len(GEOMETRIES)
+        place = slice(offset, offset + arena.elements_of(buffer, 2))
+        assert np.isin(owner[place], [-1, mine]).all()
+        owner[place] = mine
+        if flat:
+            position = np.arange(place.stop - place.start) % buffer.storage.space.stride
+            assert ((row[place] == -1) | (row[place] == position)).all()
+            row[place] = position
+
+
+def test_a_chain_uses_two_places_in_turn():
+    space = Geometry(14, 14, 1)
+    values = [Buffer(f"v{n}", Storage("flat", 8, space)) for n in range(6)]
+    offsets, total = arena.place(plan(*[(call(a, b),) for a, b in zip(values, values[1:], strict=False)]), 1)
+    assert total == 2 * 8 * space.stride
+    assert len({offsets[v] for v in values}) == 2
+
+
+def test_a_value_that_is_read_again_keeps_its_place():
+    a, b, c = (Buffer(name, Storage("vector", 64)) for name in "abc")
+    offsets, total = arena.place(plan((call(a, b),), (call(b, c),), (call(c, a),)), 1)
+    assert len(set(offsets.values())) == 3
+    assert total == 3 * 64
+
+
+def test_callers_tensors_take_no_room_and_slots_one_per_thread():
+    port = Buffer("x", Storage("vector", 64), ("input", 0))
+    scratch = Buffer("s", Storage("vector", 33), slot=33)
+    offsets, total = arena.place(plan((call(port, scratch),)), 3)
+    assert offsets == {scratch: 0}
+    assert total == 3 * 48
+
+
+def test_nothing_needs_nothing():
+    assert arena.place(plan(), 1) == ({}, 0)
