@@ -1,5 +1,7 @@
 """Arena planning: nothing alive overlaps, geometries keep apart, memory is used again."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +82,7 @@ def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
 def test_a_chain_uses_two_places_in_turn():
     space = Geometry(14, 14, 1)
     values = [Buffer(f"v{n}", Storage("flat", 8, space)) for n in range(6)]
-    offsets, total = arena.place(plan(*[(call(a, b),) for a, b in zip(values, values[1:], strict=False)]), 1)
+    offsets, total = arena.place(plan(*[(call(a, b),) for a, b in itertools.pairwise(values)]), 1)
     assert total == 2 * 8 * space.stride
     assert len({offsets[v] for v in values}) == 2
 

@@ -1,0 +1,75 @@
+"""What crosses the edge of a region, and how its values are stored."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparsec.from_torch import capture
+from sparsec.layouts import Geometry, Storage
+from sparsec.passes import PIPELINE
+from sparsec.pipeline import Context, run
+from sparsec.regions import Region, extract
+
+IMAGES = torch.randn(1, 4, 9, 7)
+
+
+class Module(nn.Module):
+    """A function of four convolutions."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.one, self.three = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.five, self.halve = nn.Conv2d(4, 4, 5, padding=2), nn.Conv2d(4, 4, 3, 2, 1)
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+def regions(function, *inputs, tile: int = 64) -> list[Region]:
+    captured = capture(Module(function).eval(), inputs or (IMAGES,))
+    context = Context(offers=lambda spec: None, costs={"keep_dense": True})
+    return extract(run(captured.graph_module, PIPELINE, context).graph_module, tile)
+
+
+def names(nodes) -> list[str]:
+    return [node.name for node in nodes]
+
+
+def test_inputs_come_in_order_of_use_and_outputs_in_order_of_the_graph():
+    (region,) = regions(lambda m, x, y: ((z := m.one(y)) + x, z), IMAGES, IMAGES)
+    assert names(region.inputs) == ["args_1", "args_0"]
+    assert names(region.outputs) == [n.name for n in region.specs if any(u.op == "output" for u in n.users)]
+    assert len(region.outputs) == 2
+
+
+def test_a_value_that_the_next_region_reads_is_an_output():
+    first, second = regions(lambda m, x: m.one((z := m.one(x)).cumsum(1)) + z)
+    assert len(first.outputs) == 1
+    assert first.outputs[0] in second.inputs
+    assert [first.number, second.number] == [0, 1]
+
+
+def test_pads_are_the_widest_reach_at_each_resolution():
+    (region,) = regions(lambda m, x: m.three(m.halve(m.five(m.three(x)))))
+    assert region.pads == {(9, 7): 2, (5, 4): 1}
+    (region,) = regions(lambda m, x: m.one(x))
+    assert region.pads == {}
+    (region,) = regions(lambda m, x: F.conv2d(x, m.three.weight, padding=4, dilation=4))
+    assert region.pads == {(9, 7): 4}
+
+
+def test_storage_follows_layout_and_resolution():
+    (region,) = regions(lambda m, x: F.adaptive_avg_pool2d(m.three(m.one(m.one(x))), 1).flatten(1), tile=32)
+    space = Geometry(9, 7, 1, 32)
+    stored = [region.storage(node) for node in region.specs]
+    flat, packed, vector = Storage("flat", 4, space), Storage("packed", 4, space), Storage("vector", 4)
+    assert stored == [packed, flat, flat, vector, vector]
+
+
+def test_tiles_may_differ_by_resolution():
+    from dataclasses import replace
+
+    (region,) = regions(lambda m, x: m.halve(x))
+    region = replace(region, tiles={(5, 4): 32})
+    assert (region.space(5, 4).tile, region.space(9, 7).tile) == (32, 64)
