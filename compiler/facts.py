@@ -109,6 +109,8 @@ class Fact:
         """The strongest fact measured of a constant; 25 million values take well under a second."""
         if not tensor.numel():
             return cls(reason="empty")
+        if tensor.is_complex():
+            return cls(reason="complex")
         low, high = (float(bound) for bound in tensor.aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             return cls(reason="non-finite")

@@ -40,14 +40,15 @@ class Recomputation:
     def __init__(self) -> None:
         self._mode = FakeTensorMode()
 
-    def __call__(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The fake result of `target`; nodes among the arguments stand for their values."""
-        with self._mode, torch.no_grad():
-            fakes = [tree_map_only(fx.Node, self._fake, argument) for argument in (tuple(args), dict(kwargs))]
-            return target(*fakes[0], **fakes[1])  # type: ignore[operator]
+    def __call__(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], values: Mapping[fx.Node, Any] | None = None) -> Any:
+        """The fake result of `target`; nodes among the arguments stand for their `values`, by default those noted."""
 
-    def _fake(self, node: fx.Node) -> Any:
-        return tree_map_only(Tensor, self.like, node.meta["val"])
+        def fake(node: fx.Node) -> Any:
+            return tree_map_only(Tensor, self.like, node.meta["val"] if values is None else values[node])
+
+        with self._mode, torch.no_grad():
+            fakes = [tree_map_only(fx.Node, fake, argument) for argument in (tuple(args), dict(kwargs))]
+            return target(*fakes[0], **fakes[1])  # type: ignore[operator]
 
     def like(self, value: Tensor) -> Tensor:
         """A fake tensor with the shape, strides, dtype and device of `value`."""

@@ -14,7 +14,6 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from sparsec.calls import is_identity
-from sparsec.errors import PassRefused
 from sparsec.forms import constant, is_value
 from sparsec.pipeline import Context, Editor, Form, Pass
 
@@ -61,16 +60,16 @@ class FoldConstants(Pass):
 
 def _bypass(edit: Editor, node: fx.Node) -> None:
     source = node.args[0]
-    if not isinstance(source, fx.Node):
+    if not (isinstance(source, fx.Node) and is_value(source) and is_value(node)):
         return
     if source.op != "call_function" and any(user.op == "output" for user in node.users):
         edit.miss(node, "the copy separates an output from an input or a constant")
         return
-    try:
-        edit.substitute(node, source)
-        edit.hit(node, f"the same as {source}")
-    except PassRefused as refusal:
-        edit.miss(node, str(refusal.why))
+    if source.meta["val"].stride() != node.meta["val"].stride():
+        edit.miss(node, "the copy changes the order in memory, which a view may rely on")
+        return
+    edit.substitute(node, source)
+    edit.hit(node, f"the same as {source}")
 
 
 def _is_computable(node: fx.Node, known: dict[fx.Node, Any]) -> bool:

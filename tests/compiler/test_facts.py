@@ -113,6 +113,18 @@ def test_nothing_is_known_of_infinities(value: float) -> None:
     assert fact.reason == "non-finite"
 
 
+def test_nothing_is_known_of_complex_and_empty_tensors() -> None:
+    assert Fact.of(torch.zeros(2, 2, dtype=torch.complex64)).reason == "complex"
+    assert Fact.of(torch.zeros(0, 2)).reason == "empty"
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16])
+def test_other_dtypes_are_measured(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0, 1], [0, 0]]).to(dtype)
+    assert Fact.of(tensor).density == 0.25
+    assert Fact.of(tensor).holds(tensor)
+
+
 def test_all_zero_implies_every_zero_fact_but_no_constant() -> None:
     assert implies(ZERO, Fact(groups=(Groups(1, 4),), blocks=(Blocks(8, 1, 0.1),), dead=((1, frozenset({2})),), pattern="any"))
     assert not implies(ZERO, Fact(constants=((0, 1.0),)))

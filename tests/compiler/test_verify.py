@@ -47,6 +47,20 @@ def test_arguments_that_cannot_be_executed(net: Network) -> None:
         Verifier()(net.graph_module, Form.CAPTURED)
 
 
+def test_strides_that_a_view_relies_on_are_followed() -> None:
+    """The view is as it was; only the value before it lost the copy that made it contiguous."""
+    net = Network((2, 3), 0)
+    turned = net.add(aten.transpose.int, net.last, 0, 1)
+    copy = net.add(aten.contiguous.default, turned)
+    net.add(aten.view.default, copy, [6])
+    net.returns(net.last)
+    verifier = Verifier()
+    verifier(net.graph_module, Form.CAPTURED)
+    net.last.args = (turned, [6])
+    with pytest.raises(VerificationError, match=r"(?s)cannot be executed.*view"):
+        verifier(net.graph_module, Form.CAPTURED)
+
+
 def test_a_node_before_its_input(net: Network) -> None:
     net.values[-2].prepend(net.last)
     with pytest.raises(VerificationError, match="comes before its input"):

@@ -64,6 +64,16 @@ def test_a_copy_between_input_and_output_stays() -> None:
     assert "separates an output from an input" in str(result.story)
 
 
+def test_a_copy_that_orders_memory_for_a_view_stays() -> None:
+    net = Network((2, 3), 0)
+    net.add(aten.transpose.int, net.last, 0, 1)
+    net.add(aten.contiguous.default, net.last)
+    net.add(aten.view.default, net.last, [6])
+    result = folded(net.returns(net.last))
+    assert aten.contiguous.default in targets(result)
+    assert "changes the order in memory" in str(result.story)
+
+
 def test_an_expand_that_repeats_stays() -> None:
     net = Network((1, 3), 0)
     net.add(aten.expand.default, net.last, [2, 3])
