@@ -17,8 +17,8 @@ SIZES = (96, 96, 96, 160, 96, 96, 192, 96, 96, 224)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest deviation over the largest magnitude; NaN, which no limit admits, where either has one."""
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+    """Largest deviation over the largest magnitude; NaN, which no limit admits, where either has one. Zeros must be matched exactly."""
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-30))
 
 
 def cases() -> list:
@@ -92,3 +92,4 @@ def test_nan_fails_the_comparison():
     for found, expected in [(broken, value), (value, broken), (broken, broken)]:
         assert not relative_error(found, expected) <= LIMIT
     assert relative_error(value * (1 + 2 * LIMIT), value) > LIMIT
+    assert relative_error(value * 1e-9, value * 0) > LIMIT

@@ -1,0 +1,52 @@
+"""Libraries are compiled once per set of kernels and machine, wherever they may be written."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tvm
+
+from sparsec.backends.x86 import convert, library
+from sparsec.runtime import load_kernels
+from tests.convnets import machines
+
+WIDEST, AVX2 = machines()["widest"], machines()["avx2"]
+ROWS, PLANES = convert.copy_rows(8), convert.nchw_to_planes(8, 2)
+
+
+@pytest.fixture
+def compilations(monkeypatch) -> list[int]:
+    made: list[int] = []
+    original = tvm.compile
+    monkeypatch.setattr(tvm, "compile", lambda *args, **kwargs: made.append(1) or original(*args, **kwargs))
+    return made
+
+
+def test_a_library_is_built_once_and_loads(tmp_path, compilations):
+    first, again = (library.build([ROWS], AVX2, tmp_path / "new" / "folder") for _ in range(2))
+    assert (first, len(compilations)) == (again, 1)
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    assert load_kernels(first) is load_kernels(again)
+
+
+def test_names_follow_kernels_their_order_and_the_machine(monkeypatch):
+    names = [library.key(kernels, AVX2) for kernels in ([ROWS], [PLANES], [ROWS, PLANES], [PLANES, ROWS])]
+    names += [library.key([ROWS], WIDEST)] if WIDEST != AVX2 else []
+    monkeypatch.setattr(library, "_source_digest", lambda: "other sources")
+    names += [library.key([ROWS], AVX2)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("cache", [None, Path("/proc/nowhere"), Path(__file__)], ids=["none", "unwritable", "a file"])
+def test_without_a_cache_libraries_live_as_long_as_the_process(cache, compilations):
+    first, again = (library.build([ROWS], AVX2, cache) for _ in range(2))
+    assert first == again
+    assert first.exists()
+    assert len(compilations) <= 1
+
+
+def test_builders_at_the_same_time_leave_one_good_library(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        paths = set(pool.map(lambda _: library.build([ROWS], AVX2, tmp_path), range(2)))
+    assert [path.name for path in tmp_path.iterdir()] == [path.name for path in paths]
+    assert load_kernels(paths.pop())

@@ -1,0 +1,52 @@
+"""What is read from a processor's flags."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sparsec.backends.x86 import machine as module
+from sparsec.backends.x86.machine import _AVX2, _AVX512, describe
+from sparsec.errors import MachineError
+
+AVX2, AVX512 = frozenset(_AVX2), frozenset(_AVX2) | frozenset(_AVX512)
+
+
+def test_vectors_follow_the_flags():
+    narrow, wide = describe(AVX2, 2), describe(AVX512, 4)
+    assert (narrow.lanes, narrow.registers, narrow.mcpu, narrow.cores) == (8, 16, "x86-64-v3", 2)
+    assert (wide.lanes, wide.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
+    assert set(narrow.features) < set(wide.features)
+    assert narrow.key() != wide.key()
+
+
+@pytest.mark.parametrize("flag", sorted(_AVX512))
+def test_part_of_avx512_is_avx2(flag):
+    assert describe(AVX512 - {flag}, 1) == describe(AVX2, 1)
+
+
+@pytest.mark.parametrize("flag", sorted(_AVX2))
+def test_every_flag_of_avx2_is_needed(flag):
+    with pytest.raises(MachineError, match=f"without {flag}"):
+        describe(AVX512 - {flag}, 1)
+
+
+def test_another_architecture_is_refused(monkeypatch):
+    monkeypatch.setattr(module.platform, "machine", lambda: "aarch64")
+    with pytest.raises(MachineError, match="this is aarch64"):
+        describe(AVX512, 1)
+
+
+def test_unreadable_flags_are_no_flags(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError
+
+    monkeypatch.setattr(module.Path, "read_text", refuse)
+    assert module._flags() == frozenset()
+    assert module._cache_bytes(1, "Data", 123) == 123
+
+
+def test_the_environment_restricts_to_avx2():
+    code = "from sparsec.backends.x86.machine import machine; print(machine().lanes)"
+    done = subprocess.run([sys.executable, "-c", code], env={"SPARSEC_ISA": "avx2"}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "8"
