@@ -41,7 +41,8 @@ def channels_read(graph: fx.Graph) -> dict[fx.Node, Channels]:
 
 def reads_of(node: fx.Node, wanted: Channels) -> Reads:
     """Which channels of each input `node` reads to produce its channels `wanted`."""
-    return (*_ruled(node, wanted), *_rest(node, _ruled(node, wanted)))
+    ruled = tuple(_ruled(node, wanted))
+    return (*ruled, *_rest(node, ruled))
 
 
 def _rest(node: fx.Node, ruled: Reads) -> Reads:

@@ -133,7 +133,8 @@ def silent_outputs(weight: Tensor, groups: int, values: dict[int, float]) -> lis
 
 def reached(weight: Tensor, groups: int) -> Tensor:
     """Which outputs read which inputs: bool [O, I], from weight [O, I/groups, ...]. A non-finite weight reads."""
-    taps = (weight != 0).flatten(2).any(2) if weight.dim() > 2 else weight != 0
+    mask = (weight != 0).flatten(2) if weight.dim() > 2 else (weight != 0).unsqueeze(2)
+    taps = mask.any(2) if mask.shape[2] > 1 else mask.squeeze(2)
     if groups == 1:
         return taps
     outputs, inputs = taps.shape
