@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from sparsec.autotune import tune
 from sparsec.autotune.roofline import Roofline, roofline
 from sparsec.backends.plan import Call, Group
 from sparsec.backends.x86.backend import X86
@@ -31,23 +34,38 @@ def explanation_of(result: Result, programs: Sequence[RegionProgram], backend: X
     outside = [n for n in result.graph_module.graph.nodes if n.op == "call_function" and n.name not in inside]
     limits = roofline(backend.machine, settings.cache_dir) if programs else None
     return Explanation(
-        layers=tuple(row for p in programs if limits for row in _rows(p, backend, limits, settings.thread_count)),
+        layers=tuple(row for p in programs if limits for row in _rows(p, backend, limits, settings)),
         misses=misses,
         uncovered=tuple((n.name, refusals.get(n.name, "its region was predicted slower than the dense compiler")) for n in outside),
         notes=(_FINITE,) if programs else (),
     )
 
 
-def _rows(program: RegionProgram, backend: X86, limits: Roofline, threads: int) -> Iterable[Layer]:
+def _rows(program: RegionProgram, backend: X86, limits: Roofline, settings: Settings) -> Iterable[Layer]:
     """One row per group, in the order in which they run and are timed."""
     nodes = {n.name: n for n in program.region.specs}
     tasks = {task.node: task for task in program.lowered.tasks}
+    measured = tune.times(program.region, backend, settings)
     for group in program.lowered.plan.groups:
         call = group.calls[-1]
-        row = _layer(group, nodes.get(call.node), limits, threads)
+        row = _layer(group, nodes.get(call.node), limits, settings.thread_count)
         task = tasks.get(call.node)
         verdict = None if task is None else backend.verdict(task, call)
-        yield row if verdict is None else replace(row, reason=verdict.reason(limits.cycles_s), flip_density=verdict.flip_density)
+        if verdict is None:
+            yield row
+        else:
+            reason = verdict.reason(limits.cycles_s) + _measured(measured.get(call.node, {}))
+            yield replace(row, reason=reason, flip_density=verdict.flip_density)
+
+
+def _measured(times: Mapping[str, float]) -> str:
+    """The best measured time of each kernel family among a layer's candidates (schedules as JSON -> µs)."""
+    best: dict[str, float] = {}
+    for schedule, microseconds in times.items():
+        kernel = str(dict(json.loads(schedule))["kernel"])
+        best[kernel] = min(best.get(kernel, math.inf), microseconds)
+    listed = ", ".join(f"{kernel} {microseconds:.0f} µs" for kernel, microseconds in sorted(best.items(), key=lambda b: b[1]))
+    return f"; measured: {listed}" if listed else ""
 
 
 def _layer(group: Group, node: fx.Node | None, limits: Roofline, threads: int) -> Layer:
