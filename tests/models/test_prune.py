@@ -47,7 +47,9 @@ def test_blocks_go_whole_the_weakest_first_within_one_block(shape, sparsity, blo
         for tile, weights in zip(band.split(columns, 1), weight_band.split(columns, 1), strict=True)
     ]
     assert all(tile.all() or not tile.any() for tile, _ in tiles)
-    assert abs((~kept).sum().item() - sparsity * weight.numel()) <= rows * columns / 2 + 1e-6
+    # Half a block, or the one block that always stays.
+    slack = rows * columns / 2 if sum(bool(tile.all()) for tile, _ in tiles) > 1 else rows * columns
+    assert abs((~kept).sum().item() - sparsity * weight.numel()) <= slack + 1e-6
     strong = [strength for tile, strength in tiles if tile.all()]
     weak = [strength for tile, strength in tiles if not tile.any()]
     assert not strong or not weak or min(strong) >= max(weak) - 1e-6
