@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import tvm
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
 from sparsec.errors import MachineError
+
+logger = logging.getLogger("sparsec")
 
 #: Part of every key: a new number leaves old libraries aside.
 _FORMAT = "1"
@@ -73,11 +76,20 @@ def _process_directory() -> Path:
 
 
 def _writable(cache: Path | None) -> Path:
+    """``cache`` if files can be made there, else a directory of this process; says so."""
     if cache is None:
         return _process_directory()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache):
             return cache
-    except OSError:
+    except OSError as error:
+        _say_once(
+            f"Kernels are not kept: the cache directory {cache} cannot be written ({error.strerror}). Set SPARSEC_CACHE_DIR to another."
+        )
         return _process_directory()
+
+
+@lru_cache(maxsize=16)
+def _say_once(message: str) -> None:
+    logger.warning(message)
