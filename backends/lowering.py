@@ -1,6 +1,6 @@
 """From a region of the graph to a plan: buffers for values, conversions at the edges, one task per node.
 
-    caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] ─ flat ─ unload ─ caller's NCHW
+caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] ─ flat ─ unload ─ caller's NCHW
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class CompiledGraph:
     """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
 
     ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
-    ``reasons``: fallbacks that the user should hear of.
+    ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
+    the graph's, ``returns`` the positions of the graph's outputs among its.
     """
 
     programs: list[RegionProgram]
@@ -71,6 +72,8 @@ class CompiledGraph:
     nothing_sparse: bool
     reasons: list[str] = field(default_factory=list)
     run_rest: Any = None
+    picks: tuple[int, ...] = ()
+    returns: tuple[int, ...] = ()
 
     @property
     def any_batch(self) -> bool:
@@ -79,7 +82,10 @@ class CompiledGraph:
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the graph."""
-        return self.programs[0](inputs) if self.fully_compiled else list(self.run_rest(inputs))
+        if not self.fully_compiled:
+            return list(self.run_rest(inputs))
+        results = self.programs[0]([inputs[i] for i in self.picks])
+        return [results[i] for i in self.returns]
 
 
 def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = False) -> CompiledGraph:
@@ -97,7 +103,9 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     programs = [_compile_region(region, backend, settings) for region in found]
     whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
     compiled = CompiledGraph(programs, result.story, explanation_of(result, programs, backend, settings), whole, not programs, reasons)
-    if programs and not whole:
+    if whole:
+        compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
+    elif programs:
         compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
     return compiled
 
@@ -135,18 +143,28 @@ def _kernels(lowered: Lowered, backend: X86) -> list[Source]:
     return [used[symbol] for symbol in sorted(used)]
 
 
-def _covers(region: region_module.Region, graph_module: fx.GraphModule) -> bool:
-    """Whether the region is the whole graph, inputs and outputs in the graph's own order."""
-    graph = graph_module.graph
-    placeholders = tuple(graph.find_nodes(op="placeholder"))
+def _returned(graph: fx.Graph) -> tuple[Any, ...]:
     (output,) = graph.find_nodes(op="output")
-    returned = tuple(output.args[0]) if isinstance(output.args[0], list | tuple) else (output.args[0],)
+    values = output.args[0]
+    return tuple(values) if isinstance(values, list | tuple) else (values,)
+
+
+def _covers(region: region_module.Region, graph_module: fx.GraphModule) -> bool:
+    """Whether the region computes every output of the graph and leaves no operator out."""
+    graph = graph_module.graph
     calls = [n for n in graph.nodes if n.op == "call_function"]
-    return region.inputs == placeholders and region.outputs == returned and all(n in region.specs for n in calls)
+    return set(_returned(graph)) <= set(region.outputs) and all(n in region.specs for n in calls)
+
+
+def _ports(region: region_module.Region, graph_module: fx.GraphModule) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Positions of the region's inputs among the graph's, and of the graph's outputs among the region's."""
+    placeholders = list(graph_module.graph.find_nodes(op="placeholder"))
+    returned = _returned(graph_module.graph)
+    return tuple(placeholders.index(n) for n in region.inputs), tuple(region.outputs.index(n) for n in returned)
 
 
 def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
-    """Weights with infinities or NaN: no zero of theirs may be skipped, which the user should know."""
+    """Weights with infinities or NaN: their layers get dense kernels, which the user should know."""
     reasons = []
     for node in graph_module.graph.find_nodes(op="get_attr"):
         fact = notes(node).get("fact")
@@ -164,7 +182,9 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
     operators = [RegionOp(p, [(tuple(n.meta["val"].shape), torch.float32) for n in p.region.outputs]) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
-    compiled = compile_dense(spliced, examples, freezing=True)
+    # Freezing rewrites convolutions for oneDNN, which knows no float64.
+    freezing = all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    compiled = compile_dense(spliced, examples, freezing=freezing)
 
     def call(inputs: Sequence[Tensor], _keep: Any = operators) -> Any:
         return compiled(*inputs)

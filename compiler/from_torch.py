@@ -1,5 +1,6 @@
 """The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.torch_dynamo import Replay, bake, weight_positions
 from sparsec.torch_lower import Fixed, Lowered, Slot, lower
 from sparsec.torch_plain import is_plain, plain_weights
+
+_exporting = threading.RLock()  # torch.export is not safe in two threads at once
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def capture(source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Ma
     a way torch.export cannot follow; InvalidInput for arguments that do not fit.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             return _describe(_from_program(source, args, kwargs))
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
@@ -83,7 +86,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 
     The code around such a graph may write to its results, so one that is a view of an input is refused as well.
     """
-    with torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         baked = bake(graph_module, args, weights)
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}))
     if lowered.views:

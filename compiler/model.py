@@ -103,7 +103,13 @@ class CompiledModel:
         if not self._compiled.fully_compiled:
             rows = "; ".join(f"{node}: {reason}" for node, reason in self._compiled.explanation.uncovered[:8])
             raise ArtifactError("The model cannot be saved: parts of it run in torch.", why=rows, hint="Replace these operators.")
-        entry = self._compiled.programs[0]
+        entry, count = self._compiled.programs[0], len(self._captured.inputs)
+        if self._compiled.picks != tuple(range(count)) or self._compiled.returns != tuple(range(len(entry.program.outputs))):
+            raise ArtifactError(
+                "The model cannot be saved: an input is not used, or a result is returned twice.",
+                why=f"It uses {len(self._compiled.picks)} of {count} inputs and returns {len(self._compiled.returns)} results.",
+                hint="Wrap the model so that each input is used and each result returned once.",
+            )
         machine = {"arch": entry.machine.arch, "features": entry.machine.features}
         signature = {"output": _structure(self._captured.restore([torch.empty(0)] * len(entry.program.outputs)))}
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)

@@ -20,7 +20,8 @@ from sparsec.spec import KernelSpec
 class Region:
     """Nodes of one region in order, with their specs, and the storage of every value that lives inside.
 
-    ``inputs`` and ``outputs`` are the values that cross the edge, as nodes of the graph. ``tiles`` gives pixels per tile by resolution
+    ``inputs`` (in the graph's order) and ``outputs`` (those that the graph returns first, in that order) are the values that cross the
+    edge, as nodes of the graph. ``tiles`` gives pixels per tile by resolution
     (height, width), ``tile`` serves the others.
     """
 
@@ -61,8 +62,11 @@ def extract(graph_module: fx.GraphModule, tile: int) -> list[Region]:
 
 def _region(number: int, nodes: list[fx.Node], tile: int) -> Region:
     inside = set(nodes)
-    inputs = dict.fromkeys(a for n in nodes for a in operands(n) if a not in inside)
+    order = {n: i for i, n in enumerate(nodes[0].graph.nodes)}
+    inputs = sorted({a for n in nodes for a in operands(n) if a not in inside}, key=order.__getitem__)
     outputs = [n for n in nodes if any(u not in inside for u in n.users)]
+    returned = nodes[0].graph.find_nodes(op="output")[0].all_input_nodes
+    outputs.sort(key=lambda n: returned.index(n) if n in returned else len(returned))
     specs = {n: _checked(n) for n in nodes}
     return Region(number, specs, tuple(inputs), tuple(outputs), _pads(specs), tile)
 

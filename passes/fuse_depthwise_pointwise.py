@@ -63,6 +63,8 @@ def _refusal(depthwise: Layer, pointwise: Layer, context: Context) -> str:
         return "it has a residual or a dilation"
     if depthwise.weight_shape[2:] not in SIZES:
         return "it is neither 3x3 nor 5x5"
+    if depthwise.padding != tuple(size // 2 for size in depthwise.weight_shape[2:]):
+        return "its padding is not same padding"
     limit = context.costs.get("depthwise_pointwise_bytes", CACHED_BYTES)
     _, channels, height, width = depthwise.node.meta["val"].shape
     stored = channels * height * width * depthwise.node.meta["val"].element_size()

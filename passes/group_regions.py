@@ -9,6 +9,7 @@ kernels for what is known of their weights against the same layers dense; the re
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -64,10 +65,21 @@ def _merge(nodes: list[fx.Node], specs: dict[fx.Node, KernelSpec]) -> list[list[
             if producer in specs and a is not b and not _path_around(quotient, a, b):
                 nx.contracted_nodes(quotient, a, b, self_loops=False, copy=False)
                 home |= {n: a for n, h in home.items() if h is b}
+    _join_independent(quotient, home, specs)
     regions: dict[fx.Node, list[fx.Node]] = {}
     for node in specs:
         regions.setdefault(home[node], []).append(node)
     return sorted((sorted(r, key=order.__getitem__) for r in regions.values()), key=lambda r: order[r[0]])
+
+
+def _join_independent(quotient: nx.DiGraph, home: dict[fx.Node, fx.Node], specs: dict[fx.Node, KernelSpec]) -> None:
+    """Merge regions of one batch size that no path connects, such as two branches that share an input only."""
+    for a, b in itertools.combinations(dict.fromkeys(home[n] for n in specs), 2):
+        if home[a] is not a or home[b] is not b or a.meta["val"].shape[0] != b.meta["val"].shape[0]:
+            continue
+        if not nx.has_path(quotient, a, b) and not nx.has_path(quotient, b, a):
+            nx.contracted_nodes(quotient, a, b, self_loops=False, copy=False)
+            home.update({n: a for n, h in home.items() if h is b})
 
 
 def _path_around(graph: nx.DiGraph, a: fx.Node, b: fx.Node) -> bool:

@@ -151,7 +151,6 @@ def test_a_model_in_training_mode_is_refused():
         sparsec.compile(Net().train(), (IMAGES,))
 
 
-@pytest.mark.xfail(reason="freezing in torch 2.13 cannot prepare float64 convolutions")
 def test_double_models_are_right(cache):
     model = Net().double()
     agrees(made(model, cache, IMAGES.double()), model, IMAGES.double())
@@ -262,7 +261,6 @@ def test_several_models_live_side_by_side(cache):
             agrees(fast, model, IMAGES)
 
 
-@pytest.mark.xfail(reason="torch.export is not safe in two threads at once")
 def test_two_threads_may_compile_at_once(cache):
     models = [Net(3), Net(4)]
     with ThreadPoolExecutor(2) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from sparsec.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
 _LONGEST_STEP = 4
+_SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
 #: Pixels per tile that kernels come with.
 TILES = (64, 32)
 
@@ -59,7 +61,12 @@ class X86:
         return None
 
     def schedules(self, task: Task) -> list[Schedule]:
-        """Candidates, the default first. Ops with one way to compute them have one."""
+        """Candidates, the default first. Ops with one way to compute them have one, weights that are not finite dense ones only."""
+        found = self._candidates(task)
+        finite = json.loads(task.spec.weight_fact).get("reason") != "non-finite"
+        return found if finite else [s for s in found if dict(s)["kernel"] not in _SKIPPING]
+
+    def _candidates(self, task: Task) -> list[Schedule]:
         op = task.spec.op
         if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
             return vector_schedules(vector_matrix(task), self.machine)
