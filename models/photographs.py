@@ -57,4 +57,4 @@ def _photographs() -> Tensor:
 
     images = torch.stack([torch.tensor(image) for image in load_sample_images().images])
     scaled = images.permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+    return ((scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)).contiguous()
