@@ -9,12 +9,11 @@ A failure answers {"failure": reason}. Crashes and hangs are the parent's to not
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+from sparsec.serve import serve
 
 if TYPE_CHECKING:
     from sparsec.autotune.candidate import Bench
@@ -65,25 +64,5 @@ class Worker:
         return self._loaded
 
 
-def _private_channels() -> tuple[TextIO, TextIO]:
-    """Request and reply streams of our own; what a candidate prints goes to standard error."""
-    requests, replies = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return requests, replies
-
-
-def main() -> None:
-    """Answer requests until the parent closes the pipe."""
-    requests, replies = _private_channels()
-    worker = Worker()
-    for line in requests:
-        replies.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        replies.flush()
-    # Waiting worker threads must not hold up the end.
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker().answer)

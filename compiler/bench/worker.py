@@ -9,13 +9,12 @@ A failure answers {"failure": reason}. Between requests the process blocks in a 
 pinning and thread counts are set by the parent before this file is imported.
 """
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+from sparsec.serve import serve
 
 if TYPE_CHECKING:
     from sparsec.bench.rivals import Loaded
@@ -82,25 +81,5 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {'; '.join(lines[:REASON_LINES])}" if lines else type(error).__name__
 
 
-def _private_channels() -> tuple[TextIO, TextIO]:
-    """Request and reply streams of our own; what the engines print goes to standard error."""
-    requests, replies = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return requests, replies
-
-
-def main() -> None:
-    """Answer requests until the parent closes the pipe."""
-    requests, replies = _private_channels()
-    worker = Worker()
-    for line in requests:
-        replies.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        replies.flush()
-    # Engines with threads of their own may hang or crash while the interpreter shuts down.
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker().answer)
