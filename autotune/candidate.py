@@ -55,7 +55,7 @@ class Bench:
 
     def prepare(self, candidate: int) -> dict[str, Any]:
         """Build and check a candidate: its error, digest of its lowered source, symbols and work. Wrong if it is wrong."""
-        groups = self.job.backend.lower(self.job.task, self.job.schedules[candidate])
+        groups = self.job.backend.share(self.job.backend.lower(self.job.task, self.job.schedules[candidate]))
         kernels = _sources(groups)
         path = self.job.backend.build(kernels, self.job.cache)  # type: ignore[attr-defined]
         program = self._program(groups, kernels)

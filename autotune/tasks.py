@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class _Survey:
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         return []
+
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        return list(groups)
 
     def copy(self, source: Buffer, target: Buffer) -> Any:
         return None

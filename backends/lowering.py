@@ -5,7 +5,7 @@ caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] �
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -32,6 +32,9 @@ class Lowerer(Protocol):
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute a task."""
+
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        """``groups``, in their order, with what threads take of each decided."""
 
     def copy(self, source: Buffer, target: Buffer) -> Call:
         """Move a value from one storage to another: nchw, flat, packed, vector."""
@@ -79,7 +82,7 @@ def lower_region(region: Region, backend: Lowerer, chosen: Mapping[str, Schedule
         _lower_node(state, node, spec, ports.get(node))
     for node, port in ports.items():
         _deliver(state, state.buffers[node], port)
-    return Lowered(Plan(tuple(state.groups), inputs, outputs), tuple(state.tasks), state.schedules)
+    return Lowered(Plan(tuple(backend.share(state.groups)), inputs, outputs), tuple(state.tasks), state.schedules)
 
 
 def _port(side: str, index: int, node: fx.Node) -> Buffer:

@@ -27,6 +27,7 @@ from sparsec.backends.x86 import library
 from sparsec.backends.x86.block import block, pack_block
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, space
+from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
 from sparsec.layouts import Geometry
 from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
@@ -106,6 +107,8 @@ class Candidate:
         self.mask = np.zeros(g.tiles * g.tile, np.float32)
         self.mask[: g.pixels].reshape(g.height, g.pitch)[:, : g.width] = 1
         scalars = {"rows": outputs, "x_tile": inputs * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": 0, "r_row": 0}
+        runs = one_run((len(constants["row"]) - 1) // constants.get("parts", 1))
+        scalars |= {"runs": runs} | units_of(g.tiles, runs, by_rows=False)[1]
         self.arguments = constants | scalars | {"mask": self.mask, "lo": _CLAMP[0], "hi": _CLAMP[1]}
         self.seconds = np.inf
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from sparsec.backends.base import Arguments, Machine, Refusal, Source
 from sparsec.backends.lowering import parity_step
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.backends.x86 import convert, library
+from sparsec.backends.x86 import convert, library, shares
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
@@ -112,6 +112,10 @@ class X86:
         if op in ("max_pool2d", "avg_pool2d", "global_avg_pool"):
             return pool_groups(task, self.machine)
         return elementwise_groups(task, self.machine)
+
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        """``groups``, in their order, with what threads take of each decided."""
+        return shares.settle(groups)
 
     def _product(self, task: Task) -> Product:
         if task.spec.op != "depthwise_pointwise":

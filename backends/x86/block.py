@@ -16,13 +16,14 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
 from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
+from sparsec.backends.x86.shares import row_range, tile_range
 
 
 def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation: str, residual: bool, masked: bool) -> Source:
     """The kernel for panels of ``rows`` channels x ``vectors * lanes`` pixels on tiles of ``tile`` pixels (a multiple of the panel's).
 
     Parameters are those of ``spmm``. ``row`` counts blocks per row block, ``rows`` is the number of channels to store (it need not be a
-    multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles.
+    multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``shares``).
     """
     panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked)
     if tile % panel.width:
@@ -40,6 +41,9 @@ def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation
             row_: T.handle("int32"),
             bias_: T.handle("float32"),
             mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
             channels: T.int32,
             x_tile: T.int32,
             y_tile: T.int32,
@@ -59,8 +63,12 @@ def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation
             row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            for i in range(end - begin):
-                for b in range((channels + (rows - 1)) // rows):
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
+                low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
+                high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
+                for b in range(low, high):
                     for s in range(tile // panel.width):
                         acc = panel.allocate()
                         panel.fill(acc, lambda r: bias[b * rows + r])
@@ -69,15 +77,15 @@ def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation
                                 acc,
                                 lambda r: value[(row[b] + j) * rows + r],
                                 x,
-                                (begin + i) * x_tile + s * panel.width + T.Cast("int32", offset[row[b] + j]),
+                                (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row[b] + j]),
                             )
                         panel.store(
                             y,
-                            lambda r: (begin + i) * y_tile + (b * rows + r) * y_row + s * panel.width,
+                            lambda r: (first + i) * y_tile + (b * rows + r) * y_row + s * panel.width,
                             lambda r, e: epilogue(
                                 acc[r][e],
-                                lambda: other[(begin + i) * r_tile + (b * rows + r) * r_row + s * panel.width + e],
-                                lambda: mask[(begin + i) * tile + s * panel.width + e],
+                                lambda: other[(first + i) * r_tile + (b * rows + r) * r_row + s * panel.width + e],
+                                lambda: mask[(first + i) * tile + s * panel.width + e],
                                 lo,
                                 hi,
                             ),

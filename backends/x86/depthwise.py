@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.x86.expr import activate
+from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
 
 FAR = 1 << 30  # length given to buffers whose extent is the planner's business
 
@@ -50,7 +51,8 @@ def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
 
 
 def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bool) -> Source:
-    """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles.
+    """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
+    of channels (see ``shares``).
 
     ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_row`` is its elements per channel, ``pitch`` its
     elements per row. ``masked`` zeroes pad positions of a flat output.
@@ -63,6 +65,7 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
         Param("weight", "ptr"),
         Param("bias", "ptr"),
         Param("mask", "ptr"),
+        *PARAMS,
         Param("channels", "i32"),
         Param("x_row", "i32"),
         Param("pitch", "i32"),
@@ -105,6 +108,9 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
             weight_: T.handle("float32"),
             bias_: T.handle("float32"),
             mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
             channels: T.int32,
             x_row: T.int32,
             pitch: T.int32,
@@ -120,7 +126,12 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
             weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            for c in range(channels):
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
+            low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
+            high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
+            for c in range(low, high):
                 w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
                 s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
                 old = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
@@ -128,11 +139,11 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
                 for t in T.unroll(kernel * kernel):
                     w[t] = weight[c * (kernel * kernel) + t]
                 w[kernel * kernel] = bias[c]
-                columns(old, w, x, c * x_row + begin * tile, pitch)
-                add(old, r, beside(w, x, c * x_row + begin * tile, pitch))
-                for i in range(end - begin):
+                columns(old, w, x, c * x_row + tile0 * tile, pitch)
+                add(old, r, beside(w, x, c * x_row + tile0 * tile, pitch))
+                for i in range(tiles):
                     for v in T.unroll(vectors):
-                        columns(s, w, x, c * x_row + (begin + i) * tile + (v + 1) * lanes, pitch)
+                        columns(s, w, x, c * x_row + (tile0 + i) * tile + (v + 1) * lanes, pitch)
                         out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
                         add(s, r, left(old, s))
                         for j in T.unroll(kernel):
@@ -141,9 +152,9 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
                             out[e] = activate(activation, out[e], lo, hi)
                         if masked:
                             for e in T.vectorized(lanes):
-                                out[e] = T.Select(mask[(begin + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                                out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
                         for e in T.vectorized(lanes):
-                            y[(begin + i) * y_tile + c * y_row + v * lanes + e] = out[e]
+                            y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
             return T.int32(0)
 
         return stencil

@@ -20,6 +20,7 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.x86.depthwise import FAR, shifted, total
 from sparsec.backends.x86.expr import activate
+from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
 
 
 def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
@@ -28,7 +29,8 @@ def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
 
 
 def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, masked: bool) -> Source:
-    """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output tiles.
+    """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output
+    tiles or runs of channels (see ``shares``).
 
     ``x`` is flat with ``pad >= (kernel - 1) / 2``; ``x_row`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
@@ -43,6 +45,7 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
         Param("weight", "ptr"),
         Param("bias", "ptr"),
         Param("mask", "ptr"),
+        *PARAMS,
         Param("channels", "i32"),
         Param("x_row", "i32"),
         Param("x_pitch", "i32"),
@@ -89,6 +92,9 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
             weight_: T.handle("float32"),
             bias_: T.handle("float32"),
             mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
             channels: T.int32,
             x_row: T.int32,
             x_pitch: T.int32,
@@ -108,11 +114,16 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
             weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            first: T.let = T.truncdiv(begin * tile, pitch)
-            last: T.let = T.min(T.truncdiv(end * tile - 1, pitch) + 1, height)
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
+            low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
+            high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
+            first: T.let = T.truncdiv(tile0 * tile, pitch)
+            last: T.let = T.min(T.truncdiv((tile0 + tiles) * tile - 1, pitch) + 1, height)
             steps: T.let = T.truncdiv(width + (lanes - r - 1), lanes - r)
-            skip: T.let = begin * tile - first * pitch
-            for c in range(channels):
+            skip: T.let = tile0 * tile - first * pitch
+            for c in range(low, high):
                 w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
                 s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
                 half = T.alloc_buffer((2 * lanes,), "float32", scope="global")
@@ -124,15 +135,15 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
                     for step in range(steps):
                         columns(s, half, w, x, c * x_row + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
                         scratch[T.Ramp(oh * pitch + step * (lanes - r), 1, lanes)] = row_sum(s)
-                for i in range(end - begin):
+                for i in range(tiles):
                     for v in T.unroll(vectors):
                         for e in T.vectorized(lanes):
                             out[e] = activate(activation, scratch[skip + i * tile + v * lanes + e], lo, hi)
                         if masked:
                             for e in T.vectorized(lanes):
-                                out[e] = T.Select(mask[(begin + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                                out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
                         for e in T.vectorized(lanes):
-                            y[(begin + i) * y_tile + c * y_row + v * lanes + e] = out[e]
+                            y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
             return T.int32(0)
 
         return stencil

@@ -16,6 +16,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
+from sparsec.backends.x86 import shares
 from sparsec.backends.x86.expr import activate
 
 FAR = 1 << 30  # length given to buffers whose extent is the planner's business
@@ -32,6 +33,7 @@ def params(index: str) -> tuple[Param, ...]:
         Param("row", "ptr", "int32"),
         Param("bias", "ptr"),
         Param("mask", "ptr"),
+        *shares.PARAMS,
         Param("rows", "i32"),
         Param("x_tile", "i32"),
         Param("y_tile", "i32"),

@@ -18,6 +18,7 @@ from sparsec.backends.x86.block import block, pack_block
 from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.x86.geometry import mask_of, tile_of
 from sparsec.backends.x86.panel_costs import Work, block_rows
+from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
 from sparsec.layouts import Geometry, Storage
 from sparsec.spec import KernelSpec, Schedule
@@ -111,14 +112,16 @@ def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machin
         constants = pack_block(product.matrix, product.offsets, rows, index, product.bias)
     lo, hi = clamp_bounds(task.spec)
     work = constants["value"].size
-    space = target.storage.space
+    space, parts = target.storage.space, int(choices.get("parts", 1))
+    runs = one_run((len(constants["row"]) - 1) // parts)
+    units, shares = units_of(space.tiles, runs, by_rows=False)
     return Call(
         source=kernel,
         node=node or task.node,
         kind="dense" if work >= product.matrix.size else "sparse",
         buffers={"x": source, "y": target, "residual": residual},
         writes=("y",),
-        constants={**constants, "mask": mask_of(space)},
+        constants={**constants, "mask": mask_of(space), "runs": runs},
         scalars={
             "rows": len(product.matrix),
             "x_tile": source.storage.tile_step,
@@ -128,9 +131,10 @@ def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machin
             "r_row": residual.storage.row_step,
             "lo": lo,
             "hi": hi,
-            "parts": int(choices.get("parts", 1)),
+            "parts": parts,
+            **shares,
         },
-        units=space.tiles,
+        units=units,
         flops=2 * work * space.height * space.width,
         bytes=sum(a.nbytes for a in constants.values()) + 4 * _touched(source, target, task.residual),
         detail={"nonzeros": product.nonzeros, "size": int(product.matrix.size), "schedule": dict(schedule)},

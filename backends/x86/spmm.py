@@ -25,8 +25,9 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
+from sparsec.backends.x86.shares import row_range, tile_range
 
-_PARTS = 16  # position of ``parts`` among the parameters
+_PARTS = 19  # position of ``parts`` among the parameters
 _CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
 
 
@@ -46,7 +47,7 @@ def spmm(
 
     ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a flat output.
     ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
-    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles.
+    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``shares``).
     """
     panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
     chains = min(group, -(-_CHAIN_BYTES // (4 * panel.width)))
@@ -68,6 +69,9 @@ def spmm(
             row_: T.handle("int32"),
             bias_: T.handle("float32"),
             mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
             rows: T.int32,
             x_tile: T.int32,
             y_tile: T.int32,
@@ -88,41 +92,49 @@ def spmm(
             row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            for i in range(end - begin):
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
+                low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
+                high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
                 for s in range(tile // panel.width):
                     pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
                     if masked:
-                        panel.row(pixel, 0, lambda e: mask[(begin + i) * tile + s * panel.width + e])
+                        panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
                     for part in range(parts):
-                        for n in range(rows):
+                        at = T.alloc_buffer((1,), "int32", scope="global")
+                        at[0] = row[part * rows + low]
+                        for n in range(low, high):
+                            stop: T.let = row[part * rows + n + 1]
                             acc = [panel.allocate()[0] for _ in range(chains)]
                             _clear(panel, acc[1:])
                             if part > 0:
-                                panel.row(acc[0], 0, lambda e: y[(begin + i) * y_tile + n * y_row + s * panel.width + e])
+                                panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_row + s * panel.width + e])
                             else:
                                 if residual:
                                     panel.row(
                                         acc[0],
                                         0,
-                                        lambda e: bias[n] + other[(begin + i) * r_tile + n * r_row + s * panel.width + e],
+                                        lambda e: bias[n] + other[(first + i) * r_tile + n * r_row + s * panel.width + e],
                                     )
                                 else:
                                     panel.row(acc[0], 0, lambda e: bias[n])
-                            for j in range((row[part * rows + n + 1] - row[part * rows + n]) >> shift):
+                            for j in range((stop - at[0]) >> shift):
                                 _group(
                                     panel,
                                     acc,
                                     group,
                                     value,
                                     offset,
-                                    row[part * rows + n] + j * group,
+                                    at[0] + j * group,
                                     x,
-                                    (begin + i) * x_tile + s * panel.width,
+                                    (first + i) * x_tile + s * panel.width,
                                 )
+                            at[0] = stop
                             _sum(panel, acc)
                             if part == parts - 1:
                                 panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
-                            panel.row(y, (begin + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
+                            panel.row(y, (first + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
             return T.int32(0)
 
         return kernel if split else kernel.specialize({kernel.params[_PARTS]: T.int32(1)})

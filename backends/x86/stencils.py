@@ -11,6 +11,7 @@ from sparsec.backends.x86.depthwise import depthwise, pack_depthwise
 from sparsec.backends.x86.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.pool import Window, global_pool, window_arguments, window_pool
+from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.layouts import Geometry, Storage
 from sparsec.spec import KernelSpec
 
@@ -49,6 +50,8 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, space: Geometry
     masked = target.storage.layout == "flat"
     activation, vectors = kernel_activation(spec, prefix), space.tile // machine.lanes
     lo, hi = clamp_bounds(spec, prefix)
+    runs = one_run(len(weight))
+    units, shares = units_of(space.tiles, runs, by_rows=False)
     common = {
         "channels": len(weight),
         "x_row": source.storage.row_step,
@@ -57,6 +60,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, space: Geometry
         "y_row": target.storage.row_step,
         "lo": lo,
         "hi": hi,
+        **shares,
     }
     buffers = {"x": source, "y": target}
     if step == 1:
@@ -72,9 +76,9 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, space: Geometry
         kind="depthwise",
         buffers=buffers,
         writes=("y",),
-        constants={**pack_depthwise(weight, bias), "mask": mask_of(space)},
+        constants={**pack_depthwise(weight, bias), "mask": mask_of(space), "runs": runs},
         scalars=scalars,
-        units=space.tiles,
+        units=units,
         flops=2 * weight.size * space.height * space.width,
         bytes=4 * (source.storage.elements + target.storage.elements),
         detail={"schedule": {"kernel": "depthwise", "vectors": vectors}},

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.backends.base import Source
+from sparsec.backends.x86.shares import runs_of, units_of
 from sparsec.layouts import Geometry
 from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, pixel_mask, to_flat, to_packed
 
@@ -41,9 +42,23 @@ class Problem:
         c, dy, dx = np.meshgrid(np.arange(inputs), *[np.arange(kernel) - kernel // 2] * 2, indexing="ij")
         return (c * self.x_row + dy * self.geometry.pitch + dx).reshape(-1)
 
-    def run(self, kernels: Kernels, source: Source, constants: dict[str, Any], strip: int = 0, threads: int = 1) -> np.ndarray:
-        """The flat output storage [N, stride]; it held NaN in the written range and zeros in the margins before."""
+    def run(
+        self,
+        kernels: Kernels,
+        source: Source,
+        constants: dict[str, Any],
+        strip: int = 0,
+        threads: int = 1,
+        sharing: tuple[int, bool] = (1, False),
+    ) -> np.ndarray:
+        """The flat output storage [N, stride]; it held NaN in the written range and zeros in the margins before.
+
+        ``sharing``: the most runs of rows, and whether units are runs of rows over all tiles.
+        """
         g, channels = self.geometry, len(self.weight)
+        work = np.diff(constants["row"]).reshape(constants.get("parts", 1), -1).sum(axis=0)
+        runs = runs_of(work, sharing[0])
+        units, shares = units_of(g.tiles, runs, sharing[1])
         y = np.zeros((channels, g.stride), np.float32)
         y[:, g.front : g.front + g.tiles * g.tile] = np.nan
         memory = {"x": to_packed(self.x, g) if self.packed else to_flat(self.x, g), "y": y}
@@ -61,8 +76,10 @@ class Problem:
             "r_row": g.stride,
             "lo": self.lo,
             "hi": self.hi,
+            "runs": runs,
+            **shares,
         }
-        return kernels.run([Call(source, places | constants)], memory, g.tiles, strip, threads)["y"]
+        return kernels.run([Call(source, places | constants)], memory, units, strip, threads)["y"]
 
     def reference(self) -> tuple[np.ndarray, np.ndarray]:
         """The output [N, H, W] in float64, and the magnitude |bias| + |w|.|x| + |residual| to which its rounding error is relative."""

@@ -1,6 +1,7 @@
 """The block kernel against float64, on both instruction sets."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class Variants:
         variants += [block(lanes, r, v, 64, "int32", "clamp", False, True) for r, v in PANELS[lanes][1:]]
         self.kernels = Kernels([*variants, block(lanes, rows, vectors, 32, "uint16", "clamp", False, False)], MACHINES[lanes])
 
-    def check(self, case: Problem, panel: int = 0, **run: int) -> None:
+    def check(self, case: Problem, panel: int = 0, **run: Any) -> None:
         rows, vectors = PANELS[self.lanes][panel]
         constants = pack_block(case.matrix, case.offsets(), rows, "int32", case.bias)
         case.check(case.run(self.kernels, source(self.lanes, rows, vectors, case), constants, **run))
@@ -53,13 +54,14 @@ def variants(request) -> Variants:
     residual=st.booleans(),
     threads=st.sampled_from([1, 2]),
     strip=st.integers(0, 3),
+    sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
-def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, packed, residual, threads, strip):
+def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, packed, residual, threads, strip, sharing):
     rng = np.random.default_rng(seed)
     case = problem(
         rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual, block=PANELS[variants.lanes][0][0]
     )
-    variants.check(case, threads=threads, strip=strip)
+    variants.check(case, threads=threads, strip=strip, sharing=sharing)
 
 
 @pytest.mark.parametrize("residual", [False, True])

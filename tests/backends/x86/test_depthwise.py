@@ -15,6 +15,7 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86.depthwise import depthwise, pack_depthwise
 from sparsec.backends.x86.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.x86.expr import ACTIVATIONS
+from sparsec.backends.x86.shares import one_run, runs_of, units_of
 from sparsec.layouts import Geometry
 from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, machines, pixel_mask, to_flat
 
@@ -76,15 +77,19 @@ class Layer:
 
 
 def run(
-    built: tuple[Machine, Kernels], layer: Layer, data: Any, *, masked: bool, packed: bool, strip: int = 0, threads: int = 1
+    built: tuple[Machine, Kernels], layer: Layer, data: Any, *, masked: bool, packed: bool, strip: int = 0, threads: int = 1, runs: int = 0
 ) -> np.ndarray:
-    """The output storage: flat [C, stride] over zeros, or packed [tiles, C, tile] over NaN."""
+    """The output storage: flat [C, stride] over zeros, or packed [tiles, C, tile] over NaN. Units are runs of channels if ``runs``."""
     machine, kernels = built
     x, w, b = data
     g, o, c = layer.g, layer.o, layer.channels
     y = np.full((o.tiles, c, o.tile), np.nan, np.float32) if packed else np.zeros((c, o.stride), np.float32)
+    bounds = runs_of(np.ones(c), runs) if runs else one_run(c)
+    units, shares = units_of(o.tiles, bounds, runs > 0)
     arguments = {
         "x": At("x", g.front),
+        "runs": bounds,
+        **shares,
         "y": At("y", 0 if packed else o.front),
         "mask": pixel_mask(o),
         "channels": c,
@@ -97,11 +102,11 @@ def run(
     } | pack_depthwise(w, b)
     memory = {"x": to_flat(x, g), "y": y}
     if layer.stride == 2:
-        n = scratch_elements(min(strip or o.tiles, o.tiles), o.tile, o.pitch)
+        n = scratch_elements(o.tiles if runs else min(strip or o.tiles, o.tiles), o.tile, o.pitch)
         arguments |= {"scratch": At("scratch", 0, n), "x_pitch": g.pitch, "height": o.height, "width": o.width}
         memory["scratch"] = np.full((threads, n), np.nan, np.float32)
     kernel = source(machine, layer.tile, layer.stride, layer.kernel, layer.activation, masked)
-    out = kernels.run([Call(kernel, arguments)], memory, o.tiles, strip, threads)
+    out = kernels.run([Call(kernel, arguments)], memory, units, strip, threads)
     assert np.array_equal(out["x"], memory["x"], equal_nan=True)
     return out["y"]
 
@@ -122,18 +127,18 @@ LAYERS = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)))
-def test_any_shape_into_a_packed_output(built: Any, layer: Layer, seed: int, strip: int, threads: int) -> None:
+@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
+def test_any_shape_into_a_packed_output(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
-    out = run(built, layer, data, masked=False, packed=True, strip=strip, threads=threads)
+    out = run(built, layer, data, masked=False, packed=True, strip=strip, threads=threads, runs=runs)
     assert_close(from_packed(out, layer.o), layer.expected(*data))
 
 
 @settings(max_examples=60, deadline=None)
-@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)))
-def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, seed: int, strip: int, threads: int) -> None:
+@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
+def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
-    out = run(built, layer, data, masked=True, packed=False, strip=strip, threads=threads)
+    out = run(built, layer, data, masked=True, packed=False, strip=strip, threads=threads, runs=runs)
     assert_close(from_flat(out, layer.o), layer.expected(*data))
     from_flat(out, layer.o)[...] = 0
     assert not out.any()
@@ -183,6 +188,7 @@ def test_a_range_of_tiles_writes_only_these(built: Any, stride: int) -> None:
     layer = Layer(3, 30, 30, 3, stride)
     g, o, (x, w, b) = layer.g, layer.o, layer.data(9)
     arguments = {"x": At("x", g.front), "y": "y", "mask": pixel_mask(o), "channels": 3, "x_row": g.stride, "pitch": o.pitch}
+    arguments |= {"runs": one_run(3)} | units_of(o.tiles, one_run(3), False)[1]
     arguments |= {"y_tile": 192, "y_row": 64, "lo": -1.0, "hi": 2.5} | pack_depthwise(w, b)
     memory = {"x": to_flat(x, g), "y": np.full((o.tiles, 3, 64), 77.0, np.float32)}
     if stride == 2:

@@ -1,6 +1,7 @@
 """The unstructured sparse kernel against float64, on both instruction sets."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsec.backends.x86.expr import ACTIVATIONS
+from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
 from tests.backends.x86.kernel_call import At, Call, Kernels, machines, pixel_mask, to_flat, to_packed
 from tests.backends.x86.panel_call import Problem, problem
@@ -38,7 +40,7 @@ class Variants:
     def unmasked(self):
         return spmm(self.lanes, 64 // self.lanes, "uint16", "clamp", False, False)
 
-    def check(self, case: Problem, shape: tuple[int, int, bool] = SHAPES[2], parts: int = 1, index: str = "int32", **run: int) -> None:
+    def check(self, case: Problem, shape: tuple[int, int, bool] = SHAPES[2], parts: int = 1, index: str = "int32", **run: Any) -> None:
         _, group, split = shape
         parts = parts if split else 1
         constants = pack_rows(case.matrix, case.offsets(), index, case.bias, group=group, parts=parts)
@@ -65,11 +67,12 @@ def variants(request) -> Variants:
     parts=st.integers(1, 5),
     threads=st.sampled_from([1, 2]),
     strip=st.integers(0, 3),
+    sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
-def test_matches_float64(variants, shape, seed, channels, inputs, size, density, kernel, packed, residual, parts, threads, strip):
+def test_matches_float64(variants, shape, seed, channels, inputs, size, density, kernel, packed, residual, parts, threads, strip, sharing):
     rng = np.random.default_rng(seed)
     case = problem(rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual)
-    variants.check(case, shape, parts, threads=threads, strip=strip)
+    variants.check(case, shape, parts, threads=threads, strip=strip, sharing=sharing)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -107,6 +110,7 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     memory = {"x": to_packed(case.x, g), "y": to_flat(case.residual, g)}
     places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
     scalars = {"rows": 12, "x_tile": 40 * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": g.tile, "r_row": g.stride, "parts": 3}
+    scalars |= {"runs": one_run(12)} | units_of(g.tiles, one_run(12), False)[1]
     call = Call(source(variants.lanes, shape, case), places | scalars | constants)
     case.check(variants.kernels.run([call], memory, g.tiles)["y"])
 
