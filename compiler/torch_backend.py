@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,11 @@ from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_torch import Captured, capture_graph
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
-from sparsec.torch_dynamo import bake, weight_positions
-from sparsec.torch_entries import Entry, Table, drop_entries
+from sparsec.torch_dynamo import bake, copied, weight_positions
+from sparsec.torch_entries import Entry, Table, drop_entries, sizes_of
+from sparsec.torch_guards import watch
 from sparsec.torch_template import Template, signature
+from sparsec.torch_watch import Watch
 
 logger = logging.getLogger("sparsec")
 MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}}
@@ -44,7 +47,9 @@ def sparse_backend(
     if reason := _dense_reason(example_inputs):
         say(f"Compiled dense: {reason}.")
         return compile_dense(graph_module, example_inputs)
-    return Door(graph_module, example_inputs, settings)
+    own = copied(graph_module)
+    weights = weight_positions(own, example_inputs)
+    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights))
 
 
 def refresh(compiled: object = None) -> None:
@@ -68,10 +73,11 @@ def say(message: str) -> None:
 class Door:
     """What Dynamo calls in place of one graph: finds or makes the program for the weights it is called with."""
 
-    def __init__(self, graph_module: fx.GraphModule, example_inputs: Sequence[Any], settings: Settings) -> None:
-        self.graph_module, self.settings = graph_module, settings
-        self.weights = weight_positions(graph_module, example_inputs)
-        self.table = Table(len(example_inputs), self.weights)
+    def __init__(
+        self, graph_module: fx.GraphModule, count: int, weights: Sequence[int], settings: Settings, watch: Watch | None = None
+    ) -> None:
+        self.graph_module, self.settings, self.weights, self.watch = graph_module, settings, weights, watch
+        self.table = Table(count, weights)
         self.templates: dict[Any, Template] = {}
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
@@ -79,9 +85,23 @@ class Door:
         self.lock = threading.RLock()
 
     def __call__(self, *args: Any) -> Sequence[Any]:
-        """The graph's outputs for its inputs, weights included, in the order of Dynamo's placeholders."""
-        results = self.table.call(args)
-        return self._slow(args) if results is None else results
+        """The graph's outputs for its inputs in the order of Dynamo's placeholders; without the weights where they are watched."""
+        if self.watch is None:
+            found = self.table.match(self.table.pick_weights(args), inputs := self.table.pick_inputs(args))
+            if found is None:
+                return self._slow(args)
+            return found.run(inputs if found.takes_inputs else args)
+        snapshot = self.watch.current
+        entry = snapshot.entry()
+        if entry is not None and entry.fits(sizes_of(args)):
+            self.table.hit = True
+        else:
+            entry = self.table.match(snapshot.weights, args)
+            snapshot.entry = weakref.ref(entry) if entry is not None else snapshot.entry
+        if entry is not None and entry.takes_inputs:
+            return entry.run(args)
+        everything = self.table.join(snapshot.weights, args)
+        return self._slow(everything) if entry is None else entry.run(everything)
 
     def _slow(self, args: tuple) -> Sequence[Any]:
         with self.lock:

@@ -35,6 +35,13 @@ def weight_positions(graph_module: fx.GraphModule, args: Sequence[Any]) -> list[
     ]
 
 
+def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """The same module with a graph of its own."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    return fx.GraphModule(graph_module, graph)
+
+
 @dataclass(frozen=True, eq=False)
 class Baked:
     """A graph with constant weights; `names` gives the attribute of each weight by position among the old inputs."""

@@ -46,22 +46,22 @@ class Table:
     """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs."""
 
     def __init__(self, count: int, weights: Sequence[int]) -> None:
-        others = [position for position in range(count) if position not in set(weights)]
-        self.pick_weights, self.pick_inputs = _picker(weights), _picker(others)
+        constant = set(weights)
+        self.weights, self.others = weights, [position for position in range(count) if position not in constant]
+        self.pick_weights, self.pick_inputs = _picker(self.weights), _picker(self.others)
         self.entries: OrderedDict[tuple, Entry] = OrderedDict()
         self.recent: Entry | None = None
         self.hit = False
         _tables.add(self)
 
-    def call(self, args: tuple) -> Sequence[Any] | None:
-        """The outputs of the entry used last; None unless it holds for these weights and sizes.
+    def match(self, weights: tuple, inputs: tuple) -> Entry | None:
+        """The entry used last, if it holds for these weights and the sizes of these inputs.
 
         A weight made in inference mode has no version; nothing holds for it.
         """
         entry = self.recent
         if entry is None:
             return None
-        weights, inputs = self.pick_weights(args), self.pick_inputs(args)
         try:
             same = list(map(_pointer, weights)) == entry.pointers and list(map(_version, weights)) == entry.versions
         except RuntimeError:
@@ -69,7 +69,15 @@ class Table:
         if not same or not entry.fits(sizes_of(inputs)):
             return None
         self.hit = True
-        return entry.run(inputs if entry.takes_inputs else args)
+        return entry
+
+    def join(self, weights: tuple, inputs: tuple) -> tuple:
+        """All inputs of the graph in their order."""
+        together: list[Any] = [None] * (len(weights) + len(inputs))
+        for positions, values in ((self.weights, weights), (self.others, inputs)):
+            for position, value in zip(positions, values, strict=True):
+                together[position] = value
+        return tuple(together)
 
     def find(self, args: tuple) -> tuple[Entry | None, bool]:
         """The entry for these arguments, if any, and whether one was dropped because a weight was written to."""

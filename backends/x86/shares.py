@@ -83,7 +83,7 @@ def _wants_rows(call: Call, reads_rows: bool) -> bool:
 def _shared(call: Call, by_rows: bool) -> Call:
     tiles = call.units
     if call.kind == "depthwise":
-        runs = runs_of(np.ones(call.scalars["channels"]), _MOST_UNITS) if by_rows else call.constants["runs"]
+        runs = runs_of(np.ones(int(call.scalars["channels"])), _MOST_UNITS) if by_rows else call.constants["runs"]
     else:
         work = np.diff(call.constants["row"]).reshape(int(call.scalars["parts"]), -1).sum(axis=0)
         runs = runs_of(work, _MOST_UNITS if by_rows else -(-_MOST_UNITS // tiles))
