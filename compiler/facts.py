@@ -88,14 +88,14 @@ class Fact:
         return known.get((rows, columns), 1.0)
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether the fact is true of a real tensor."""
+        """Whether the fact is true of a real tensor; what it says of rows that the tensor has not is."""
         mask = tensor != 0
         return (
             zeros.share(mask) <= self.density
             and self._range_holds(tensor)
             and all(zeros.group_bound(mask, m) <= n for n, m in self.groups)
             and all(zeros.share(zeros.block_mask(mask, r, c)) <= share for r, c, share in self.blocks)
-            and all(indices <= zeros.dead(mask, dim) for dim, indices in self.dead)
+            and all({i for i in indices if i < mask.shape[dim]} <= zeros.dead(mask, dim) for dim, indices in self.dead)
             and all(bool((tensor.select(1, channel) == value).all()) for channel, value in self.constants)
             and (self.pattern is None or not mask.any() or zeros.digest(mask) == self.pattern)
         )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsec.facts import MEASURED_GROUPS, NOTHING, ZERO, Blocks, Fact, Groups, implies, join, meet
@@ -23,6 +23,7 @@ def test_what_is_measured_holds_and_survives_json(tensor: torch.Tensor) -> None:
     assert Fact.from_json(json.loads(json.dumps(fact.to_json()))) == fact
 
 
+@example(tensor=torch.zeros(1, 1), other=Fact(density=0.5, dead=((0, frozenset({1})),)))
 @given(tensor=sparse_matrices(), other=facts())
 def test_implication_is_sound(tensor: torch.Tensor, other: Fact) -> None:
     if implies(Fact.of(tensor), other):
