@@ -132,7 +132,7 @@ def _changes(target: dict, write: Callable[[], Any]) -> bool:
 @functools.cache
 def _layout() -> _Layout | None:
     with torch.inference_mode(False), torch.no_grad():
-        base = torch.zeros(9000)
+        base = torch.zeros(9000, device="cpu")
         probe = base.as_strided((3, 5, 7), (1009, 113, 17), 12)
         impl = [int(w) for w in _memory[_place(probe._cdata) :][:_IMPL_WORDS]]
         storage = probe.untyped_storage()
@@ -152,7 +152,7 @@ def _layout() -> _Layout | None:
 
 def _counter(probe: Tensor, impl: Sequence[int], exclude: Sequence[int]) -> tuple[int, int] | None:
     """(word that points to the version counter, word of the version in it): an alias has the same counter, another tensor has not."""
-    alias, other = (_memory[_place(t._cdata) :][:_IMPL_WORDS] for t in (probe.detach(), torch.zeros(2)))
+    alias, other = (_memory[_place(t._cdata) :][:_IMPL_WORDS] for t in (probe.detach(), torch.zeros(2, device="cpu")))
     for word, address in enumerate(impl):
         shared = word not in exclude and address % _WORD == 0 and address > 1 << 20 and address < 1 << 47
         if not shared or int(alias[word]) != address or int(other[word]) == address:

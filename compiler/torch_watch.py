@@ -41,25 +41,32 @@ class Snapshot:
     def __init__(self, module: nn.Module, weights: tuple[Tensor, ...], dicts: list[dict], gone: Callable[[Any], object]) -> None:
         self.owner, self.weights = weakref.ref(module, gone), weights
         self.entry: Callable[[], Any] = _nothing
-        with torch.inference_mode(False), torch.no_grad():
-            self._alive = dicts, [weight.untyped_storage() for weight in weights], [weight.detach() for weight in weights]
+        self._dicts = dicts
         self._first = np.array(torch_memory.stamps(dicts) + torch_memory.identities(weights), np.int64)
         self._first_words = torch_memory.read(self._first)
-        still = torch_memory.shapes(weights)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Take the memory that the weights have now for theirs, and let go of what they had."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._alive = [weight.untyped_storage() for weight in self.weights], [weight.detach() for weight in self.weights]
+        still = torch_memory.shapes(self.weights)
         self._still = len(still)
-        self._second = np.array(still + torch_memory.contents(weights), np.int64)
+        self._second = np.array(still + torch_memory.contents(self.weights), np.int64)
         self._second_words = torch_memory.read(self._second)
 
     def holds(self) -> bool:
         """Whether nothing has changed but, perhaps, the values of weights."""
         if not (torch_memory.read(self._first) == self._first_words).all():
             return False
-        now = torch_memory.read(self._second)
-        same = now == self._second_words
+        same = torch_memory.read(self._second) == self._second_words
         if same.all():
             return True
-        self._second_words, self.entry = now, _nothing
-        return bool(same[: self._still].all())
+        if not same[: self._still].all():
+            return False
+        self.entry = _nothing
+        self._follow()
+        return True
 
 
 class Watch:

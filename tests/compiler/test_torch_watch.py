@@ -1,6 +1,8 @@
 """The one guard that stands for Dynamo's: whatever they would notice, it notices."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -129,6 +131,27 @@ def test_the_graph_gets_no_weights_and_few_guards_stay(watches, monkeypatch):
     model = Small().eval()
     agrees(compiled(model), model, images())
     assert taken == [1]
+
+
+def test_memory_that_a_weight_no_longer_has_is_let_go_and_the_new_is_followed():
+    model = Square().eval()
+    weight = model.layer.weight
+    snapshot = torch_watch.Snapshot(model, (weight,), [vars(model)], lambda _: None)
+    old = weakref.ref(weight.untyped_storage())
+    weight.data = torch.randn(6, 6)
+    found = object
+    snapshot.entry = lambda: found
+    assert snapshot.holds()
+    assert snapshot.entry() is None
+    gc.collect()
+    assert old() is None
+    snapshot.entry = lambda: found
+    assert snapshot.holds()
+    assert snapshot.entry() is found
+    with torch.no_grad():
+        weight.mul_(2)
+    assert snapshot.holds()
+    assert snapshot.entry() is None
 
 
 def test_many_instances_share_one_compiled_frame(watches):
