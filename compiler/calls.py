@@ -98,6 +98,8 @@ _NAMED = {
     aten.hardsigmoid_: Activation("hardsigmoid"),
     aten.sigmoid: Activation("sigmoid"),
     aten.sigmoid_: Activation("sigmoid"),
+    aten.tanh: Activation("tanh"),
+    aten.tanh_: Activation("tanh"),
 }
 ACTIVATIONS = {packet.default: activation for packet, activation in _NAMED.items()}
 _LIMITS = {
@@ -118,6 +120,8 @@ def activation_of(node: fx.Node) -> tuple[fx.Node, Activation] | None:
         return node.args[0], ACTIVATIONS[node.target]  # type: ignore[return-value]
     if node.target is ops.activate:
         return named["x"], Activation.read(named)
+    if node.target is aten.gelu.default:
+        return node.args[0], Activation("gelu_tanh" if node.kwargs.get("approximate") == "tanh" else "gelu")  # type: ignore[return-value]
     if node.target not in _LIMITS:
         return None
     lo, hi = (named[name] if name else None for name in _LIMITS[node.target])

@@ -29,6 +29,9 @@ ACTIVATION_OPS = frozenset(
         aten.hardsigmoid_.default,
         aten.sigmoid.default,
         aten.sigmoid_.default,
+        aten.gelu.default,
+        aten.tanh.default,
+        aten.tanh_.default,
     }
 )
 

@@ -8,6 +8,9 @@ A sample (one image) is stored per region value; the batch axis is the executor'
 - ``packed``: ``[tiles][C][tile]`` over the same flat index p; pad positions hold anything.
 - ``vector``: C contiguous elements (a map of one pixel, or a [N, C] tensor).
 - ``nchw``: the caller's own contiguous tensor; only at the edges of a region.
+
+T tokens of F features [T, F] are a map of F channels on 1 x T pixels, always ``packed``; ``rows`` is the caller's own tensor of tokens,
+features contiguous, at the edges of a region only.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Layout = Literal["flat", "packed", "vector", "nchw"]
-LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw")
+Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
+LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw", "rows")
 
 #: Elements between alignments of a channel row: one 64-byte line of float32.
 LINE = 16
@@ -27,17 +30,58 @@ def ceil_to(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+class Count(int):
+    """A number that follows a size known at run time: times * ceil((size + plus) / over). As an int it is its largest value.
+
+    Arithmetic on it gives plain ints: use ``ceil_div`` and ``scaled`` where the result must follow the size too.
+    """
+
+    symbol: str
+    most: int
+    plus: int
+    over: int
+    times: int
+
+    def __new__(cls, symbol: str, most: int, plus: int = 0, over: int = 1, times: int = 1) -> Count:
+        """``most``: the largest size (before ``plus``)."""
+        made = super().__new__(cls, times * -(-(most + plus) // over))
+        made.symbol, made.most, made.plus, made.over, made.times = symbol, most, plus, over, times
+        return made
+
+    def ceil_div(self, over: int) -> Count:
+        """How many runs of ``over`` cover this many. ValueError unless this is a plain size."""
+        if (self.over, self.times) != (1, 1):
+            raise ValueError(f"{self!r} is divided or scaled already")
+        return Count(self.symbol, self.most, self.plus, over)
+
+    def scaled(self, times: int) -> Count:
+        """This many, ``times`` times."""
+        return Count(self.symbol, self.most, self.plus, self.over, self.times * times)
+
+    def at(self, size: int) -> int:
+        """The value for a size."""
+        return self.times * -(-(size + self.plus) // self.over)
+
+
+def scaled(value: int, times: int) -> int:
+    """value * times, which follows a run-time size if ``value`` does."""
+    return value.scaled(times) if isinstance(value, Count) else value * times
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The flat index space of an H x W map whose consumers need ``pad`` zero columns and rows around it.
 
     ``tile`` is the widest tile (in elements) a kernel may write at once: the row of a channel is long enough for the last tile.
+    ``symbol`` names the run-time size that a row of tokens follows: ``width`` is then its largest, size + ``plus``.
     """
 
     height: int
     width: int
     pad: int
     tile: int = 64
+    symbol: str = ""
+    plus: int = 0
 
     @property
     def pitch(self) -> int:
@@ -55,9 +99,14 @@ class Geometry:
         return self.height * self.pitch
 
     @property
+    def count(self) -> int:
+        """Pixels that hold values: a Count where they follow a run-time size."""
+        return Count(self.symbol, self.width - self.plus, self.plus) if self.symbol else self.pixels
+
+    @property
     def tiles(self) -> int:
-        """Number of tiles of ``tile`` elements that cover the flat index space."""
-        return -(-self.pixels // self.tile)
+        """Number of tiles of ``tile`` elements that cover the flat index space: a Count where that follows a run-time size."""
+        return Count(self.symbol, self.width - self.plus, self.plus, self.tile) if self.symbol else -(-self.pixels // self.tile)
 
     @property
     def stride(self) -> int:
@@ -67,19 +116,22 @@ class Geometry:
 
     def key(self) -> dict[str, Any]:
         """Plain-data form."""
-        return {"height": self.height, "width": self.width, "pad": self.pad, "tile": self.tile}
+        plain = {"height": self.height, "width": self.width, "pad": self.pad, "tile": self.tile}
+        return plain | ({"symbol": self.symbol, "plus": self.plus} if self.symbol else {})
 
 
 @dataclass(frozen=True)
 class Storage:
     """How one value of a region is stored: layout, channels and, for maps, the flat index space.
 
-    ``flat`` and ``packed`` need a geometry; ``vector`` has none; ``nchw`` is a caller's tensor of ``channels * height * width`` elements.
+    ``flat``, ``packed`` and ``rows`` need a geometry; ``vector`` has none; ``nchw`` is a caller's tensor of ``channels * height * width``
+    elements. A number per token is a ``rows`` value of one channel.
     """
 
     layout: Layout
     channels: int
     geometry: Geometry | None = None
+    dtype: str = "float32"
 
     @property
     def is_map(self) -> bool:
@@ -95,7 +147,7 @@ class Storage:
 
     @property
     def elements(self) -> int:
-        """float32 elements of one sample."""
+        """Elements of one sample."""
         if self.layout == "flat":
             return self.channels * self.space.stride
         if self.layout == "packed":

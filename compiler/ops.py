@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sparsec.errors import InvalidInput
 
-ACTIVATIONS = ("none", "clamp", "silu", "hardswish", "hardsigmoid", "sigmoid")
+ACTIVATIONS = ("none", "clamp", "silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "gelu_tanh", "tanh")
 
 
 def conv2d(
@@ -92,6 +92,12 @@ def activate(x: Tensor, *, activation: str, lo: float = -math.inf, hi: float = m
             return F.hardsigmoid(x)
         case "sigmoid":
             return x.sigmoid()
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "tanh":
+            return x.tanh()
     raise InvalidInput(f"Unknown activation {activation!r}.", hint=f"Use one of {', '.join(ACTIVATIONS)}.")
 
 

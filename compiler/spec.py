@@ -56,7 +56,7 @@ def _references() -> dict[str, Callable[..., Any]]:
     import torch
     from torch.nn import functional as F
 
-    from sparsec import ops
+    from sparsec import ops, token_ops
 
     def call(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda spec, *tensors: function(*tensors, **dict(spec.attributes))
@@ -73,4 +73,14 @@ def _references() -> dict[str, Callable[..., Any]]:
         "avg_pool2d": call(F.avg_pool2d),
         "global_avg_pool": lambda spec, x: x.mean((2, 3)).reshape(-1, *spec.output),
         "alias": lambda spec, x: x.reshape(-1, *spec.output),
+        "attention": call(token_ops.attention),
+        "key_bias": call(token_ops.key_bias),
+        "map_to_tokens": call(token_ops.map_to_tokens),
+        "tokens_to_map": call(token_ops.tokens_to_map),
+        "layer_norm": lambda spec, x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias, spec["eps"]),
+        "embedding": lambda spec, ids, table: F.embedding(ids, table),
+        "add_table": lambda spec, x, table: x + table,
+        "prepend": lambda spec, x, prefix: torch.cat([prefix.expand(len(x), -1, -1), x], 1),
+        "select_token": lambda spec, x: x[:, spec["index"]],
+        "mean_tokens": lambda spec, x: x.mean(1),
     }

@@ -20,8 +20,9 @@ from sparsec.facts import NOTHING, ZERO, Fact, join
 from sparsec.forms import constant, is_value, known_fact
 
 aten = torch.ops.aten
-SILU_LEAST = -0.2784645
-HARDSWISH_LEAST = -0.375
+#: The least value of activations that dip below zero.
+LEAST = {"silu": -0.2784645, "hardswish": -0.375, "gelu": -0.1699712, "gelu_tanh": -0.1700411}
+KEEP_ZERO = frozenset({"none", "tanh", *LEAST})
 
 AVERAGES = frozenset({aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim})
 RESHAPES = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
@@ -79,7 +80,7 @@ def channel_values(node: object) -> dict[int, float]:
 def activated(fact: Fact, activation: Activation, node: fx.Node) -> Fact:
     """The fact of `activation` applied to a value with `fact`; `node` gives shape and dtype."""
     low, high = _activated_range(fact, activation)
-    keeps_zero = activation.name in ("none", "silu", "hardswish") or activation.lo <= 0 <= activation.hi
+    keeps_zero = activation.name in KEEP_ZERO or activation.lo <= 0 <= activation.hi
     keeps_zero &= activation.name not in ("sigmoid", "hardsigmoid")
     if keeps_zero and fact.is_zero:
         return ZERO
@@ -104,9 +105,10 @@ def _activated_range(fact: Fact, activation: Activation) -> tuple[float, float]:
             return min(max(low, activation.lo), activation.hi), min(max(high, activation.lo), activation.hi)
         case "sigmoid" | "hardsigmoid":
             return 0.0, 1.0
-        case "silu" | "hardswish":
-            least = SILU_LEAST if activation.name == "silu" else HARDSWISH_LEAST
-            return (0.0 if low >= 0 else least - 1e-3), math.inf
+        case "silu" | "hardswish" | "gelu" | "gelu_tanh":
+            return (0.0 if low >= 0 else LEAST[activation.name] - 1e-3), math.inf
+        case "tanh":
+            return (0.0 if low >= 0 else -1.0), 1.0
     return low, high
 
 

@@ -19,6 +19,9 @@ MEANINGS = {
     ("hardswish", -math.inf, math.inf): F.hardswish,
     ("hardsigmoid", -math.inf, math.inf): F.hardsigmoid,
     ("sigmoid", -math.inf, math.inf): torch.sigmoid,
+    ("gelu", -math.inf, math.inf): F.gelu,
+    ("gelu_tanh", -math.inf, math.inf): lambda y: F.gelu(y, approximate="tanh"),
+    ("tanh", -math.inf, math.inf): torch.tanh,
 }
 
 
@@ -84,7 +87,7 @@ def test_a_layout_changes_no_value() -> None:
 
 
 def test_bad_arguments_are_told() -> None:
-    with pytest.raises(InvalidInput, match="Unknown activation 'gelu'"):
-        ops.activate(tensor(2), activation="gelu")
+    with pytest.raises(InvalidInput, match="Unknown activation 'mish'"):
+        ops.activate(tensor(2), activation="mish")
     with pytest.raises(InvalidInput, match="residual of shape"):
         ops.linear(tensor(2, 3), tensor(4, 3), None, tensor(1, 4))
