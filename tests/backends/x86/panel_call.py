@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from sparsec.backends.base import Source
 from sparsec.backends.x86.shares import runs_of, units_of
@@ -118,12 +120,19 @@ def _hardsigmoid(v: np.ndarray) -> np.ndarray:
     return np.clip(v / 6 + 0.5, 0, 1)
 
 
+def _gelu(v: np.ndarray, form: str) -> np.ndarray:
+    return F.gelu(torch.from_numpy(v), approximate=form).numpy()
+
+
 ACTIVATIONS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
     "clamp": lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
     "silu": lambda v, lo, hi: v * _sigmoid(v),
     "sigmoid": lambda v, lo, hi: _sigmoid(v),
     "hardswish": lambda v, lo, hi: v * _hardsigmoid(v),
     "hardsigmoid": lambda v, lo, hi: _hardsigmoid(v),
+    "gelu": lambda v, lo, hi: _gelu(v, "none"),
+    "gelu_tanh": lambda v, lo, hi: _gelu(v, "tanh"),
+    "tanh": lambda v, lo, hi: np.tanh(v),
 }
 
 
