@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.from_program import Symbolic, is_symbolic, read_symbols
+from sparsec.symbols import Dim, SymbolSpec
 from sparsec.torch_dynamo import Replay, bake, weight_positions
 from sparsec.torch_lower import Fixed, Lowered, Slot, lower
 from sparsec.torch_plain import is_plain, plain_weights
@@ -21,11 +23,15 @@ _exporting = threading.RLock()  # torch.export is not safe in two threads at onc
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One tensor that the graph takes: the name of its placeholder, its shape and dtype."""
+    """One tensor that the graph takes: the name of its placeholder, its shape and dtype.
+
+    dims: the same shape where some axes follow sizes known at run time; empty where none does.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    dims: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +40,9 @@ class Captured:
 
     The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
     contiguous; they share memory with the model where the model's own tensors are already so.
+
+    Of a program with symbolic sizes: ``symbols`` by name, the ``sizes`` for which this graph is made, which symbol is the ``batch`` (empty
+    if none is dimension 0 of everything), and what the dimensions of the graph's results follow, None where that is no Axis.
     """
 
     graph_module: fx.GraphModule
@@ -43,6 +52,22 @@ class Captured:
     in_slots: tuple[Slot, ...]
     out_slots: tuple[Slot, ...]
     keywords: tuple[str, ...]
+    symbols: Mapping[str, SymbolSpec] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    batch: str = ""
+    output_dims: tuple[tuple[Dim | None, ...], ...] = ()
+    symbolic: Symbolic | None = None
+
+    def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
+        return self.symbolic.signature.sizes([x.shape for x in tensors]) if self.symbolic else {}
+
+    def at(self, sizes: Mapping[str, int]) -> "Captured":
+        """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
+        if self.symbolic is None:
+            raise InvalidInput("The program has fixed sizes.", why=str(dict(sizes)))
+        with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+            return _at(self.symbolic, sizes)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
         """The tensors among a call's arguments in the order of `inputs`. InvalidInput if the structure differs."""
@@ -61,8 +86,13 @@ class Captured:
         return pytree.tree_unflatten(leaves, self.out_spec)
 
 
-def capture(source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Captured:
+def capture(
+    source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> Captured:
     """Capture a model for arguments of these shapes and dtypes; the model itself is never changed.
+
+    dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it. A program knows its own. A graph with free
+    axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
 
     source: a module in eval mode, an exported program, or a GraphModule whose parameters are among `args` (what Dynamo
     gives a backend); those become constants. Parameters of any sparse layout become dense, with the same values.
@@ -72,13 +102,14 @@ def capture(source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Ma
     args, kwargs = tuple(args), dict(kwargs or {})
     with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
-            return _describe(_from_program(source, args, kwargs))
+            return _from_program(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
         module = getattr(source, "_orig_mod", source)
         _check_module(module)
         with plain_weights(module):
-            return _describe(lower(_export(module, args, kwargs)))
+            program = _export(module, args, kwargs, dynamic_shapes)
+            return _from_symbolic(program, args, kwargs) if is_symbolic(program) else _describe(lower(program))
 
 
 def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> tuple[Captured, dict[str, int]]:
@@ -96,23 +127,53 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
     return _describe(lowered), origins
 
 
-def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Lowered:
-    shapes = [node.meta["val"].shape for node in program.graph.nodes if _holds_tensor(node)]
-    static = all(isinstance(size, int) for shape in shapes for size in shape)
-    stored = [*program.state_dict.values(), *program.constants.values()]
-    if static and all(is_plain(value) for value in stored if isinstance(value, Tensor)):
+def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
+    if is_symbolic(program) and all(value.layout == torch.strided for value in stored):
+        return _from_symbolic(_decomposed(program), args, kwargs)
+    if not is_symbolic(program) and all(map(is_plain, stored)):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         _check_program_inputs(program, leaves, spec)
-        return lower(_decomposed(program))
+        return _describe(lower(_decomposed(program)))
     module = program.module()
     with plain_weights(module):
-        return lower(_export(module, args, kwargs))
+        return _describe(lower(_export(module, args, kwargs)))
 
 
-def _export(module: nn.Module, args: tuple, kwargs: dict) -> ExportedProgram:
+def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    """At the sizes that serve most calls, or where the program has none at those, at the example's."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    if spec != program.call_spec.in_spec:
+        raise InvalidInput("The arguments do not fit the program.", why=f"{spec} ≠ {program.call_spec.in_spec}")
+    symbolic = read_symbols(program)
+    sizes = symbolic.signature.sizes([leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
+    chosen = symbolic.first_choice(sizes)
+    try:
+        return _at(symbolic, chosen)
+    except (UnsupportedModel, InvalidInput):
+        if chosen == sizes:
+            raise
+        return _at(symbolic, sizes)
+
+
+def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
+    described = _describe(lower(symbolic.program, symbolic.graph(sizes)))
+    inputs = [replace(spec, dims=dims) for spec, dims in zip(described.inputs, symbolic.signature.dims, strict=True)]
+    return replace(
+        described,
+        inputs=tuple(inputs),
+        symbols=symbolic.signature.symbols,
+        sizes=dict(sizes),
+        batch=symbolic.batch,
+        output_dims=symbolic.outputs,
+        symbolic=symbolic,
+    )
+
+
+def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, _stand_in, (args, kwargs))
     try:
-        return _decomposed(torch.export.export(module, stand_ins, named, strict=False))
+        return _decomposed(torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False))
     except UnsupportedModel:
         raise
     except Exception as error:

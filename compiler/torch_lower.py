@@ -56,14 +56,17 @@ class Lowered:
     views: tuple[str, ...]
 
 
-def lower(program: ExportedProgram) -> Lowered:
-    """Lift the constants of a functional program. UnsupportedModel for effects, objects and random numbers."""
-    return _Lowering(program).run()
+def lower(program: ExportedProgram, graph: fx.Graph | None = None) -> Lowered:
+    """Lift the constants of a functional program. UnsupportedModel for effects, objects and random numbers.
+
+    graph: stands for the program's own, with the same inputs and outputs.
+    """
+    return _Lowering(program, graph or program.graph).run()
 
 
 class _Lowering:
-    def __init__(self, program: ExportedProgram) -> None:
-        self.program = program
+    def __init__(self, program: ExportedProgram, given: fx.Graph) -> None:
+        self.program, self.given = program, given
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.moved: dict[fx.Node, fx.Node] = {}
@@ -74,7 +77,7 @@ class _Lowering:
     def run(self) -> Lowered:
         signature = self.program.graph_signature
         inputs = {entry.arg.name: entry for entry in signature.input_specs}
-        for node in self.program.graph.nodes:
+        for node in self.given.nodes:
             if node.op == "placeholder":
                 self._place(node, inputs[node.name])
             elif node.op == "get_attr":
@@ -145,7 +148,7 @@ class _Lowering:
         node.meta = {"val": tree_map_only(Tensor, self.like, origin.meta["val"]), "custom": {"sparsec": kept}}
 
     def _finish(self) -> tuple[Slot, ...]:
-        output = self.program.graph.output_node()
+        output = self.given.output_node()
         for entry in self.program.graph_signature.output_specs:
             if entry.kind != OutputKind.USER_OUTPUT:
                 what = f"The model writes to {entry.target!r} while it runs."
@@ -189,7 +192,7 @@ def _slots(entries: Sequence[Any]) -> tuple[Slot, ...]:
         elif isinstance(entry, ConstantArgument):
             slots.append(Fixed(entry.value))
         else:
-            raise UnsupportedModel("The model takes or returns a number that depends on tensor values.", why=str(entry))
+            raise UnsupportedModel("The model takes or returns a number that depends on its inputs.", why=str(entry))
     return tuple(slots)
 
 

@@ -1,0 +1,284 @@
+"""Exported programs with symbolic sizes: what their axes follow, and the same program at given sizes.
+
+sym_size(x, 1) → s          s = 128, an int
+view(x, [2, s, 4, 16])      view(x, [2, 128, 4, 16])      values recomputed on fake tensors, then compared with the symbolic ones
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, SymBoolArgument, SymFloatArgument, SymIntArgument
+from torch.utils import _pytree as pytree
+
+from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.graph import Recomputation
+from sparsec.guards import read_guards
+from sparsec.symbols import LARGEST, Axis, Dim, Signature, SymbolSpec, shape_text
+from sparsec.torch_lower import STORED, source_of
+from sparsec.torch_plain import plain
+
+aten = torch.ops.aten
+BATCH = "batch"
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+_ASSERTIONS = frozenset({aten._assert_scalar.default, aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default})
+#: torch traces with sizes of at least 2 and runs what it traced with 1 as well.
+_TRACED_LEAST = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Symbolic:
+    """A functional program with symbolic sizes.
+
+    signature: names and dimensions of its inputs. outputs: dimensions of its results, None where a length follows sizes in a way that an
+    Axis cannot say. batch: the symbol that dimension 0 of every input and output follows, and nothing else; empty if there is none.
+    """
+
+    program: ExportedProgram
+    signature: Signature
+    outputs: tuple[tuple[Dim | None, ...], ...]
+    batch: str
+    names: Mapping[Any, str]
+
+    def graph(self, sizes: Mapping[str, int]) -> fx.Graph:
+        """The program's graph for these sizes. UnsupportedModel where it cannot be had, InvalidInput where the program forbids them."""
+        return _Specialisation(self, sizes).run()
+
+    def first_choice(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes to compile for, given those of an example: the largest for tokens, the example's for everything else.
+
+        Tokens are dimension 1 of inputs [N, T] or [N, T, F]. Where their number has no largest value it is rounded up to a bucket.
+        """
+        chosen = dict(sizes)
+        for name in sizes.keys() & self._tokens():
+            most = self.signature.symbols[name].most
+            chosen[name] = most if most is not None and most <= LARGEST else self.signature.aligned(name, sizes[name])
+        return chosen
+
+    def _tokens(self) -> set[str]:
+        rows = [dims for dims in self.signature.dims if len(dims) in (2, 3)]
+        return {dims[1].symbol for dims in rows if isinstance(dims[1], Axis)} - {self.batch}
+
+
+def is_symbolic(program: ExportedProgram) -> bool:
+    """Whether a tensor that the program takes has a size that is not fixed."""
+    return any(not isinstance(size, int) for _, value in _taken(program) for size in value.shape)
+
+
+def read_symbols(program: ExportedProgram) -> Symbolic:
+    """What the axes of a functional program follow. UnsupportedModel for numbers as inputs and for lengths that give no size."""
+    for spec in program.graph_signature.input_specs:
+        if isinstance(spec.arg, SymIntArgument | SymFloatArgument | SymBoolArgument):
+            raise UnsupportedModel(
+                "The program takes a number that is free.", where=spec.arg.name, hint="Export it with a fixed number there."
+            )
+    taken, returned = _taken(program), [node.meta["val"] for node in _results(program)]
+    batch = _batch_symbol([value for _, value in taken], returned)
+    names = _names(taken, batch)
+    signature = Signature(
+        names=tuple(name for name, _ in taken),
+        dims=tuple(tuple(_input_dim(name, size, names) for size in value.shape) for name, value in taken),
+        symbols={name: _limits(name, program.range_constraints.get(symbol)) for symbol, name in names.items()},
+        guards=read_guards(getattr(program, "_guards_code", None) or (), {name: [1] * value.dim() for name, value in taken}),
+    )
+    outputs = tuple(tuple(_dim(size, names) for size in value.shape) if isinstance(value, Tensor) else () for value in returned)
+    return Symbolic(program, signature, outputs, names.get(batch, ""), names)
+
+
+def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The program's own example inputs, or random ones of its shapes: free sizes are 1 for the batch, else the largest."""
+    if program.example_inputs is not None:
+        args, kwargs = program.example_inputs
+        return tuple(args), dict(kwargs)
+    symbols = {expression(size) for _, value in _taken(program) for size in value.shape if not isinstance(size, int)}
+    if symbols:
+        raise InvalidInput("The program has free sizes and no example inputs.", hint="Give example inputs.")
+    tensors = dict(_taken(program))
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    leaves = [_example(tensors[spec.arg.name]) if spec.arg.name in tensors else spec.arg.value for spec in specs]
+    args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+    return args, kwargs
+
+
+def _example(value: Tensor) -> Tensor:
+    made = torch.zeros(value.shape, dtype=value.dtype)
+    return made.normal_(generator=torch.Generator().manual_seed(0)) if value.dtype.is_floating_point else made
+
+
+# What axes follow
+
+
+def expression(size: Any) -> Any:
+    """A size as a sympy expression; ints as they are."""
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _taken(program: ExportedProgram) -> list[tuple[str, Tensor]]:
+    """Names and symbolic values of the tensors that a caller gives."""
+    given = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
+    values = [(node.name, node.meta.get("val")) for node in program.graph.nodes if node.op == "placeholder" and node.name in given]
+    return [(name, value) for name, value in values if isinstance(value, Tensor)]
+
+
+def _results(program: ExportedProgram) -> list[fx.Node]:
+    return [value for value in program.graph.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+
+
+def _batch_symbol(taken: Sequence[Tensor], returned: Sequence[Any]) -> Any:
+    """The symbol that is dimension 0 of every tensor and part of no other dimension, or None."""
+    if not taken or not all(isinstance(value, Tensor) and value.dim() for value in (*taken, *returned)):
+        return None
+    first = expression(taken[0].shape[0])
+    alone = all(first not in _free(size) for value in (*taken, *returned) for size in value.shape[1:])
+    common = all(expression(value.shape[0]) == first for value in (*taken, *returned))
+    return first if alone and common and _free(taken[0].shape[0]) == {first} else None
+
+
+def _free(size: Any) -> set[Any]:
+    return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
+
+
+def _names(taken: Sequence[tuple[str, Tensor]], batch: Any) -> dict[Any, str]:
+    """A name for every symbol: that of the user's Dim, "batch", or the input and axis where it comes first."""
+    names: dict[Any, str] = {}
+    for name, value in taken:
+        for axis, size in enumerate(value.shape):
+            for symbol in sorted(_free(size) - names.keys(), key=str):
+                own = _dim_name(size, name, axis) if expression(size) == symbol else ""
+                made = own or (BATCH if symbol == batch else f"{name}_{axis}")
+                names[symbol] = made if made not in names.values() else str(symbol)
+    return names
+
+
+def _dim_name(size: torch.SymInt, name: str, axis: int) -> str:
+    """The name of the user's Dim, which a program remembers until it is saved."""
+    known = getattr(size.node.shape_env, "source_name_to_debug_name", {}).get(f"L['{name}'].size()[{axis}]", "")
+    return known if known.isidentifier() and not known.startswith("_") else ""
+
+
+def _dim(size: Any, names: Mapping[Any, str]) -> Dim | None:
+    """A length as int or Axis; None where it is neither."""
+    if isinstance(size, int):
+        return size
+    found = expression(size)
+    if len(found.free_symbols) != 1 or not found.free_symbols <= names.keys():
+        return None
+    (symbol,) = found.free_symbols
+    times, plus = found.coeff(symbol), found - found.coeff(symbol) * symbol
+    return Axis(names[symbol], int(plus), int(times)) if times.is_Integer and plus.is_Integer and times > 0 else None
+
+
+def _input_dim(name: str, size: Any, names: Mapping[Any, str]) -> Dim:
+    dim = _dim(size, names)
+    if dim is None:
+        raise UnsupportedModel(
+            "An input has a length that gives no size.", where=name, why=str(size), hint="Export with one Dim for each free axis."
+        )
+    return dim
+
+
+def _limits(name: str, allowed: Any) -> SymbolSpec:
+    if allowed is None:
+        return SymbolSpec(name)
+    least = int(allowed.lower) if allowed.lower.is_Integer and allowed.lower > _TRACED_LEAST else 1
+    return SymbolSpec(name, least, int(allowed.upper) if allowed.upper.is_Integer and allowed.upper < 1 << 48 else None)
+
+
+# Other sizes
+
+
+class _Specialisation:
+    """One walk over the program's graph with every symbol a number."""
+
+    def __init__(self, symbolic: Symbolic, sizes: Mapping[str, int]) -> None:
+        self.program, self.sizes = symbolic.program, sizes
+        self.numbers = {symbol: sympy.Integer(sizes[name]) for symbol, name in symbolic.names.items()}
+        self.graph = fx.Graph()
+        self.moved: dict[fx.Node, Any] = {}
+        self.compute = Recomputation()
+
+    def run(self) -> fx.Graph:
+        entries = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self._place(node, entries[node.name])
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._copy(node)
+            else:
+                raise UnsupportedModel("The model holds a subgraph.", where=source_of(node), why=str(node.target))
+        return self.graph
+
+    def _place(self, node: fx.Node, entry: Any) -> None:
+        made = self._copy(node)
+        value = node.meta.get("val")
+        if entry.kind in STORED:
+            stored = self.program.constants if entry.target in self.program.constants else self.program.state_dict
+            made.meta["val"] = self.compute.like(plain(stored[entry.target]))
+        elif isinstance(value, Tensor):
+            made.meta["val"] = self.compute(torch.empty, (self._shape(value),), {"dtype": value.dtype})
+
+    def _call(self, node: fx.Node) -> None:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.moved.__getitem__)
+        if node.target in _ASSERTIONS:
+            self._check(node, args)
+            return
+        value = self._computed(node, args, kwargs)
+        if isinstance(value, _NUMBERS):
+            self.moved[node] = value
+            return
+        self._compare(node, value)
+        self._copy(node).meta["val"] = value
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        self.moved[node] = made = self.graph.node_copy(node, self.moved.__getitem__)
+        made.meta = dict(node.meta)
+        return made
+
+    def _computed(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        try:
+            return self.compute(node.target, args, kwargs)
+        except SparsecError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise self._refused(node, why) from error
+
+    def _check(self, node: fx.Node, args: Sequence[Any]) -> None:
+        """The program's own assertion; one about a number must hold."""
+        if node.target is aten._assert_scalar.default and not isinstance(args[0], fx.Node) and not args[0]:
+            raise InvalidInput("The exported program does not allow these sizes.", where=self._sizes_text(), why=str(args[1]))
+
+    def _compare(self, node: fx.Node, value: Any) -> None:
+        """The shapes must be those that the symbolic program promises."""
+        symbolic, concrete = pytree.tree_leaves(node.meta.get("val")), pytree.tree_leaves(value)
+        if len(symbolic) != len(concrete):
+            raise self._refused(node, f"It gives {len(concrete)} values and not {len(symbolic)}.")
+        for promised, found in zip(symbolic, concrete, strict=True):
+            if isinstance(promised, Tensor) and tuple(found.shape) != self._shape(promised):
+                raise self._refused(node, f"Its shape is {list(found.shape)}, and {shape_text(promised.shape)} was exported.")
+
+    def _shape(self, value: Tensor) -> tuple[int, ...]:
+        return tuple(self._length(size) for size in value.shape)
+
+    def _length(self, size: Any) -> int:
+        if isinstance(size, int):
+            return size
+        found = expression(size).xreplace(self.numbers)
+        if not found.is_Integer:
+            raise UnsupportedModel("The model has a size that depends on the values of its inputs.", why=str(size))
+        return int(found)
+
+    def _refused(self, node: fx.Node, why: str) -> UnsupportedModel:
+        what = f"The program cannot be compiled for {self._sizes_text()}."
+        return UnsupportedModel(what, where=f"{node.name} {source_of(node)}".strip(), why=why)
+
+    def _sizes_text(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self.sizes.items())

@@ -1,0 +1,121 @@
+"""Sizes known at run time: which axes follow them, what they may be, and how a call's shapes give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sparsec.errors import InvalidInput
+from sparsec.guards import Guard
+
+#: Sizes without a largest value are compiled for the next multiple of this.
+BUCKET = 64
+#: A largest value above this is as good as none.
+LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class SymbolSpec:
+    """A size known at run time: from ``least`` to ``most``, or without end where that is None."""
+
+    name: str
+    least: int = 1
+    most: int | None = None
+
+    @property
+    def bound(self) -> str:
+        """The range in words."""
+        return f"{self.least} to {self.most}" if self.most is not None else f"at least {self.least}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of ``times * size + plus`` elements, where ``size`` is that of the symbol."""
+
+    symbol: str
+    plus: int = 0
+    times: int = 1
+
+    def at(self, size: int) -> int:
+        """The length for a size of the symbol."""
+        return self.times * size + self.plus
+
+    def size(self, length: int) -> int | None:
+        """The symbol's size that gives this length, None if none does."""
+        size, rest = divmod(length - self.plus, self.times)
+        return None if rest else size
+
+    def __str__(self) -> str:
+        times = f"{self.times}*" if self.times != 1 else ""
+        return f"{times}{self.symbol}" + (f"{self.plus:+}" if self.plus else "")
+
+
+#: One dimension of an input: a length, or an Axis.
+Dim = int | Axis
+
+
+def bucket(size: int, least: int = BUCKET) -> int:
+    """The next multiple of ``least``."""
+    return -(-size // least) * least
+
+
+def shape_text(dims: Sequence[Dim | None]) -> str:
+    """As in "[batch, tokens, 16]"; a question mark for a length that follows sizes in another way."""
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and dimensions of all inputs, their symbols, and what else must hold between lengths."""
+
+    names: tuple[str, ...] = ()
+    dims: tuple[tuple[Dim, ...], ...] = ()
+    symbols: Mapping[str, SymbolSpec] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
+
+    def sizes(self, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+        """The size of every symbol in a call with inputs of these shapes. InvalidInput where they fit no sizes."""
+        found: dict[str, tuple[int, str]] = {}
+        for name, dims, shape in zip(self.names, self.dims, shapes, strict=True):
+            if len(dims) != len(shape):
+                raise InvalidInput(f"Input {name!r} does not fit.", why=f"It has the shape {list(shape)}, not {shape_text(dims)}.")
+            for axis, (dim, length) in enumerate(zip(dims, shape, strict=True)):
+                self._read(f"Axis {axis} of input {name!r}", dim, length, found)
+        sizes = {symbol: size for symbol, (size, _) in found.items()}
+        self._check_guards(shapes)
+        return sizes
+
+    def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+        """The shapes of all inputs for these sizes; the inverse of ``sizes``."""
+        return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in self.dims]
+
+    def aligned(self, symbol: str, size: int) -> int:
+        """The bucket for a size, cut to the symbol's largest value."""
+        most = self.symbols[symbol].most
+        return min(bucket(size), most) if most is not None else bucket(size)
+
+    def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
+        if not isinstance(dim, Axis):
+            if dim != length:
+                raise InvalidInput(f"{where} is {length}.", why=f"The model takes {dim} there.")
+            return
+        symbol, size = self.symbols[dim.symbol], dim.size(length)
+        if size is None or size < symbol.least or (symbol.most is not None and size > symbol.most):
+            raise InvalidInput(f"{where} is {length}.", why=f"Allowed is {dim} with {symbol.name} {_in_steps(dim, symbol)}.")
+        known, first = found.setdefault(symbol.name, (size, where))
+        if known != size:
+            why = f"{where} is {dim}, and {symbol.name} is {known} by {first.lower()}."
+            raise InvalidInput(f"Symbolic dimension mismatch: {where.lower()} is {length}.", why=why, hint="Make the inputs agree.")
+
+    def _check_guards(self, shapes: Sequence[Sequence[int]]) -> None:
+        named = dict(zip(self.names, shapes, strict=True))
+        for guard in self.guards:
+            if not guard.holds(named):
+                lengths = ", ".join(f"{name} {list(shape)}" for name, shape in named.items())
+                raise InvalidInput("The exported program does not allow these shapes.", where=lengths, why=f"It requires {guard}.")
+
+
+def _in_steps(dim: Axis, symbol: SymbolSpec) -> str:
+    least = dim.at(symbol.least)
+    lengths = f"{least} to {dim.at(symbol.most)}" if symbol.most is not None else f"at least {least}"
+    return symbol.bound if (dim.plus, dim.times) == (0, 1) else f"{symbol.bound} (lengths {lengths})"
