@@ -4,18 +4,22 @@ name.sparsec/
   manifest.json             format, versions, the machine it needs, inputs, outputs, tables, explanation, digests
   kernels-<digest>.so       kernel library; a process never mistakes it for another one loaded from the same place
   weights.safetensors       packed weights, record and group tables
-  libtvm_runtime.so         threads and workspace for the kernels, with TVM's LICENSE and NOTICE
+  libtvm_runtime.so         threads and workspace for the kernels; libtvm_ffi.so is what it and the kernels call
+  LICENSE-*, NOTICE-*       of these two
+  program.bin               the tables once more, for C (see ``sparsec.flat_program``)
+  sparsec.h, sparsec.c      load and run the directory from C
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import platform
 import shutil
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +29,19 @@ from safetensors.numpy import save_file
 
 from sparsec.errors import ArtifactError, MachineError
 from sparsec.explain import Explanation
+from sparsec.flat_program import flat_program
 from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
 from sparsec.runtime import Runner, find_tvm_runtime
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RUNTIME = "libtvm_runtime.so"
-_LICENCES = {"LICENSE": "LICENSE-tvm", "NOTICE": "NOTICE-tvm"}
+FFI = "libtvm_ffi.so"
+FLAT = "program.bin"
+_C_FILES = ("sparsec.h", "sparsec.c")
+_LICENCES = ("LICENSE", "NOTICE")
 #: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
 _LINUX_NAMES = {"bmi": "bmi1"}
 _AGAIN = "Save the model again, or copy the artifact again from where it was whole."
@@ -64,6 +72,7 @@ def save(
     try:
         partial.mkdir(parents=True)
         files = _write_files(partial, program, library)
+        files.append(_write_flat(partial / FLAT, program, files[0], machine))
         manifest = {
             "format": FORMAT,
             "sparsec": _own_version(),
@@ -84,17 +93,47 @@ def save(
 
 
 def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
-    """Everything but the manifest; the kernel library first."""
-    runtime = find_tvm_runtime()
-    if runtime is None:
-        raise MachineError("libtvm_runtime.so was not found, so the artifact would not run elsewhere.", hint="Install apache-tvm.")
+    """Everything but the manifest and the flat program; the kernel library first."""
+    runtime, ffi = find_tvm_runtime(), _find_ffi()
+    if runtime is None or ffi is None:
+        missing = RUNTIME if runtime is None else FFI
+        raise MachineError(f"{missing} was not found, so the artifact would not run elsewhere.", hint="Install apache-tvm.")
     kernels = folder / f"kernels-{_digest(library.read_bytes())[:16]}.so"
-    copies = {kernels: library, folder / RUNTIME: runtime}
-    copies |= {folder / name: source for text, name in _LICENCES.items() if (source := runtime.parents[1] / text).exists()}
+    copies = {kernels: library, folder / RUNTIME: runtime, folder / FFI: ffi}
+    copies |= {folder / f"{name}-tvm": source for name in _LICENCES if (source := runtime.parents[1] / name).exists()}
+    copies |= {folder / f"{source.name}-tvm-ffi": source for source in _ffi_licences()}
+    copies |= {folder / name: Path(__file__).parent / "c" / name for name in _C_FILES}
     for copy, source in copies.items():
         shutil.copyfile(source, copy)
     save_file(program.arrays(), folder / WEIGHTS)
     return [*copies, folder / WEIGHTS]
+
+
+def _find_ffi() -> Path | None:
+    spec = importlib.util.find_spec("tvm_ffi")
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    return next((path for root in roots if (path := root / "lib" / FFI).exists()), None)
+
+
+def _ffi_licences() -> list[Path]:
+    try:
+        files = distribution("apache-tvm-ffi").files or []
+    except PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())) for file in files if file.name in _LICENCES and file.parent.name == "licenses"]
+
+
+def _write_flat(path: Path, program: Program, kernels: Path, machine: Mapping[str, Any]) -> Path:
+    files = {name: (path.parent / name).read_bytes() for name in (kernels.name, FFI, RUNTIME, WEIGHTS)}
+    flags = [_LINUX_NAMES.get(name, name) for name in sorted(machine["features"])]
+    path.write_bytes(flat_program(program, files, _weights_offset(files[WEIGHTS]), [machine["arch"], *flags]))
+    return path
+
+
+def _weights_offset(content: bytes) -> int:
+    """First byte of the weights in a safetensors file: eight bytes with the header's length, the header, the tensors."""
+    length = int.from_bytes(content[:8], "little")
+    return 8 + length + int(json.loads(content[8 : 8 + length])["weights"]["data_offsets"][0])
 
 
 def _check_place(target: Path) -> None:
@@ -131,7 +170,7 @@ def load(path: Path | str, threads: int = 1) -> LoadedModel:
         names = [str(name) for name in manifest["files"]]
         contents = {name: _verified(folder, name, manifest["files"][name]) for name in names}
         weights, kernels = contents[WEIGHTS], folder / str(manifest["library"])
-        if kernels.name not in contents or RUNTIME not in contents:
+        if not {kernels.name, RUNTIME, FFI} <= set(contents):
             raise ArtifactError("The artifact's list of files is incomplete.", where=str(folder), hint=_AGAIN)
         program = Program.restored(manifest["program"], load_tensors(weights))
         check_structure(manifest["signature"]["output"], program)

@@ -22,6 +22,17 @@ from sparsec.loaded import check_structure
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 EXPLANATION = Explanation((Layer("layer0", "mul", (4, 24), 0.1, "unstructured", "affine", "spmm"),), notes=("tiny",))
+NAMES = {
+    "manifest.json",
+    "kernels.so",
+    "weights.safetensors",
+    "program.bin",
+    "libtvm_runtime.so",
+    "libtvm_ffi.so",
+    "sparsec.h",
+    "sparsec.c",
+}
+NAMES |= {f"{name}-{library}" for name in ("LICENSE", "NOTICE") for library in ("tvm", "tvm-ffi")}
 X = np.random.default_rng(0).standard_normal((3, 4, 24)).astype(np.float32)
 Y = (X * 3 + 1) * 2 + np.float32(0.5)
 
@@ -75,7 +86,7 @@ def test_round_trip(saved: Path) -> None:
 
 def test_holds_no_pickle_and_the_licence(saved: Path) -> None:
     names = {re.sub(r"-[0-9a-f]{16}\.", ".", file.name) for file in saved.iterdir()}
-    assert names == {"manifest.json", "kernels.so", "weights.safetensors", "libtvm_runtime.so", "LICENSE-tvm", "NOTICE-tvm"}
+    assert names == NAMES
     assert "Apache License" in (saved / "LICENSE-tvm").read_text()
 
 
@@ -144,7 +155,7 @@ def test_missing_directory(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.sparsec")
 
 
-@pytest.mark.parametrize("pattern", ["manifest.json", "kernels-*.so", "weights.safetensors", "libtvm_runtime.so"])
+@pytest.mark.parametrize("pattern", ["manifest.json", "kernels-*.so", "weights.safetensors", "libtvm_runtime.so", "program.bin"])
 @pytest.mark.parametrize("damage", ["remove", "truncate", "flip", "empty"])
 def test_damaged_files(saved: Path, pattern: str, damage: str) -> None:
     (file,) = saved.glob(pattern)
@@ -172,7 +183,7 @@ def test_edited_manifest(saved: Path) -> None:
         load(saved)
 
 
-@pytest.mark.parametrize("form", [0, 2, "1", None])
+@pytest.mark.parametrize("form", [0, 1, 3, "2", None])
 def test_unknown_format(saved: Path, form: Any) -> None:
     rewrite(saved, lambda m: m.update(format=form))
     with pytest.raises(ArtifactError, match="format"):
@@ -204,6 +215,7 @@ SEALED: list[Callable[[dict[str, Any]], object]] = [
     lambda m: m.update(files={}),
     lambda m: m["files"].update({"../outside": "00"}),
     lambda m: m["files"].pop("libtvm_runtime.so"),
+    lambda m: m["files"].pop("libtvm_ffi.so"),
 ]
 
 

@@ -1,0 +1,492 @@
+/* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); nothing of it is used before it
+ * is known to stay inside the file, the arena, the weights and the caller's tensors. */
+#define _GNU_SOURCE
+#include "sparsec.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+enum { VERSION = 1, HEADER = 5, LINE = 64, GROUP_WIDTH = 5, PORT_WIDTH = 4 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
+enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
+/* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
+static const int64_t MOST = INT64_C(1) << 46;
+static const size_t SLACK = 1 << 16;
+static const int64_t item_bytes[] = {4, 8, 4, 1};
+
+/* The calling convention of TVM's functions. */
+typedef struct {
+    int32_t kind;
+    uint32_t padding;
+    union { int64_t number; const char *text; void *object; } value;
+} argument;
+enum { NUMBER = 1, TEXT = 8, OBJECT = 64 };
+typedef int entry(void *self, const argument *arguments, int32_t count, argument *result);
+
+typedef struct {
+    int64_t rows, width;
+    const int64_t *data;
+} table;
+
+/* Memory of one running call: tables with absolute addresses, then the arena. */
+typedef struct instance {
+    struct instance *next;
+    size_t bytes;
+    int64_t *records, *groups, *steps;
+    char *arena;
+} instance;
+
+/* A file in memory, `shift` bytes behind a page boundary. */
+typedef struct {
+    char *memory;
+    size_t mapped, shift, bytes;
+} blob;
+
+struct sparsec_model {
+    blob file, constants; /* program.bin and the weights' file */
+    table program, inputs, outputs, records, groups, moves, files, weights, machine, strings;
+    sparsec_port *ports;
+    int64_t edges; /* moves at the caller's tensors */
+    int threads;
+    void *kernels;
+    entry *run;
+    pthread_mutex_t lock;
+    instance *idle;
+};
+
+static _Thread_local char message[1024];
+static _Thread_local int pool_threads;
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+
+const char *sparsec_error(void) { return message; }
+
+__attribute__((format(printf, 1, 2))) static int fail(const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    vsnprintf(message, sizeof message, format, list);
+    va_end(list);
+    return -1;
+}
+
+static int damaged(const char *what) { return fail("The artifact is damaged: %s. Copy or save it again.", what); }
+
+static void *new_memory(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static const char *content(const blob *b) { return b->memory + b->shift; }
+
+static void forget(blob *b) {
+    if (b->memory) munmap(b->memory, b->mapped);
+    b->memory = NULL;
+}
+
+static int read_stream(FILE *stream, const char *path, blob *b) {
+    enum { SPARE = 256 }; /* kernels may read whole vectors past the end of a constant */
+    struct stat about;
+    if (fstat(fileno(stream), &about) || !S_ISREG(about.st_mode)) return fail("%s is not a file.", path);
+    b->bytes = (size_t)about.st_size;
+    b->mapped = b->shift + b->bytes + SPARE;
+    if (!(b->memory = new_memory(b->mapped))) return fail("There is not enough memory to read %s (%zu bytes).", path, b->bytes);
+    return fread(b->memory + b->shift, 1, b->bytes, stream) == b->bytes ? 0 : fail("%s cannot be read to its end.", path);
+}
+
+static int read_file(const char *folder, const char *name, size_t shift, blob *b) {
+    char path[MOST_PATH];
+    *b = (blob){.shift = shift};
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path) return fail("The path %.99s... is too long.", folder);
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return fail("%s cannot be read. Is %s a directory that `sparsec compile` wrote?", path, folder);
+    const int bad = read_stream(stream, path, b);
+    fclose(stream);
+    if (bad) forget(b);
+    return bad;
+}
+
+/* As checksums() in flat_program.py: the sum of the words, and of the words times their numbers from 1 on. */
+static void checksums(const char *data, size_t bytes, int64_t sums[2]) {
+    uint64_t plain = 0, weighted = 0, word;
+    for (size_t i = 0; i < bytes; i += 8) {
+        word = 0;
+        memcpy(&word, data + i, bytes - i < 8 ? bytes - i : 8);
+        plain += word;
+        weighted += word * (i / 8 + 1);
+    }
+    sums[0] = (int64_t)plain;
+    sums[1] = (int64_t)weighted;
+}
+
+static bool same_sums(const char *data, size_t bytes, const int64_t *sums) {
+    int64_t found[2];
+    checksums(data, bytes, found);
+    return found[0] == sums[0] && found[1] == sums[1];
+}
+
+/* ---- program.bin ---- */
+
+static int read_sections(sparsec_model *m) {
+    struct { char tag[8]; table *place; int64_t width; } known[] = {
+        {"PROGRAM", &m->program, 3}, {"INPUTS", &m->inputs, PORT_WIDTH}, {"OUTPUTS", &m->outputs, PORT_WIDTH},
+        {"RECORDS", &m->records, 2}, {"GROUPS", &m->groups, GROUP_WIDTH}, {"MOVES", &m->moves, 4}, {"FILES", &m->files, 4},
+        {"WEIGHTS", &m->weights, 2}, {"MACHINE", &m->machine, 1}, {"STRINGS", &m->strings, 1}};
+    const size_t count = sizeof known / sizeof *known, bytes = m->file.bytes;
+    const int64_t *words = (const int64_t *)(const void *)content(&m->file), length = (int64_t)(bytes / 8);
+    if (bytes < 8 * (HEADER + 1) || memcmp(words, "SPARSEC", 8)) return damaged("program.bin is not the file of a program");
+    if (words[1] != VERSION) return fail("program.bin has version %lld, this loader reads %d. Use the sparsec.c of the same directory.", (long long)words[1], VERSION);
+    if (words[2] != (int64_t)bytes || bytes % 8) return damaged("program.bin is not complete");
+    if (!same_sums((const char *)(words + HEADER), bytes - 8 * HEADER, words + 3)) return damaged("program.bin has been altered");
+    if (words[HEADER] < 0 || words[HEADER] > (length - HEADER - 1) / 4) return damaged("program.bin has no directory");
+    for (int64_t s = 0; s < words[HEADER]; s++) {
+        const int64_t *row = words + HEADER + 1 + 4 * s, first = row[1], rows = row[2], width = row[3];
+        if (first < 0 || first > length || rows < 0 || width < 1 || width > length || rows > (length - first) / width) return damaged("a section of program.bin is not inside it");
+        size_t k = 0;
+        while (k < count && memcmp(row, known[k].tag, 8)) k++;
+        if (k < count && width >= known[k].width) *known[k].place = (table){rows, width, words + first};
+        else if (k < count) return damaged("a section of program.bin is too narrow");
+        else if (*(const char *)row >= 'A' && *(const char *)row <= 'Z') return fail("program.bin has a part %.8s that this loader does not know. Use the sparsec.c of the same directory.", (const char *)row);
+    }
+    for (size_t k = 0; k < count; k++)
+        if (!known[k].place->data) return damaged("a section of program.bin is missing");
+    return 0;
+}
+
+/* A string of section STRINGS; NULL if it does not lie in it. */
+static const char *text_at(const sparsec_model *m, int64_t offset) {
+    const int64_t bytes = 8 * m->strings.rows * m->strings.width;
+    const char *text = (const char *)m->strings.data;
+    return offset >= 0 && offset < bytes && memchr(text + offset, 0, (size_t)(bytes - offset)) ? text + offset : NULL;
+}
+
+static const int64_t *row_of(const table *t, int64_t row) { return t->data + row * t->width; }
+
+static int read_port(sparsec_model *m, const int64_t *row, sparsec_port *port) {
+    port->name = text_at(m, row[0]);
+    if (!port->name || row[1] < 0 || row[1] > SPARSEC_BOOL || row[2] < 0 || row[2] > SPARSEC_MOST_AXES) return damaged("a tensor is malformed");
+    port->dtype = (sparsec_dtype)row[1];
+    port->rank = (int)row[2];
+    int64_t bytes = item_bytes[row[1]];
+    for (int axis = 0; axis < port->rank; axis++) {
+        const int64_t size = port->shape[axis] = row[4 + axis];
+        if (size < 0 || (size && bytes > MOST / size)) return damaged("the size of a tensor makes no sense");
+        bytes *= size;
+    }
+    port->bytes = (size_t)bytes;
+    return 0;
+}
+
+static int read_ports(sparsec_model *m) {
+    const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
+    m->ports = calloc((size_t)(ins + outs + 1), sizeof *m->ports);
+    if (!m->ports) return fail("There is not enough memory.");
+    for (int64_t i = 0; i < ins + outs; i++)
+        if (read_port(m, i < ins ? row_of(&m->inputs, i) : row_of(&m->outputs, i - ins), m->ports + i)) return -1;
+    return 0;
+}
+
+static bool within(int64_t value, int64_t end) { return value >= 0 && value < end; }
+
+/* As check_tables in program.py. */
+static int check_move(const sparsec_model *m, const int64_t *move) {
+    const int64_t field = move[0], segment = move[1], offset = move[2], port = move[3];
+    const int64_t width = m->records.width, fields = m->records.rows * width;
+    if (!within(field, fields) || field % width == 0) return damaged("an address has no place in a record");
+    if (!within(segment, SEGMENTS)) return damaged("an address is in an unknown segment");
+    if (segment == INPUT && !within(port, m->inputs.rows)) return damaged("an address is in an unknown input");
+    if (segment == OUTPUT && !within(port, m->outputs.rows)) return damaged("an address is in an unknown output");
+    const int64_t sizes[] = {m->program.data[0], m->weights.data[1],
+                             segment == INPUT ? (int64_t)m->ports[port].bytes : 0,
+                             segment == OUTPUT ? (int64_t)m->ports[m->inputs.rows + port].bytes : 0};
+    if (!within(offset, sizes[segment] + 1)) return damaged("an address is outside its segment");
+    if (segment != ARENA || field + 1 >= fields) return 0;
+    const int64_t slot = m->records.data[field + 1], slots = m->program.data[1] ? m->program.data[1] : 1;
+    if (slot < 0 || slot > (sizes[ARENA] - offset) / slots) return damaged("a strip buffer is outside the arena");
+    return slot && m->threads > 1 && !m->program.data[1] ? fail("The artifact does not say how many threads it has room for: load it for one.") : 0;
+}
+
+static int check_tables(const sparsec_model *m) {
+    const int64_t *p = m->program.data;
+    if (m->program.rows != 1 || m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX) return damaged("its sizes make no sense");
+    if (!within(m->weights.data[0], MOST) || !within(m->weights.data[1], MOST)) return damaged("its weights make no sense");
+    if (m->groups.width != GROUP_WIDTH || m->groups.rows > INT32_MAX || m->moves.rows > INT32_MAX) return damaged("its tables make no sense");
+    if (p[1] && m->threads > p[1]) return fail("The artifact was compiled for at most %lld thread(s), %d were asked for.", (long long)p[1], m->threads);
+    for (int64_t i = 0; i < m->records.rows; i++)
+        if (!within(*row_of(&m->records, i), p[2])) return damaged("a record names an unknown kernel");
+    for (int64_t i = 0; i < m->groups.rows; i++) {
+        const int64_t *g = row_of(&m->groups, i);
+        if (!within(g[1], m->records.rows + 1) || !within(g[0], g[1] + 1) || !within(g[2], INT64_C(1) << 31) || !within(g[3], INT64_C(1) << 31)) return damaged("a group is not a range of records");
+    }
+    for (int64_t i = 0; i < m->moves.rows; i++)
+        if (check_move(m, row_of(&m->moves, i))) return -1;
+    return 0;
+}
+
+static int check_machine(const sparsec_model *m) {
+    struct utsname here;
+    const char *arch = m->machine.rows ? text_at(m, m->machine.data[0]) : NULL;
+    if (!arch || uname(&here)) return damaged("it does not say which machine it needs");
+    if (strcmp(arch, here.machine)) return fail("The artifact is for %s processors, this one is %s. Compile the model on this machine.", arch, here.machine);
+    char *line = NULL;
+    size_t room = 0;
+    FILE *stream = fopen("/proc/cpuinfo", "r");
+    while (stream && getline(&line, &room, stream) > 0 && strncmp(line, "flags", 5) && strncmp(line, "Features", 8)) continue;
+    int bad = line ? 0 : fail("/proc/cpuinfo, which says what the processor can do, cannot be read.");
+    for (int64_t i = 1; i < m->machine.rows && !bad; i++) {
+        const char *flag = text_at(m, *row_of(&m->machine, i)), *found = line;
+        const size_t length = flag ? strlen(flag) : 0;
+        while (length && (found = strstr(found, flag)) && (found == line || found[-1] != ' ' || !strchr(" \n", found[length]))) found++;
+        if (!length) bad = damaged("it does not say which machine it needs");
+        else if (!found) bad = fail("The artifact needs %s, which this processor does not have. Compile the model on this machine.", flag);
+    }
+    free(line);
+    if (stream) fclose(stream);
+    return bad;
+}
+
+/* ---- the other files ---- */
+
+/* Checks every file that the artifact will use and keeps the weights, on a line boundary. */
+static int read_files(sparsec_model *m, const char *folder) {
+    if (m->files.rows < FILE_COUNT) return damaged("its list of files is incomplete");
+    for (int64_t i = 0; i < m->files.rows; i++) {
+        const int64_t *row = row_of(&m->files, i);
+        const char *name = text_at(m, row[0]);
+        blob b;
+        if (!name || !*name || strchr(name, '/')) return damaged("it names a file outside its directory");
+        if (read_file(folder, name, i == WEIGHTS ? (size_t)(LINE - m->weights.data[0] % LINE) : 0, &b)) return -1;
+        const bool whole = (int64_t)b.bytes == row[1] && same_sums(content(&b), b.bytes, row + 2);
+        if (i == WEIGHTS) m->constants = b;
+        else forget(&b);
+        if (!whole) return fail("%s/%s is incomplete or altered. Copy or save the artifact again.", folder, name);
+    }
+    const int64_t offset = m->weights.data[0], size = m->weights.data[1], bytes = (int64_t)m->constants.bytes;
+    return offset <= bytes && size <= bytes - offset ? 0 : damaged("its weights are not in their file");
+}
+
+/* TVM's libraries: one of each per process, whoever brought them. */
+static void *shared_library(const char *soname, const char *folder, const char *name) {
+    char path[MOST_PATH];
+    void *library = dlopen(soname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (!library && !(library = dlopen(path, RTLD_NOW | RTLD_GLOBAL))) fail("%s cannot be loaded: %s.", path, dlerror());
+    return library;
+}
+
+static const char *file_name(const sparsec_model *m, int file) { return text_at(m, *row_of(&m->files, file)); }
+
+static int load_kernels(sparsec_model *m, const char *folder) {
+    /* What a kernel library calls in TVM it finds in variables of these names with two underscores before them. */
+    static const char *const hooks[] = {"TVMBackendParallelLaunch", "TVMBackendParallelBarrier", "TVMBackendAllocWorkspace", "TVMBackendFreeWorkspace"};
+    setenv("TVM_BIND_THREADS", "0", 0); /* by default TVM pins the caller's thread */
+    void *runtime = NULL;
+    if (!shared_library("libtvm_ffi.so", folder, file_name(m, FFI)) || !(runtime = shared_library("libtvm_runtime.so", folder, file_name(m, RUNTIME)))) return -1;
+    char path[MOST_PATH];
+    snprintf(path, sizeof path, "%s/%s", folder, file_name(m, KERNELS));
+    if (!(m->kernels = dlopen(path, RTLD_NOW | RTLD_LOCAL))) return fail("%s cannot be loaded: %s.", path, dlerror());
+    for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "__%s", hooks[i]);
+        void **slot = dlsym(m->kernels, name);
+        if (slot && !(*slot = dlsym(runtime, hooks[i]))) return fail("TVM's runtime library lacks %s.", hooks[i]);
+    }
+    *(void **)&m->run = dlsym(m->kernels, "__tvm_ffi_sparsec_run");
+    return m->run ? 0 : fail("%s is not a library of kernels.", path);
+}
+
+static int load(sparsec_model *m, const char *folder) {
+    if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m) || check_machine(m)) return -1;
+    if (read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
+    for (int64_t i = 0; i < m->moves.rows; i++) m->edges += row_of(&m->moves, i)[1] >= INPUT;
+    pthread_mutex_lock(&loading);
+    const int bad = load_kernels(m, folder);
+    pthread_mutex_unlock(&loading);
+    return bad;
+}
+
+int sparsec_load(const char *path, int threads, sparsec_model **model) {
+    if (!model || !path) return fail("sparsec_load needs a path and a place for the model.");
+    *model = NULL;
+    if (threads < 1) return fail("The number of threads must be at least 1, it is %d.", threads);
+    sparsec_model *m = calloc(1, sizeof *m);
+    if (!m) return fail("There is not enough memory.");
+    m->threads = threads;
+    pthread_mutex_init(&m->lock, NULL);
+    if (load(m, path)) {
+        sparsec_free(m);
+        return -1;
+    }
+    *model = m;
+    return 0;
+}
+
+void sparsec_free(sparsec_model *m) {
+    if (!m) return;
+    for (instance *next, *i = m->idle; i; i = next) next = i->next, munmap(i, i->bytes);
+    if (m->kernels) dlclose(m->kernels);
+    forget(&m->constants);
+    forget(&m->file);
+    free(m->ports);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+/* ---- running ---- */
+
+static int64_t parts(int64_t amount, int64_t part) { return (amount + part - 1) / part; }
+
+/* Strip lengths and shares for a number of threads, as split() in runtime.py. */
+static void split(int64_t *group, int64_t threads) {
+    const int64_t share = parts(group[2], threads);
+    group[3] = group[3] > 0 && group[3] < share ? group[3] : share;
+    if (!group[3]) group[3] = 1;
+    group[4] = parts(parts(group[2], group[3]), threads);
+}
+
+static size_t lines(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+
+static void settle(const sparsec_model *m, instance *made) {
+    memcpy(made->records, m->records.data, (size_t)(m->records.rows * m->records.width) * 8);
+    memcpy(made->groups, m->groups.data, (size_t)(m->groups.rows * GROUP_WIDTH) * 8);
+    for (int64_t i = 0; i < m->groups.rows; i++) split(made->groups + i * GROUP_WIDTH, m->threads);
+    const char *const constants = content(&m->constants) + m->weights.data[0];
+    int64_t *step = made->steps;
+    for (int64_t i = 0; i < m->moves.rows; i++) {
+        const int64_t *move = row_of(&m->moves, i);
+        if (move[1] < INPUT) {
+            made->records[move[0]] = (int64_t)(intptr_t)(move[1] == ARENA ? made->arena : constants) + move[2];
+        } else {
+            *step++ = move[0];
+            *step++ = (int64_t)m->ports[(move[1] == INPUT ? 0 : m->inputs.rows) + move[3]].bytes;
+        }
+    }
+}
+
+static instance *new_instance(const sparsec_model *m) {
+    const size_t records = lines((size_t)(m->records.rows * m->records.width) * 8), groups = lines((size_t)(m->groups.rows * GROUP_WIDTH) * 8);
+    const size_t head = lines(sizeof(instance)), steps = lines((size_t)m->edges * 16 + 16);
+    const size_t bytes = head + records + groups + steps + (size_t)m->program.data[0] + SLACK;
+    char *memory = new_memory(bytes);
+    if (!memory) {
+        fail("There is not enough memory to run the network (%zu bytes).", bytes);
+        return NULL;
+    }
+    instance *made = (instance *)(void *)memory;
+    made->bytes = bytes;
+    made->records = (int64_t *)(void *)(memory + head);
+    made->groups = made->records + records / 8;
+    made->steps = made->groups + groups / 8;
+    made->arena = (char *)(made->steps + steps / 8);
+    settle(m, made);
+    return made;
+}
+
+static instance *take(sparsec_model *m) {
+    pthread_mutex_lock(&m->lock);
+    instance *found = m->idle;
+    if (found) m->idle = found->next;
+    pthread_mutex_unlock(&m->lock);
+    return found ? found : new_instance(m);
+}
+
+static void give_back(sparsec_model *m, instance *used) {
+    pthread_mutex_lock(&m->lock);
+    used->next = m->idle;
+    m->idle = used;
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void bind(const sparsec_model *m, instance *made, const void *const *inputs, void *const *outputs) {
+    for (int64_t i = 0; i < m->moves.rows; i++) {
+        const int64_t *move = row_of(&m->moves, i);
+        if (move[1] >= INPUT) made->records[move[0]] = (int64_t)(intptr_t)(move[1] == INPUT ? inputs[move[3]] : outputs[move[3]]) + move[2];
+    }
+}
+
+/* Calls a function of TVM's by name; without such a function nothing happens. */
+static void call_global(const char *name, const argument *arguments, int32_t count, argument *result) {
+    struct { const char *data; size_t bytes; } text = {name, strlen(name)};
+    int (*find)(const void *, void **), (*call)(void *, const argument *, int32_t, argument *), (*release)(void *);
+    *(void **)&find = dlsym(RTLD_DEFAULT, "TVMFFIFunctionGetGlobal");
+    *(void **)&call = dlsym(RTLD_DEFAULT, "TVMFFIFunctionCall");
+    *(void **)&release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
+    void *function = NULL;
+    if (!find || !call || !release || find(&text, &function) || !function) return;
+    call(function, arguments, count, result);
+    release(function);
+}
+
+/* Lets TVM's pool of this thread have as many workers as are needed and as there are cores: it never grows after its first use. */
+static void size_pool(int threads) {
+    enum { MOST_CORES = 256, SHARE_CORES = -3 };
+    static _Thread_local char names[MOST_CORES][8];
+    argument cores[MOST_CORES];
+    cpu_set_t set;
+    int count = 0;
+    if (pool_threads >= threads || sched_getaffinity(0, sizeof set, &set)) return;
+    pool_threads = threads;
+    for (int core = 0; core < CPU_SETSIZE && count < threads && count < MOST_CORES; core++) {
+        if (!CPU_ISSET(core, &set)) continue;
+        snprintf(names[count], sizeof names[count], "%d", core);
+        cores[count] = (argument){.kind = TEXT, .value.text = names[count]};
+        count++;
+    }
+    argument array = {0}, nothing = {0};
+    call_global("ffi.Array", cores, count, &array);
+    if (array.kind < OBJECT) return;
+    const argument arguments[] = {{.kind = NUMBER, .value.number = SHARE_CORES}, {.kind = NUMBER, .value.number = count}, array};
+    call_global("runtime.config_threadpool", arguments, 3, &nothing);
+    int (*release)(void *);
+    *(void **)&release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
+    release(array.value.object);
+}
+
+static int check_tensor(const sparsec_port *port, const void *data) {
+    if (!data && port->bytes) return fail("There is no memory for %s.", port->name);
+    if ((uintptr_t)data % (uintptr_t)item_bytes[port->dtype]) return fail("The memory of %s is not aligned to %d bytes.", port->name, (int)item_bytes[port->dtype]);
+    return 0;
+}
+
+static int check_call(const sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch) {
+    const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
+    if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
+    if (batch && ((ins && !inputs) || (outs && !outputs))) return fail("There are no inputs or no outputs.");
+    for (int64_t i = 0; batch && i < ins + outs; i++)
+        if (check_tensor(m->ports + i, i < ins ? inputs[i] : outputs[i - ins])) return -1;
+    return 0;
+}
+
+int sparsec_run(sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch) {
+    if (!m) return fail("There is no model.");
+    if (check_call(m, inputs, outputs, batch)) return -1;
+    if (!batch) return 0;
+    if (m->threads > 1) size_pool(m->threads);
+    instance *mine = take(m);
+    if (!mine) return -1;
+    bind(m, mine, inputs, outputs);
+    const int64_t values[] = {(int64_t)(intptr_t)mine->records, (int64_t)(intptr_t)mine->groups, (int64_t)(intptr_t)mine->steps,
+                              m->groups.rows, m->edges, batch, m->threads};
+    argument arguments[7], result = {0};
+    for (int i = 0; i < 7; i++) arguments[i] = (argument){.kind = NUMBER, .value.number = values[i]};
+    const int bad = m->run(NULL, arguments, 7, &result);
+    give_back(m, mine);
+    return bad ? fail("The kernel library refused its arguments.") : 0;
+}
+
+int sparsec_inputs(const sparsec_model *m) { return (int)m->inputs.rows; }
+
+int sparsec_outputs(const sparsec_model *m) { return (int)m->outputs.rows; }
+
+const sparsec_port *sparsec_input(const sparsec_model *m, int index) { return within(index, m->inputs.rows) ? m->ports + index : NULL; }
+
+const sparsec_port *sparsec_output(const sparsec_model *m, int index) {
+    return within(index, m->outputs.rows) ? m->ports + m->inputs.rows + index : NULL;
+}

@@ -1,0 +1,115 @@
+"""The tables of a program as one flat file of 64-bit words, for readers without a JSON parser (``compiler/c/sparsec.c``).
+
+    word 0-4   magic, version, bytes of the file, two checksums of all words from word 5 on
+    word 5     number of sections; then four words each: tag, first word, rows, words per row
+    ...        the sections
+
+Words are little-endian and signed. A later version may add sections and words at the end of a row: a reader takes what it knows,
+and refuses unknown sections whose tag begins with a capital letter. Text is the offset of a string with a zero at its end in section STRINGS.
+
+| section | a row |
+|---|---|
+| PROGRAM | arena bytes, thread slots (0: not stated), kernels |
+| INPUTS, OUTPUTS | name, dtype, rank, limit (-1: none), 8 sizes |
+| RECORDS, GROUPS | as in ``sparsec.program`` |
+| MOVES | relocations: field, segment, offset, port |
+| FILES | name, bytes, two checksums; the kernel library, TVM's two libraries and the weights come first, in this order |
+| WEIGHTS | offset and bytes of the weights in their file |
+| MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+
+from sparsec.errors import ArtifactError
+from sparsec.program import Port, Program, Segment
+
+MAGIC, VERSION = b"SPARSEC\0", 1
+MOST_AXES = 8
+DTYPES = ("float32", "int64", "int32", "bool")
+_HEADER_WORDS = 5
+
+
+def checksums(content: bytes) -> tuple[int, int]:
+    """Two sums over the 64-bit words w of ``content``, padded with zeros: of w[i], and of (i + 1) * w[i].
+
+    Both modulo 2**64, as signed numbers. They tell damage, not intent: every change of a single word changes the first.
+    """
+    whole = len(content) // 8
+    words = np.frombuffer(content, "<u8", whole)
+    tail = np.frombuffer(content[8 * whole :].ljust(8, b"\0"), "<u8")
+    weighted = int(np.dot(words, np.arange(1, whole + 1, dtype=np.uint64))) + int(tail[0]) * (whole + 1)
+    return _signed(int(words.sum(dtype=np.uint64)) + int(tail[0])), _signed(weighted)
+
+
+def _signed(value: int) -> int:
+    value %= 1 << 64
+    return value - (1 << 64) if value >> 63 else value
+
+
+class _Strings:
+    def __init__(self) -> None:
+        self._text = bytearray()
+
+    def add(self, text: str) -> int:
+        """Where ``text`` begins."""
+        offset = len(self._text)
+        self._text += text.encode().replace(b"\0", b" ") + b"\0"
+        return offset
+
+    def words(self) -> np.ndarray:
+        return np.frombuffer(bytes(self._text) + bytes(-len(self._text) % 8), "<i8")[:, None]
+
+
+def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: int, machine: Sequence[str]) -> bytes:
+    """The file. ``files``: names and contents of kernel library, libtvm_ffi, libtvm_runtime and weights, in this order.
+
+    ``weights_offset``: first byte of the weights in their file; ``machine``: architecture and processor flags.
+    ArtifactError for a tensor of more than ``MOST_AXES`` axes.
+    """
+    strings = _Strings()
+    sections = {
+        b"PROGRAM": _rows([[program.arena_bytes, program.thread_slots or 0, len(program.kernels)]], 3),
+        b"INPUTS": _ports(program.inputs, strings),
+        b"OUTPUTS": _ports(program.outputs, strings),
+        b"RECORDS": program.records,
+        b"GROUPS": program.groups,
+        b"MOVES": _rows([[r.field, get_args(Segment).index(r.segment), r.offset, r.port] for r in program.relocations], 4),
+        b"FILES": _rows([[strings.add(name), len(content), *checksums(content)] for name, content in files.items()], 4),
+        b"WEIGHTS": _rows([[weights_offset, program.weights.nbytes]], 2),
+        b"MACHINE": _rows([[strings.add(name)] for name in machine], 1),
+    }
+    return _sealed({**sections, b"STRINGS": strings.words()})
+
+
+def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    return np.array(rows, np.int64).reshape(-1, width)
+
+
+def _ports(ports: Sequence[Port], strings: _Strings) -> np.ndarray:
+    rows = []
+    for port in ports:
+        if len(port.shape) > MOST_AXES:
+            raise ArtifactError(
+                f"{port.name!r} has {len(port.shape)} axes besides the batch axis.", hint=f"At most {MOST_AXES} can be saved."
+            )
+        sizes = [*port.shape, *[0] * (MOST_AXES - len(port.shape))]
+        rows.append([strings.add(port.name), DTYPES.index("float32"), len(port.shape), -1, *sizes])
+    return _rows(rows, 4 + MOST_AXES)
+
+
+def _sealed(sections: Mapping[bytes, np.ndarray]) -> bytes:
+    """Header, directory and sections in one."""
+    directory, bodies = [len(sections)], []
+    first = _HEADER_WORDS + 1 + 4 * len(sections)
+    for tag, table in sections.items():
+        directory += [int.from_bytes(tag.ljust(8, b"\0"), "little"), first, *table.shape]
+        bodies.append(np.ascontiguousarray(table, "<i8").tobytes())
+        first += table.size
+    content = np.array(directory, "<i8").tobytes() + b"".join(bodies)
+    size = 8 * _HEADER_WORDS + len(content)
+    return MAGIC + np.array([VERSION, size, *checksums(content)], "<i8").tobytes() + content

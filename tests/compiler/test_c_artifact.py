@@ -1,0 +1,207 @@
+"""Artifacts from C: the shipped loader against Python's, bit for bit, and against everything that can be wrong with a directory."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsec.artifact import load, save
+from sparsec.flat_program import checksums, flat_program
+from sparsec.program import Port, Program
+from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
+
+ROOT = Path(__file__).parents[2]
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or [name for name in ("cc",) if shutil.which(name)]
+STRICT = ("-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2")
+CHECKED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+RANDOM = np.random.default_rng(0)
+
+pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler (gcc, clang or cc) on PATH")
+
+
+def built(compiler: str, source: Path, include: Path, out: Path, *flags: str, also: tuple[Path, ...] = ()) -> subprocess.CompletedProcess:
+    command = [compiler, *STRICT, *flags, "-I", str(include), str(source), *map(str, also), "-ldl", "-lpthread", "-o", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def called(program: Path, *words: Any) -> str:
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TVM_NUM_THREADS": "2"}
+    done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, timeout=250, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """c_harness.c, with the compiler's checks of memory and arithmetic where it has them."""
+    out, source = tmp_path_factory.mktemp("c") / "harness", ROOT / "tests/compiler/c_harness.c"
+    for flags in (CHECKED, ()):
+        done = built(COMPILERS[0], source, ROOT / "compiler/c", out, *flags)
+        if done.returncode == 0:
+            return out
+    raise AssertionError(done.stderr)
+
+
+def saved(folder: Path, program: Program, outputs: int = 1, machine: dict[str, Any] = ANY_MACHINE) -> Path:
+    return save(folder / "net.sparsec", program, library(), None, {"output": {"list": ["leaf"] * outputs}}, machine)
+
+
+def compared(harness: Path, artifact: Path, threads: int, batch: int, callers: int = 1) -> None:
+    """The C loader's results against Python's."""
+    model, folder = load(artifact, threads), artifact.parent
+    inputs = [RANDOM.standard_normal((batch, *port.shape)).astype(np.float32) for port in model.inputs]
+    for number, x in enumerate(inputs):
+        x.tofile(folder / f"in{number}.bin")
+    called(harness, "run", artifact, threads, batch, callers, folder)
+    for number, y in enumerate(model.flat(*inputs).values()):
+        np.testing.assert_array_equal(np.fromfile(folder / f"out{number}.bin", np.float32), y.reshape(-1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize(("program", "outputs"), [(chain(), 1), (chain(joined=True), 1), (pair(), 2), (strips(3), 1)])
+def test_same_bits_as_python(harness: Path, tmp_path: Path, program: Program, outputs: int, batch: int, threads: int) -> None:
+    compared(harness, saved(tmp_path, program, outputs), threads, batch)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_callers_at_once(harness: Path, tmp_path: Path, threads: int) -> None:
+    compared(harness, saved(tmp_path, strips(2)), threads, 3, callers=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_network(harness: Path, tmp_path: Path, threads: int) -> None:
+    import torch
+
+    from sparsec import compile
+    from sparsec.models import mobilenet_v2, prune
+
+    torch.manual_seed(0)
+    model = mobilenet_v2().eval()
+    prune(model, 0.9)
+    compile(model, (torch.zeros(1, 3, 96, 96),), threads=threads).save(tmp_path / "net.sparsec")
+    compared(harness, tmp_path / "net.sparsec", threads, 3, callers=2)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_example_builds_from_the_artifact_alone(tmp_path: Path, compiler: str) -> None:
+    artifact, example = saved(tmp_path, chain()), ROOT / "examples/run_artifact.c"
+    assert len(example.read_text().splitlines()) <= 40
+    done = built(compiler, example, artifact, tmp_path / "run", also=(artifact / "sparsec.c",))
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(artifact, tmp_path / "copy")
+    shutil.rmtree(artifact)
+    assert called(tmp_path / "run", tmp_path / "copy", 2, 3) == "y 384 bytes, begins with 8.5\n"
+
+
+def test_the_loader_is_c_plus_plus_too(tmp_path: Path) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("no g++ on PATH")
+    source = tmp_path / "use.cpp"
+    source.write_text('#include "sparsec.h"\nint use() { sparsec_free(nullptr); return sparsec_load("x", 1, nullptr); }\n')
+    done = subprocess.run(["g++", "-Wall", "-Werror", "-I", ROOT / "compiler/c", "-c", source, "-o", tmp_path / "use.o"], check=False)
+    assert done.returncode == 0
+
+
+def test_wrong_calls_say_what_is_wrong(harness: Path, tmp_path: Path) -> None:
+    lines = called(harness, "wrong", saved(tmp_path, chain())).splitlines()
+    wanted = [
+        "a path",
+        "a path",
+        "at least 1, it is 0",
+        "/nowhere/program.bin",
+        "no model",
+        "no inputs",
+        "for x",
+        "x is not aligned",
+        "for y",
+    ]
+    assert all(word in line for word, line in zip([*wanted, "it is -1", "it is 1099511627776"], lines, strict=True)), lines
+
+
+def refused(harness: Path, artifact: Path, threads: int = 1) -> str:
+    """What the loader says of an artifact that it must not load."""
+    command = [harness, "run", artifact, str(threads), "1", "1", artifact.parent]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("machine", "word"),
+    [({"arch": "riscv64", "features": []}, "riscv64"), ({"arch": "x86_64", "features": ["avx2", "amx-tile-9"]}, "amx-tile-9")],
+)
+def test_another_machine(harness: Path, tmp_path: Path, machine: dict[str, Any], word: str) -> None:
+    assert f"{word}" in refused(harness, saved(tmp_path, chain(), machine=machine))
+
+
+def test_more_threads_than_there_is_room_for(harness: Path, tmp_path: Path) -> None:
+    assert "at most 1 thread" in refused(harness, saved(tmp_path, dataclasses.replace(chain(), thread_slots=1)), 2)
+    assert "load it for one" in refused(harness, saved(tmp_path / "unstated", strips(None)), 2)
+
+
+def test_more_memory_than_there_is(harness: Path, tmp_path: Path) -> None:
+    artifact = saved(tmp_path, dataclasses.replace(chain(), arena_bytes=1 << 45))
+    np.zeros(96, np.float32).tofile(tmp_path / "in0.bin")
+    assert "not enough memory to run" in refused(harness, artifact)
+
+
+@pytest.mark.parametrize("pattern", ["program.bin", "kernels-*.so", "weights.safetensors", "libtvm_runtime.so", "libtvm_ffi.so"])
+@pytest.mark.parametrize("damage", ["remove", "truncate", "flip", "empty", "directory"])
+def test_damaged_files(harness: Path, tmp_path: Path, pattern: str, damage: str) -> None:
+    (file,) = saved(tmp_path, chain()).glob(pattern)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    file.unlink()
+    content[middle] ^= 1
+    if damage == "directory":
+        file.mkdir()
+    elif damage != "remove":
+        file.write_bytes({"truncate": content[:middle], "flip": content, "empty": b""}[damage])
+    said = refused(harness, file.parent)
+    assert any(word in said for word in ("altered", "damaged", "cannot be read", "is not a file"))
+
+
+@pytest.mark.parametrize(("program", "outputs"), [(chain(), 1), (strips(2), 1), (pair(), 2)])
+def test_mutated_programs_are_refused(harness: Path, tmp_path: Path, program: Program, outputs: int) -> None:
+    loaded, found = map(int, called(harness, "mutate", saved(tmp_path, program, outputs), "program.bin", 1000, 1, 0, 1).split())
+    assert (loaded, found > 900) == (0, True)
+
+
+@pytest.mark.parametrize(("program", "outputs"), [(chain(), 1), (strips(2), 1), (pair(), 2)])
+def test_mutated_and_sealed_programs_never_harm_the_loader(harness: Path, tmp_path: Path, program: Program, outputs: int) -> None:
+    artifact = saved(tmp_path, program, outputs)
+    loaded, found = map(int, called(harness, "mutate", artifact, "program.bin", 1000, 2, 1, 2).split())
+    assert found > 500 and loaded < 500
+    compared(harness, artifact, 1, 2)
+
+
+def test_checksums_see_every_word() -> None:
+    content = RANDOM.integers(0, 256, 83, np.uint8).tobytes()
+    words = [int.from_bytes(content[i : i + 8], "little") for i in range(0, 83, 8)]
+    plain, weighted = checksums(content)
+    assert plain % (1 << 64) == sum(words) % (1 << 64)
+    assert weighted % (1 << 64) == sum((i + 1) * w for i, w in enumerate(words)) % (1 << 64)
+    swapped = content[8:16] + content[:8] + content[16:]
+    assert checksums(swapped)[0] == plain and checksums(swapped)[1] != weighted
+
+
+def test_the_flat_program_is_made_of_words(tmp_path: Path) -> None:
+    content = flat_program(chain(), {"a": b"1", "b": b"", "c": b"", "d": b"2" * 9}, 0, ["x86_64"])
+    words = np.frombuffer(content, "<i8")
+    assert content[:8] == b"SPARSEC\0" and words[2] == len(content)
+    assert tuple(words[3:5]) == checksums(content[40:])
+
+
+def test_too_many_axes_cannot_be_saved(tmp_path: Path) -> None:
+    from sparsec.errors import ArtifactError
+
+    program = dataclasses.replace(chain(), inputs=(Port("x", (1,) * 8 + (96,)),))
+    with pytest.raises(ArtifactError, match="9 axes"):
+        saved(tmp_path, program)
