@@ -20,11 +20,11 @@ from sparsec.autotune.activations import from_storage, parity_planes, rows, stor
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
-from sparsec.backends.lowering import parity_step
 from sparsec.backends.plan import Buffer, Group, Plan, Task
 from sparsec.backends.x86 import library
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
+from sparsec.regions import parity_step
 from sparsec.runtime import Runner
 
 #: Largest error of a right result, relative to the largest magnitude of the reference.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
-from sparsec.layouts import LINE, ceil_to
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
+from sparsec.layouts import LINE, Count, ceil_to
+from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 _LINE_BYTES = 64
 # Kernels may read whole vectors past the end of a constant.
@@ -49,8 +50,17 @@ def float_bits(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
-def assemble(plan: Plan, kernels: Sequence[Source], names: tuple[Sequence[str], Sequence[str]], threads: int) -> Program:
-    """The program of ``plan`` for a library of ``kernels`` (kernel ids are positions), with names for inputs and outputs."""
+def assemble(
+    plan: Plan,
+    kernels: Sequence[Source],
+    names: tuple[Sequence[str], Sequence[str]],
+    threads: int,
+    least: Mapping[str, int] | None = None,
+) -> Program:
+    """The program of ``plan`` for a library of ``kernels`` (kernel ids are positions), with names for inputs and outputs.
+
+    ``least``: the smallest value of run-time sizes, 1 where it is not given.
+    """
     ids = {source.symbol: number for number, source in enumerate(kernels)}
     offsets, elements = arena.place(plan, threads)
     calls = [call for group in plan.groups for call in group.calls]
@@ -59,8 +69,8 @@ def assemble(plan: Plan, kernels: Sequence[Source], names: tuple[Sequence[str], 
     for number, call in enumerate(calls):
         relocations += _record(records, number, call, ids, offsets, blob)
     return Program(
-        inputs=_ports(plan.inputs, names[0]),
-        outputs=_ports(plan.outputs, names[1]),
+        inputs=_ports(plan.inputs, names[0], _limits(plan)),
+        outputs=_ports(plan.outputs, names[1], {}),
         kernels=tuple(source.symbol for source in kernels),
         records=records,
         groups=_groups(plan),
@@ -69,6 +79,8 @@ def assemble(plan: Plan, kernels: Sequence[Source], names: tuple[Sequence[str], 
         weights=blob.bytes(),
         steps=tuple(Step(c.node, c.source.symbol, c.kind, c.flops, c.bytes, dict(c.detail)) for c in calls),
         thread_slots=threads,
+        sizes=_sizes(plan, least or {}),
+        patches=tuple(_patches(plan)),
     )
 
 
@@ -114,10 +126,50 @@ def _groups(plan: Plan) -> np.ndarray:
     return np.array(rows, np.int64).reshape(-1, GROUP_WIDTH)
 
 
-def _ports(buffers: Sequence[Buffer], names: Sequence[str]) -> tuple[Port, ...]:
-    ports = []
-    for name, buffer in zip(names, buffers, strict=True):
-        storage = buffer.storage
+def _patches(plan: Plan) -> Iterator[Patch]:
+    """The table entries that follow a run-time size."""
+    record = 0
+    for number, group in enumerate(plan.groups):
+        if isinstance(units := group.calls[0].units, Count):
+            yield _patch("groups", number * GROUP_WIDTH + 2, units)
+        for call in group.calls:
+            field = record * RECORD_WIDTH + 1
+            for param in call.source.params:
+                if param.kind == "i32" and isinstance(value := call.scalars[param.name], Count):
+                    yield _patch("records", field, value)
+                field += 3 if param.kind == "act" else 1
+            record += 1
+
+
+def _patch(table: Literal["records", "groups"], index: int, count: Count) -> Patch:
+    return Patch(table, index, count.symbol, count.plus, count.over, count.times)
+
+
+def _sizes(plan: Plan, least: Mapping[str, int]) -> tuple[Size, ...]:
+    """The run-time sizes that inputs decide."""
+    found = {b.storage.space.symbol: b.storage.space for b in plan.inputs if b.storage.geometry is not None and b.storage.space.symbol}
+    return tuple(Size(name, least.get(name, 1), space.width - space.plus) for name, space in sorted(found.items()))
+
+
+def _limits(plan: Plan) -> dict[tuple[str, int], int]:
+    """How many indices an input may name: the rows of the smallest table that it is looked up in."""
+    found: dict[tuple[str, int], int] = {}
+    for call in (call for group in plan.groups for call in group.calls):
+        for name, limit in call.limits.items():
+            if port := call.buffers[name].port:
+                found[port] = min(found.get(port, limit), limit)
+    return found
+
+
+def _ports(buffers: Sequence[Buffer], names: Sequence[str], limits: Mapping[tuple[str, int], int]) -> tuple[Port, ...]:
+    return tuple(_port(name, buffer, limits) for name, buffer in zip(names, buffers, strict=True))
+
+
+def _port(name: str, buffer: Buffer, limits: Mapping[tuple[str, int], int]) -> Port:
+    storage = buffer.storage
+    if storage.layout != "rows":
         space = () if storage.geometry is None else (storage.geometry.height, storage.geometry.width)
-        ports.append(Port(name, (storage.channels, *space)))
-    return tuple(ports)
+        return Port(name, (storage.channels, *space), storage.dtype)
+    tokens, limit = storage.space, limits.get(buffer.port) if buffer.port else None
+    shape = (tokens.width, storage.channels) if storage.channels else (tokens.width,)
+    return Port(name, shape, storage.dtype, tokens.symbol, tokens.plus, limit)

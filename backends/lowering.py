@@ -14,10 +14,10 @@ from torch import fx
 
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Call, Group, Plan, Task
-from sparsec.describe import operands, residual, weights
 from sparsec.forms import constant
 from sparsec.layouts import Geometry, Storage
-from sparsec.regions import Region
+from sparsec.operands import operands, residual, shape_of, sources, weights
+from sparsec.regions import Region, parity_step
 from sparsec.spec import KernelSpec, Schedule
 
 
@@ -37,17 +37,10 @@ class Lowerer(Protocol):
         """``groups``, in their order, with what threads take of each decided."""
 
     def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value from one storage to another: nchw, flat, packed, vector."""
+        """Move a value from one storage to another: nchw, flat, packed, vector, rows."""
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous map into flat parity planes."""
-
-
-def parity_step(spec: KernelSpec) -> int:
-    """The stride of a dense strided convolution over a map, which reads parity planes; 1 for everything else."""
-    if spec.op != "conv2d" or len(spec.inputs[0]) != 3 or spec["groups"] == spec.inputs[0][0] == spec.output[0] != 1:
-        return 1
-    return 1 if spec.inputs[0][1:] == (1, 1) else int(spec["stride"][0])
 
 
 @dataclass
@@ -74,8 +67,8 @@ class Lowered:
 def lower_region(region: Region, backend: Lowerer, chosen: Mapping[str, Schedule] | None = None) -> Lowered:
     """Lower every node of ``region``; ``chosen`` names schedules by node, the backend's default serves the others."""
     state = _State(region, backend, chosen or {})
-    inputs = tuple(_port("input", i, node) for i, node in enumerate(region.inputs))
-    outputs = tuple(_port("output", i, node) for i, node in enumerate(region.outputs))
+    inputs = tuple(_port(region, "input", i, node) for i, node in enumerate(region.inputs))
+    outputs = tuple(_port(region, "output", i, node) for i, node in enumerate(region.outputs))
     state.buffers.update(zip(region.inputs, inputs, strict=True))
     ports = dict(zip(region.outputs, outputs, strict=True))
     for node, spec in region.specs.items():
@@ -85,9 +78,15 @@ def lower_region(region: Region, backend: Lowerer, chosen: Mapping[str, Schedule
     return Lowered(Plan(tuple(backend.share(state.groups)), inputs, outputs), tuple(state.tasks), state.schedules)
 
 
-def _port(side: str, index: int, node: fx.Node) -> Buffer:
-    shape = tuple(int(s) for s in node.meta["val"].shape[1:])
-    storage = Storage("nchw", shape[0], Geometry(*shape[1:], pad=0)) if len(shape) == 3 else Storage("nchw", shape[0])
+def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
+    shape = shape_of(node)
+    if len(shape) == 3:
+        storage = Storage("nchw", shape[0], Geometry(*shape[1:], pad=0))
+    elif len(shape) == 2:
+        storage = Storage("rows", shape[1], region.geometry(node))
+    else:
+        inside = region.storage(node)
+        storage = inside if inside.layout == "rows" else Storage("nchw", shape[0])
     return Buffer(node.name, storage, (side, index))
 
 
@@ -96,15 +95,15 @@ def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | N
     if spec.op in ("alias", "convert"):
         state.buffers[node] = _as(state, state.buffers[operands(node)[0]], storage)
         return
-    # A vector is contiguous wherever it lives: written straight to the caller's tensor.
-    target = port if port is not None and storage.layout == "vector" else None
+    # A vector or row is contiguous wherever it lives: written straight to the caller's tensor.
+    target = port if port is not None and storage.layout in ("vector", "rows") else None
     task = Task(
         node=node.name,
         spec=spec,
         sources=_sources(state, node, spec),
         residual=_residual(state, node),
         target=Buffer(node.name, storage) if target is None else replace(target, storage=storage),
-        weights=tuple(_array(w) for w in weights(node)),
+        weights=tuple(_array(w, shape) for w, shape in zip(weights(node), spec.weights, strict=True)),
     )
     schedule = state.chosen.get(node.name) or state.backend.schedules(task)[0]
     state.tasks.append(task)
@@ -113,9 +112,9 @@ def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | N
     state.buffers[node] = task.target
 
 
-def _array(node: fx.Node | None) -> np.ndarray | None:
+def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
     tensor = constant(node)
-    return None if tensor is None else tensor.numpy()
+    return None if tensor is None or shape is None else tensor.numpy().reshape(shape)
 
 
 def _residual(state: _State, node: fx.Node) -> Buffer | None:
@@ -124,13 +123,10 @@ def _residual(state: _State, node: fx.Node) -> Buffer | None:
 
 
 def _sources(state: _State, node: fx.Node, spec: KernelSpec) -> tuple[Buffer, ...]:
-    first = node.args[0]
     step = parity_step(spec)
-    read = [a for a in node.args[: len(spec.inputs)] if isinstance(a, fx.Node) and a.op != "get_attr"]
-    if spec.weights:
-        read = read[:1]
-    if step > 1 and isinstance(first, fx.Node):
-        return (_planes(state, state.buffers[first], spec, step),)
+    read = sources(node)
+    if step > 1:
+        return (_planes(state, state.buffers[read[0]], spec, step),)
     return tuple(_as(state, state.buffers[a], state.region.storage(a)) for a in read)
 
 
@@ -176,6 +172,6 @@ def _planes(state: _State, source: Buffer, spec: KernelSpec, step: int) -> Buffe
 def _deliver(state: _State, buffer: Buffer, port: Buffer) -> None:
     if buffer.port == port.port:
         return
-    if buffer.storage.layout == "packed":
+    if buffer.storage.layout == "packed" and port.storage.layout != "rows":
         buffer = _as(state, buffer, replace(buffer.storage, layout="flat"))
     state.groups.append(Group((state.backend.copy(buffer, port),)))

@@ -33,7 +33,7 @@ class Call:
     """One kernel call: ``buffers`` for its activations, ``constants`` for its constant pointers, ``scalars`` for its numbers.
 
     ``writes`` are the activations it writes. ``flops`` counts the work done (multiply and add separately), ``bytes`` the
-    memory touched once, per sample.
+    memory touched once, per sample. ``limits``: of a buffer of indices, how many rows they may name.
     """
 
     source: Source
@@ -47,6 +47,7 @@ class Call:
     flops: int
     bytes: int
     detail: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,42 +11,27 @@ import torch
 from torch import fx
 
 from sparsec import ops
+from sparsec.describe_tokens import TOKENS, Description, add_table, weight_shape
 from sparsec.forms import is_value, known_fact
 from sparsec.graph import Miss
+from sparsec.operands import RESIDUALS, ROW_DTYPES, operands, shape_of, sources, weights
 from sparsec.spec import KernelSpec
 
 aten = torch.ops.aten
 
 _ALIASES = (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default)
-_WEIGHTS: dict[Any, tuple[int, ...]] = {ops.conv2d: (1, 2), ops.linear: (1, 2), ops.depthwise_pointwise: (1, 2, 3, 4)}
-
-
-def operands(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The activations that ``node`` reads, in argument order; constants are left out."""
-    return tuple(a for a in node.all_input_nodes if a.op != "get_attr")
-
-
-def weights(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """The constant operands of one of our operators in argument order, None where absent."""
-    return tuple(node.args[i] if i < len(node.args) else None for i in _WEIGHTS.get(node.target, ()))  # type: ignore[misc]
-
-
-def residual(node: fx.Node) -> fx.Node | None:
-    """The value added in the epilogue of one of our operators, or None."""
-    position = len(_WEIGHTS.get(node.target, ())) + 1
-    return node.args[position] if node.target in _WEIGHTS and position < len(node.args) else None  # type: ignore[return-value]
 
 
 def spec_of(node: fx.Node) -> KernelSpec | Miss:
     """The spec of a value-producing node, without layouts. Dimension 0 of every activation must be the batch."""
     if node.op != "call_function" or not is_value(node):
         return Miss("not an operator with one tensor result", node)
-    reason = _operand_breach(node)
-    if reason:
-        return Miss(reason, node)
     describe = _DESCRIBE.get(node.target)
     if describe is None:
         return Miss(f"no kernel family computes {_name(node)}", node)
+    reason = _operand_breach(node)
+    if reason:
+        return Miss(reason, node)
     found = describe(node)
     return Miss(found, node) if isinstance(found, str) else _spec(node, *found)
 
@@ -62,16 +47,12 @@ def _operand_breach(node: fx.Node) -> str:
         if not is_value(value):
             return f"{value.name} is not a tensor"
         tensor = value.meta["val"]
-        if tensor.dtype != torch.float32:
+        if tensor.dtype != torch.float32 and not (value is not node and tensor.dtype in ROW_DTYPES.get(node.target, ())):
             return f"{value.name} is {tensor.dtype}, kernels compute in float32"
-        if tensor.dim() not in (2, 4) or 0 in tensor.shape:
-            return f"{value.name} has shape {list(tensor.shape)}; kernels take [N, C] and [N, C, H, W] without empty axes"
+        if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
+            return f"{value.name} has shape {list(tensor.shape)}; kernels take [N, C], [N, T, F] and [N, C, H, W] without empty axes"
     batches = {v.meta["val"].shape[0] for v in (node, *operands(node))}
     return "" if len(batches) == 1 else f"operands have batch sizes {sorted(batches)}"
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(int(s) for s in node.meta["val"].shape[1:])
 
 
 def _spec(node: fx.Node, op: str, attributes: dict[str, Any]) -> KernelSpec:
@@ -79,15 +60,12 @@ def _spec(node: fx.Node, op: str, attributes: dict[str, Any]) -> KernelSpec:
     fact = known_fact(constants[-2] if op == "depthwise_pointwise" else constants[0]) if constants else None
     return KernelSpec(
         op=op,
-        inputs=tuple(_shape(a) for a in operands(node)),
-        output=_shape(node),
-        weights=tuple(None if w is None else tuple(w.meta["val"].shape) for w in constants),
+        inputs=tuple(shape_of(a) for a in (operands(node) if node.target in RESIDUALS else sources(node))),
+        output=shape_of(node),
+        weights=tuple(None if w is None else weight_shape(op, tuple(w.meta["val"].shape)) for w in constants),
         attributes=tuple(sorted(attributes.items())),
         weight_fact="{}" if fact is None else json.dumps(fact.to_json(), sort_keys=True),
     )
-
-
-Description = tuple[str, dict[str, Any]] | str
 
 
 def _ours(op: str) -> Callable[[fx.Node], Description]:
@@ -101,11 +79,13 @@ def _ours(op: str) -> Callable[[fx.Node], Description]:
 
 def _elementwise(op: str) -> Callable[[fx.Node], Description]:
     def describe(node: fx.Node) -> Description:
+        if op == "add" and len(shape_of(node)) == 2 and weights(node):
+            return add_table(node)
         if len(operands(node)) not in (1, 2) or not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args[:2]):
             return f"{op} with a constant operand"
         if node.kwargs.get("alpha", 1) != 1:
             return "add with a factor"
-        mine, shapes = _shape(node), [_shape(a) for a in node.args[:2]]  # type: ignore[arg-type]
+        mine, shapes = shape_of(node), [shape_of(a) for a in node.args[:2]]  # type: ignore[arg-type]
         broadcast = (mine[0], 1, 1)
         if shapes == [mine, mine]:
             return op, {}
@@ -117,7 +97,7 @@ def _elementwise(op: str) -> Callable[[fx.Node], Description]:
 
 
 def _alias(node: fx.Node) -> Description:
-    before, after = _shape(operands(node)[0]), _shape(node)
+    before, after = shape_of(operands(node)[0]), shape_of(node)
     if before == after or (_is_vector(after) and math.prod(before) == after[0]):
         return "alias", {}
     return f"it rearranges {before} to {after}"
@@ -128,7 +108,7 @@ def _is_vector(shape: tuple[int, ...]) -> bool:
 
 
 def _global_pool(node: fx.Node) -> Description:
-    size, out = _shape(operands(node)[0]), _shape(node)
+    size, out = shape_of(operands(node)[0]), shape_of(node)
     if len(size) != 3 or out not in ((size[0],), (size[0], 1, 1)):
         return f"it pools {size} to {out}; only pooling to one pixel has a kernel"
     if size[1:] == (1, 1):
@@ -174,5 +154,6 @@ _DESCRIBE: dict[Any, Callable[[fx.Node], Description]] = {
     aten.adaptive_avg_pool2d.default: _global_pool,
     aten.max_pool2d.default: _pool("max_pool2d"),
     aten.avg_pool2d.default: _pool("avg_pool2d"),
+    **TOKENS,
     **dict.fromkeys(_ALIASES, _alias),
 }

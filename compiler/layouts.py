@@ -125,7 +125,7 @@ class Storage:
     """How one value of a region is stored: layout, channels and, for maps, the flat index space.
 
     ``flat``, ``packed`` and ``rows`` need a geometry; ``vector`` has none; ``nchw`` is a caller's tensor of ``channels * height * width``
-    elements. A number per token is a ``rows`` value of one channel.
+    elements. A number per token [T] is a ``rows`` value of 0 channels.
     """
 
     layout: Layout
@@ -152,7 +152,7 @@ class Storage:
             return self.channels * self.space.stride
         if self.layout == "packed":
             return self.space.tiles * self.channels * self.space.tile
-        return self.channels if self.geometry is None else self.channels * self.geometry.height * self.geometry.width
+        return self.channels if self.geometry is None else max(self.channels, 1) * self.geometry.height * self.geometry.width
 
     @property
     def origin(self) -> int:

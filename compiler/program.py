@@ -5,6 +5,8 @@ three fields (address, bytes per thread slot, bytes per unit of work: the last t
 constant pointer, an int32 or a float32 (its bits) takes one.
 
 Group: ``GROUP_WIDTH`` int64 fields: first record, end record, units of work, units per strip, strips per thread.
+
+Sizes: numbers of tokens that are known at run time only. Tables hold what belongs to the largest; ``patches`` say which entries follow.
 """
 
 from __future__ import annotations
@@ -35,16 +37,60 @@ class Relocation:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A number that a caller's tensors decide, from ``least`` to ``most``."""
+
+    name: str
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An entry of a table (index into it, flat) that is times * ceil((size + plus) / over)."""
+
+    table: Literal["records", "groups"]
+    index: int
+    size: str
+    plus: int
+    over: int
+    times: int
+
+    def value(self, sizes: Mapping[str, int]) -> int:
+        """The entry for the sizes of a call."""
+        return self.times * -(-(sizes[self.size] + self.plus) // self.over)
+
+
+DTYPES = ("float32", "int64", "int32", "bool")
+
+
+@dataclass(frozen=True)
 class Port:
-    """One tensor at the edge of a program; ``shape`` is per sample, without the batch axis. float32 only."""
+    """One tensor at the edge of a program; ``shape`` is per sample, without the batch axis.
+
+    Axis 0 of ``shape`` follows the run-time size ``size`` plus ``plus`` where that is named: the shape holds the largest.
+    ``limit``: elements are indices, from 0 to below it.
+    """
 
     name: str
     shape: tuple[int, ...]
+    dtype: str = "float32"
+    size: str = ""
+    plus: int = 0
+    limit: int | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of one sample."""
-        return 4 * int(np.prod(self.shape, dtype=np.int64))
+        return self.bytes_of({})
+
+    def shape_for(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape of a sample where sizes are these; the largest for a size that is not given."""
+        return (sizes[self.size] + self.plus, *self.shape[1:]) if self.size in sizes else self.shape
+
+    def bytes_of(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of one sample where sizes are these."""
+        return np.dtype(self.dtype).itemsize * int(np.prod(self.shape_for(sizes), dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -77,6 +123,8 @@ class Program:
     weights: np.ndarray
     steps: tuple[Step, ...]
     thread_slots: int | None = None
+    sizes: tuple[Size, ...] = ()
+    patches: tuple[Patch, ...] = ()
 
     @property
     def has_strips(self) -> bool:
@@ -93,6 +141,8 @@ class Program:
             "arena_bytes": int(self.arena_bytes),
             "steps": [asdict(step) for step in self.steps],
             "thread_slots": self.thread_slots,
+            "sizes": [asdict(size) for size in self.sizes],
+            "patches": [list(astuple(patch)) for patch in self.patches],
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -112,6 +162,8 @@ class Program:
                 arena_bytes=_int(data["arena_bytes"]),
                 steps=tuple(Step(**step) for step in data["steps"]),
                 thread_slots=None if data["thread_slots"] is None else _int(data["thread_slots"]),
+                sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
+                patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
                 **{name: arrays[name] for name in ("records", "groups", "weights")},
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -125,7 +177,8 @@ def _int(value: Any) -> int:
 
 
 def _port(data: Mapping[str, Any]) -> Port:
-    return Port(str(data["name"]), tuple(map(_int, data["shape"])))
+    limit = None if data["limit"] is None else _int(data["limit"])
+    return Port(str(data["name"]), tuple(map(_int, data["shape"])), str(data["dtype"]), str(data["size"]), _int(data["plus"]), limit)
 
 
 def check_tables(program: Program) -> None:
@@ -140,6 +193,27 @@ def check_tables(program: Program) -> None:
     _require(not len(bad), f"group {bad[:1]} is not a range of the {len(records)} records with a count of work")
     for number, relocation in enumerate(program.relocations):
         _check_relocation(program, number, relocation)
+    _check_sizes(program)
+
+
+def _check_sizes(program: Program) -> None:
+    """Patched entries stay below those of the largest sizes, which the tables hold; no address is patched."""
+    known = {size.name: size.most for size in program.sizes}
+    _require(all(0 < size.least <= size.most for size in program.sizes), "a run-time size has no range")
+    addresses = {r.field for r in program.relocations}
+    for number, patch in enumerate(program.patches):
+        where = f"patch {number}"
+        table = {"records": program.records, "groups": program.groups}.get(patch.table)
+        _require(table is not None and patch.size in known, f"{where} is of unknown table {patch.table!r} or size {patch.size!r}")
+        column = patch.index % (RECORD_WIDTH if patch.table == "records" else GROUP_WIDTH)
+        inside = 0 <= patch.index < table.size and (column == 2 if patch.table == "groups" else column > 0)  # type: ignore[union-attr]
+        _require(inside and patch.index not in (addresses if patch.table == "records" else ()), f"{where} is of entry {patch.index}")
+        _require(patch.over > 0 and patch.times >= 0, f"{where} divides by {patch.over} or counts {patch.times} times")
+        _require(patch.value(known) == table.flat[patch.index], f"{where} differs from its table")  # type: ignore[union-attr]
+    for port in (*program.inputs, *program.outputs):
+        fits = not port.size or (port.size in known and port.shape and port.shape[0] == known[port.size] + port.plus)
+        _require(bool(fits), f"tensor {port.name!r} follows a size {port.size!r} that it does not have")
+        _require(port.dtype in DTYPES and (port.limit is None or port.limit > 0), f"tensor {port.name!r} is of {port.dtype}")
 
 
 def _slot_bytes(program: Program, relocation: Relocation) -> int:

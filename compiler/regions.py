@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from sparsec import ops
-from sparsec.describe import operands, spec_of
+from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
 from sparsec.layouts import Geometry, Storage
+from sparsec.operands import is_row, operands, shape_of, sources
 from sparsec.spec import KernelSpec
 
 
@@ -22,7 +22,7 @@ class Region:
 
     ``inputs`` (in the graph's order) and ``outputs`` (those that the graph returns first, in that order) are the values that cross the
     edge, as nodes of the graph. ``tiles`` gives pixels per tile by resolution
-    (height, width), ``tile`` serves the others.
+    (height, width), ``tile`` serves the others. ``follows``: values whose number of tokens is a run-time size plus so many, by its name.
     """
 
     number: int
@@ -32,11 +32,14 @@ class Region:
     pads: dict[tuple[int, int], int]
     tile: int
     tiles: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    follows: Mapping[fx.Node, Follows] = field(default_factory=dict)
 
     def geometry(self, node: fx.Node) -> Geometry:
-        """The flat index space of a map's resolution in this region."""
-        height, width = (int(s) for s in node.meta["val"].shape[2:])
-        return self.space(height, width)
+        """The flat index space of a map's resolution, or of tokens, in this region."""
+        shape = shape_of(node)
+        if len(shape) == 3:
+            return self.space(*shape[1:])
+        return Geometry(1, shape[0], 0, self.tiles.get((1, shape[0]), self.tile), *self.follows.get(node, ("", 0)))
 
     def space(self, height: int, width: int) -> Geometry:
         """The flat index space of a resolution in this region."""
@@ -44,23 +47,33 @@ class Region:
 
     def storage(self, node: fx.Node) -> Storage:
         """How the value of ``node`` is stored inside the region."""
-        shape = tuple(int(s) for s in node.meta["val"].shape[1:])
-        layout = notes(node)["layout"]
+        shape, layout = shape_of(node), notes(node)["layout"]
+        if len(shape) == 2:
+            return Storage("packed", shape[1], self.geometry(node))
+        if layout == "rows":
+            return Storage("rows", 0, self.geometry(node), str(node.meta["val"].dtype).removeprefix("torch."))
         if layout == "vector" or len(shape) == 1 or shape[1:] == (1, 1):
             return Storage("vector", shape[0])
         return Storage("packed" if layout == "packed" else "flat", shape[0], self.geometry(node))
 
 
-def extract(graph_module: fx.GraphModule, tile: int) -> list[Region]:
-    """The regions that GroupRegions noted, in order. ``tile``: pixels per tile of the backend's layouts."""
+#: The name of a run-time size, and what is added to it.
+Follows = tuple[str, int]
+
+
+def extract(graph_module: fx.GraphModule, tile: int, follows: Mapping[str, Follows] | None = None) -> list[Region]:
+    """The regions that GroupRegions noted, in order.
+
+    ``tile``: pixels per tile of the backend's layouts. ``follows``: for placeholders by name, the run-time size that their tokens follow.
+    """
     members: dict[int, list[fx.Node]] = defaultdict(list)
     for node in graph_module.graph.nodes:
         if (number := notes(node).get("region")) is not None:
             members[number].append(node)
-    return [_region(number, nodes, tile) for number, nodes in sorted(members.items())]
+    return [_region(number, nodes, tile, follows or {}) for number, nodes in sorted(members.items())]
 
 
-def _region(number: int, nodes: list[fx.Node], tile: int) -> Region:
+def _region(number: int, nodes: list[fx.Node], tile: int, follows: Mapping[str, Follows]) -> Region:
     inside = set(nodes)
     order = {n: i for i, n in enumerate(nodes[0].graph.nodes)}
     inputs = sorted({a for n in nodes for a in operands(n) if a not in inside}, key=order.__getitem__)
@@ -68,7 +81,19 @@ def _region(number: int, nodes: list[fx.Node], tile: int) -> Region:
     returned = nodes[0].graph.find_nodes(op="output")[0].all_input_nodes
     outputs.sort(key=lambda n: returned.index(n) if n in returned else len(returned))
     specs = {n: _checked(n) for n in nodes}
-    return Region(number, specs, tuple(inputs), tuple(outputs), _pads(specs), tile)
+    known = {n: follows[n.name] for n in inputs if n.op == "placeholder" and n.name in follows}
+    return Region(number, specs, tuple(inputs), tuple(outputs), _pads(specs), tile, follows=_followers(specs, known))
+
+
+def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) -> dict[fx.Node, Follows]:
+    """All values whose tokens follow a run-time size: an operator on tokens keeps those of its first source, prepending adds some."""
+    for node, spec in specs.items():
+        first = sources(node)[0]
+        keeps_tokens = len(spec.output) == 2 or is_row(node)
+        if first in known and keeps_tokens:
+            symbol, plus = known[first]
+            known[node] = symbol, plus + spec.output[0] - spec.inputs[0][0]
+    return known
 
 
 def _checked(node: fx.Node) -> KernelSpec:
@@ -78,21 +103,28 @@ def _checked(node: fx.Node) -> KernelSpec:
     return found
 
 
+def parity_step(spec: KernelSpec) -> int:
+    """The stride of a dense strided convolution over a map, which reads parity planes; 1 for everything else."""
+    if spec.op != "conv2d" or len(spec.inputs[0]) != 3 or spec["groups"] == spec.inputs[0][0] == spec.output[0] != 1:
+        return 1
+    return 1 if spec.inputs[0][1:] == (1, 1) else int(spec["stride"][0])
+
+
 def _pads(specs: dict[fx.Node, KernelSpec]) -> dict[tuple[int, int], int]:
     """Zero columns that the stencils of a region need at each resolution they read, or read through parity planes."""
     pads: dict[tuple[int, int], int] = defaultdict(int)
-    for node, spec in specs.items():
-        reach = _reach(node, spec)
-        if reach:
-            for shape in (spec.inputs[0], spec.output):
-                if len(shape) == 3:
-                    pads[shape[1], shape[2]] = max(pads[shape[1], shape[2]], reach)
+    for spec in specs.values():
+        reach = _reach(spec)
+        for shape in (spec.output,) if parity_step(spec) > 1 else (spec.inputs[0], spec.output):
+            if reach and len(shape) == 3:
+                pads[shape[1], shape[2]] = max(pads[shape[1], shape[2]], reach)
     return dict(pads)
 
 
-def _reach(node: fx.Node, spec: KernelSpec) -> int:
-    if node.target not in (ops.conv2d, ops.depthwise_pointwise) or spec.weights[0] is None or len(spec.output) != 3:
+def _reach(spec: KernelSpec) -> int:
+    """How far a stencil reads beyond its pixel, in pixels of its input or, if it reads parity planes, of the planes."""
+    if spec.op not in ("conv2d", "depthwise_pointwise") or spec.weights[0] is None or len(spec.output) != 3:
         return 0
-    padding, dilation = spec["padding"], dict(spec.attributes).get("dilation", (1, 1))
-    sides = [max(p, d * (k - 1) - p) for p, d, k in zip(padding, dilation, spec.weights[0][2:], strict=True)]
-    return max(sides)
+    step, dilation = parity_step(spec), dict(spec.attributes).get("dilation", (1, 1))
+    ends = [(-p // step, (d * (k - 1) - p) // step) for p, d, k in zip(spec["padding"], dilation, spec.weights[0][2:], strict=True)]
+    return max(max(-first, last) for first, last in ends)

@@ -9,22 +9,23 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from sparsec.errors import ArtifactError, InvalidInput, MachineError
+from sparsec.inputs import NUMPY, check_indices, check_inputs
 from sparsec.program import GROUP_WIDTH, Program, Step
 
 _ALIGN = 64
 #: Stencils read up to a row past a channel, and the last tile up to a tile: slack after the arena keeps such reads inside it.
 _SLACK = 1 << 16
-_FLOAT32 = np.dtype(np.float32)
 _WORD = 8
 #: TVM's affinity mode in which the number of cores given is the size of the pool.
 _SHARE_CORES = -3
@@ -123,23 +124,39 @@ class _Instance:
 
     def __init__(self, program: Program, weights: np.ndarray, threads: int) -> None:
         self.arena = _aligned(program.arena_bytes + _SLACK)
+        self.program, self.threads = program, threads
         self.records = program.records.copy()
         self.groups = split(program.groups, threads)
         flat = self.records.reshape(-1)
         base = {"arena": self.arena.ctypes.data, "weights": weights.ctypes.data}
-        moves, ports = [], []
+        ports = []
         for r in program.relocations:
             if r.segment in base:
                 flat[r.field] = base[r.segment] + r.offset
             else:
-                side = program.inputs if r.segment == "input" else program.outputs
-                moves += [r.field, side[r.port].nbytes]
                 ports.append((r.field, r.segment == "output", r.port, r.offset))
-        self.moves = np.array(moves or [0, 0], np.int64)
+        self.moves = np.zeros((max(len(ports), 1), 2), np.int64)
         self.ports = ports
         self.flat = flat
         self.addresses = (self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data)
         self.counts = (len(self.groups), len(ports))
+        self.sizes: Mapping[str, int] | None = None
+        self.fit({})
+
+    def fit(self, sizes: Mapping[str, int]) -> None:
+        """Let tables follow the sizes of a call; the largest where they are not given."""
+        if sizes == self.sizes:
+            return
+        program, self.sizes = self.program, dict(sizes)
+        known = {size.name: size.most for size in program.sizes} | self.sizes
+        groups = program.groups.copy() if program.patches else program.groups
+        tables = {"records": self.flat, "groups": groups.reshape(-1)}
+        for patch in program.patches:
+            tables[patch.table][patch.index] = patch.value(known)
+        self.groups[:] = split(groups, self.threads)
+        for row, (field, is_output, port, _) in enumerate(self.ports):
+            side = program.outputs if is_output else program.inputs
+            self.moves[row] = field, side[port].bytes_of(sizes)
 
     def bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Point the records at the caller's tensors."""
@@ -195,7 +212,6 @@ class Runner:
         self._run = load_kernels(library, bundled_runtime)
         self._weights = _aligned(max(program.weights.nbytes, 1))
         self._weights[: program.weights.nbytes] = program.weights.view(np.uint8).reshape(-1)
-        self._output_shapes = [port.shape for port in program.outputs]
         self._idle: deque[_Instance] = deque()
 
     def _instance(self) -> _Instance:
@@ -208,46 +224,54 @@ class Runner:
         except MemoryError as error:
             raise MachineError("There is not enough memory to run the network.", why=str(error)) from error
 
-    def run_addresses(self, inputs: Sequence[int], outputs: Sequence[int], batch: int) -> None:
-        """Run on raw addresses of contiguous float32 tensors with a leading batch axis."""
+    def run_addresses(
+        self, inputs: Sequence[int], outputs: Sequence[int], batch: int, sizes: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """Run on raw addresses of contiguous tensors with a leading batch axis, whose run-time sizes are ``sizes``."""
         if self.threads > 1:
             size_pool(self.threads)
         instance = self._instance()
+        instance.fit(sizes)
         instance.bind(inputs, outputs)
         self._run(*instance.addresses, *instance.counts, batch, self.threads)
         self._idle.append(instance)
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Run on numpy arrays ``[batch, *port.shape]``, float32.
+        """Run on numpy arrays ``[batch, *port.shape]`` of the ports' dtypes.
 
         Raises:
-            InvalidInput: wrong number, shape or dtype of inputs.
+            InvalidInput: wrong number, shape or dtype of inputs, an index out of range.
         """
-        batch = check_inputs(self.program, inputs)
-        arrays = [np.ascontiguousarray(x, _FLOAT32) for x in inputs]
-        outputs = [np.empty((batch, *shape), _FLOAT32) for shape in self._output_shapes]
-        self.run_addresses([_address(a) for a in arrays], [_address(o) for o in outputs], batch)
+        batch, sizes = check_inputs(self.program, inputs)
+        arrays, outputs = self._prepared(inputs, batch, sizes)
+        self.run_addresses([_address(a) for a in arrays], [_address(o) for o in outputs], batch, sizes)
         return outputs
+
+    def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        ports = self.program.inputs
+        arrays = [np.ascontiguousarray(x, NUMPY[port.dtype]) for port, x in zip(ports, inputs, strict=True)]
+        check_indices(self.program, arrays)
+        return arrays, [np.empty((batch, *port.shape_for(sizes)), NUMPY[port.dtype]) for port in self.program.outputs]
 
     def profile(self, inputs: Sequence[np.ndarray], repeats: int = 20) -> list[StepTime]:
         """Median seconds of each group over ``repeats`` runs on ``inputs``, group after group as in a real run.
 
         The host's cost of starting a group is measured too and taken off. InvalidInput as for a call.
         """
-        batch = check_inputs(self.program, inputs)
-        arrays = [np.ascontiguousarray(x, _FLOAT32) for x in inputs]
-        outputs = [np.empty((batch, *shape), _FLOAT32) for shape in self._output_shapes]
+        batch, sizes = check_inputs(self.program, inputs)
+        arrays, outputs = self._prepared(inputs, batch, sizes)
         addresses = [_address(a) for a in arrays], [_address(o) for o in outputs]
-        runs = [self._timed(addresses, batch) for _ in range(max(repeats, 1) + 1)][1:]
+        runs = [self._timed(addresses, batch, sizes) for _ in range(max(repeats, 1) + 1)][1:]
         start_cost = median(times[-1] for times in runs)
         seconds = [max(median(column) - batch * start_cost, 0.0) for column in zip(*runs, strict=True)]
         return [StepTime(_summed(self.program, g), seconds[g]) for g in range(len(self.program.groups))]
 
-    def _timed(self, addresses: tuple[list[int], list[int]], batch: int) -> list[float]:
+    def _timed(self, addresses: tuple[list[int], list[int]], batch: int, sizes: Mapping[str, int]) -> list[float]:
         """Seconds of each group over the batch; last, of one start of nothing."""
         if self.threads > 1:
             size_pool(self.threads)
         instance, clock = self._instance(), time.perf_counter
+        instance.fit(sizes)
         instance.bind(*addresses)
         records, groups, moves = instance.addresses
         count, move_count = instance.counts
@@ -283,19 +307,3 @@ def _check_threads(program: Program, threads: int) -> None:
             f"The program was compiled for at most {program.thread_slots} thread(s), {threads} were asked for.",
             hint=f"Compile with threads={threads}.",
         )
-
-
-def check_inputs(program: Program, inputs: Sequence[Any]) -> int:
-    """The common batch size of ``inputs`` (anything with shape and dtype); 1 for a program without inputs."""
-    if len(inputs) != len(program.inputs):
-        names = ", ".join(p.name for p in program.inputs)
-        raise InvalidInput(f"The program takes {len(program.inputs)} input(s) ({names}), {len(inputs)} given.")
-    if not inputs:
-        return 1
-    batch = inputs[0].shape[0] if len(inputs[0].shape) else 0
-    for port, x in zip(program.inputs, inputs, strict=True):
-        dtype = x.dtype
-        if tuple(x.shape) != (batch, *port.shape) or (dtype is not _FLOAT32 and str(dtype) not in ("float32", "torch.float32")):
-            want = " × ".join(map(str, ("batch", *port.shape)))
-            raise InvalidInput(f"Input {port.name!r} must be float32 [{want}], it is {x.dtype} {list(x.shape)}.")
-    return batch

@@ -6,8 +6,8 @@
 
 One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
 cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity, as are flat and
-what a kernel can only write flat. Values of one pixel are vectors, values that no kernel touches stay nchw. Costs are per byte, from
-``costs["convert"]`` and ``costs["flat_read"]``.
+what a kernel can only write flat. Values of one pixel are vectors, tokens are packed, values that no kernel touches stay nchw. Costs
+are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import networkx as nx
 from torch import fx
 
 from sparsec import ops
-from sparsec.describe import operands, spec_of
+from sparsec.describe import spec_of
 from sparsec.graph import Miss
 from sparsec.layouts import Layout
+from sparsec.operands import is_row, operands
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import KernelSpec
 
@@ -94,6 +95,10 @@ class AssignLayouts(Pass):
 def _layout(node: fx.Node, touched: bool, flat: set[fx.Node]) -> Layout:
     if not touched:
         return "nchw"
+    if is_row(node):
+        return "rows"
+    if node.meta["val"].dim() == 3:
+        return "packed"
     if not is_map(node):
         return "vector"
     return "flat" if node in flat else "packed"

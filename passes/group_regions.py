@@ -16,8 +16,9 @@ import math
 import networkx as nx
 from torch import fx
 
-from sparsec.describe import operands, spec_of
+from sparsec.describe import spec_of
 from sparsec.facts import Fact
+from sparsec.operands import operands
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import KernelSpec
 
@@ -26,7 +27,7 @@ from sparsec.spec import KernelSpec
 UNSTRUCTURED, BLOCKED = 0.6, 0.9
 # Time per multiplication relative to a dense product of the dense compiler (Inductor with freezing): our dense 1x1 and kxk products pay for
 # pad pixels and tails of tiles, its depthwise convolutions for short loops. Measured on unpruned MobileNetV1, V2 and ResNet-50.
-POINTWISE, SPATIAL, DEPTHWISE, THEIR_DEPTHWISE = 1.08, 1.12, 2.0, 5.0
+POINTWISE, SPATIAL, DEPTHWISE, THEIR_DEPTHWISE, ATTENTION = 1.08, 1.12, 2.0, 5.0, 1.3
 # A region that is not the whole graph pays for conversions at its edges.
 EDGES = 1.15
 
@@ -102,6 +103,9 @@ def _gain(specs: list[KernelSpec], context: Context) -> tuple[float, str]:
     theirs = ours = 0.0
     products = 0
     for spec in specs:
+        if spec.op == "attention":
+            work = 2.0 * math.prod(spec.inputs[0]) * spec.inputs[1][0]
+            theirs, ours = theirs + work, ours + ATTENTION * work
         for shape, fact, work in _layers(spec):
             if len(shape) == 4 and shape[1] == 1 and shape[0] > 1:
                 theirs, ours = theirs + THEIR_DEPTHWISE * work, ours + DEPTHWISE * work
@@ -118,7 +122,8 @@ def _layers(spec: KernelSpec) -> list[tuple[tuple[int, ...], Fact, float]]:
     """Weight shape, fact and dense multiplications of the layers that one spec holds."""
     if spec.op not in ("conv2d", "linear", "depthwise_pointwise"):
         return []
-    pixels = math.prod(spec.output[1:])
+    on_tokens = spec.op == "linear" and len(spec.output) == 2
+    pixels = spec.output[0] if on_tokens else math.prod(spec.output[1:])
     fact = Fact.from_json(json.loads(spec.weight_fact))
     known = {"depthwise_pointwise": [(0, Fact()), (2, fact)]}.get(spec.op, [(0, fact)])
     return [(shape, f, float(math.prod(shape) * pixels)) for i, f in known if (shape := spec.weights[i]) is not None]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from sparsec.backends.base import Arguments, Machine, Refusal, Source
-from sparsec.backends.lowering import parity_step
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import convert, library, shares
 from sparsec.backends.x86.geometry import mask_of
@@ -22,7 +21,7 @@ from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_
 from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules, vector_verdict
 from sparsec.backends.x86.verdict import Verdict, compare
 from sparsec.layouts import Storage
-from sparsec.regions import Region
+from sparsec.regions import Region, parity_step
 from sparsec.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsec.errors import ArtifactError, InvalidInput
+from sparsec.inputs import check_inputs
 from sparsec.program import Program, Relocation, check_tables
-from sparsec.runtime import Runner, check_inputs, split
+from sparsec.runtime import Runner, split
 from tests.compiler.tiny_program import SIZE, chain, library, pair
 
 

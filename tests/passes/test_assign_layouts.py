@@ -8,9 +8,10 @@ import torch
 from torch import fx
 
 from sparsec import ops
-from sparsec.describe import operands, spec_of
+from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
+from sparsec.operands import operands
 from sparsec.passes import PIPELINE
 from sparsec.passes.assign_layouts import AssignLayouts, is_map, reads_flat, writes_flat
 from sparsec.pipeline import Context, Result, run

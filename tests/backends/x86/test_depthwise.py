@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ REFERENCE = {
     "hardswish": torch.nn.functional.hardswish,
     "hardsigmoid": torch.nn.functional.hardsigmoid,
     "sigmoid": torch.sigmoid,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+    "tanh": torch.tanh,
 }
 
 
