@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
-from sparsec.errors import InvalidInput
+from sparsec.doors import open_model
 from sparsec.explain import Explanation
 from sparsec.forms import notes
-from sparsec.from_torch import Captured, capture
+from sparsec.from_torch import Captured
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Story, run
@@ -192,29 +191,30 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
     return call
 
 
-def compile(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> CompiledModel:
-    """Compile a module or exported program for inputs of the example's shapes (any batch size where one region covers it all).
+def compile(
+    model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None, **options: Any
+) -> CompiledModel:
+    """Compile a model for inputs of the example's shapes, and for every size of the axes that it leaves free.
+
+    Any batch size runs where one region covers everything. Other sizes that kernels cannot take at run time are compiled at first use.
 
     Args:
-        model: ``torch.nn.Module`` in eval mode, or ``torch.export.ExportedProgram``.
-        example_inputs: tuple of positional inputs (a lone tensor stands for a tuple of one).
+        model: ``torch.nn.Module`` in eval mode, ``torch.export.ExportedProgram``, or the path of a ``.pt2`` or ``.onnx`` file.
+        example_inputs: tuple of positional inputs (a lone tensor or array stands for a tuple of one); only a module needs them.
         kwargs: keyword inputs.
+        dynamic_shapes: the free axes of a module's inputs, as ``torch.export.export`` takes them.
         options: fields of ``Settings`` (tune, threads, cache_dir, ...).
 
     Raises:
         InvalidInput, UnsupportedModel, MachineError.
     """
     settings = Settings.from_options(options)
-    if example_inputs is None:
-        raise InvalidInput(
-            "Example inputs are missing.", hint="Call sparsec.compile(model, (x,)) with a tensor of the shape to compile for."
-        )
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    for leaf in torch.utils._pytree.tree_leaves((args, dict(kwargs or {}))):
-        if isinstance(leaf, Tensor) and (leaf.device.type != "cpu" or math.prod(leaf.shape) == 0):
-            raise InvalidInput(f"An example input is {list(leaf.shape)} on {leaf.device}.", hint="Give a CPU tensor without empty axes.")
-    captured = capture(model, args, kwargs)
-    compiled = compile_graph(captured, settings, keep_dense=True)
-    if compiled.nothing_sparse:
-        compiled.run_rest = _compile_rest(captured.graph_module, [], captured)
-    return CompiledModel(captured, compiled, settings)
+    captured = open_model(model, example_inputs, kwargs, dynamic_shapes)
+
+    def build(part: Captured) -> CompiledGraph:
+        compiled = compile_graph(part, settings, keep_dense=True)
+        if compiled.nothing_sparse:
+            compiled.run_rest = _compile_rest(part.graph_module, [], part)
+        return compiled
+
+    return CompiledModel(captured, build(captured), settings, build)

@@ -91,8 +91,8 @@ def capture(
 ) -> Captured:
     """Capture a model for arguments of these shapes and dtypes; the model itself is never changed.
 
-    dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it. A program knows its own. A graph with free
-    axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
+    dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it; a program knows its own. A graph with
+    free axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
 
     source: a module in eval mode, an exported program, or a GraphModule whose parameters are among `args` (what Dynamo
     gives a backend); those become constants. Parameters of any sparse layout become dense, with the same values.

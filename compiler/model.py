@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from sparsec.explain import Explanation
 from sparsec.from_torch import Captured
 from sparsec.runtime import StepTime
 from sparsec.settings import Settings
+from sparsec.sizes import GraphsBySize
+from sparsec.symbols import shape_text
 
 if TYPE_CHECKING:
     from sparsec.driver import CompiledGraph
@@ -31,8 +34,12 @@ class CompiledModel:
     Weights are those at the time of compiling; compile again after they change.
     """
 
-    def __init__(self, captured: Captured, compiled: CompiledGraph, settings: Settings) -> None:
+    def __init__(
+        self, captured: Captured, compiled: CompiledGraph, settings: Settings, build: Callable[[Captured], CompiledGraph] | None = None
+    ) -> None:
+        """``build`` compiles the same program for other sizes, where it leaves some free."""
         self._captured, self._compiled, self._settings = captured, compiled, settings
+        self._by_size = GraphsBySize(captured, compiled, build) if captured.symbols and build else None
         self._explanation: Explanation | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -44,28 +51,42 @@ class CompiledModel:
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
             args, kwargs = pytree.tree_map_only(np.ndarray, _tensor, (args, kwargs))
-        inputs = [self._ready(x, i) for i, x in enumerate(self._captured.flatten(args, kwargs))]
-        self._check_batch(inputs)
+        graph, inputs = self._prepared(args, kwargs)
         with torch.no_grad():
-            result = self._captured.restore(self._compiled(inputs))
+            result = self._captured.restore(graph(inputs))
         return pytree.tree_map_only(Tensor, Tensor.numpy, result) if arrays else result
+
+    def _prepared(self, args: Any, kwargs: Any) -> tuple[CompiledGraph, list[Tensor]]:
+        """The graph that serves a call and its inputs, checked."""
+        inputs = [self._ready(x, i) for i, x in enumerate(self._captured.flatten(args, kwargs))]
+        if self._by_size is not None:
+            return self._by_size(self._captured.sizes_of(inputs)), inputs
+        self._check_shapes(inputs)
+        return self._compiled, inputs
 
     def _ready(self, tensor: Tensor, position: int) -> Tensor:
         spec = self._captured.inputs[position]
-        same = tuple(tensor.shape[1:]) == spec.shape[1:] if self._compiled.any_batch else tuple(tensor.shape) == spec.shape
-        if not same or tensor.dtype != spec.dtype or tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            free = "any batch of " if self._compiled.any_batch else ""
-            raise InvalidInput(
-                f"Input {spec.name!r} does not fit.",
-                why=f"Compiled for {free}{list(spec.shape)} {spec.dtype} on the CPU,"
-                f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
-            )
+        if tensor.dtype != spec.dtype or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise self._unfit(tensor, position)
         return tensor.detach().resolve_neg().contiguous()
 
-    def _check_batch(self, inputs: list[Tensor]) -> None:
+    def _check_shapes(self, inputs: list[Tensor]) -> None:
+        for position, (x, spec) in enumerate(zip(inputs, self._captured.inputs, strict=True)):
+            same = x.shape[1:] == spec.shape[1:] and x.dim() == len(spec.shape) if self._compiled.any_batch else x.shape == spec.shape
+            if not same:
+                raise self._unfit(x, position)
         sizes = {x.shape[0] for x in inputs if x.dim()}
         if self._compiled.any_batch and len(sizes) > 1:
             raise InvalidInput(f"Inputs have different batch sizes: {sorted(sizes)}.")
+
+    def _unfit(self, tensor: Tensor, position: int) -> InvalidInput:
+        spec = self._captured.inputs[position]
+        free = "any batch of " if self._compiled.any_batch and not spec.dims else ""
+        return InvalidInput(
+            f"Input {spec.name!r} does not fit.",
+            why=f"Compiled for {free}{shape_text(spec.dims or spec.shape)} {spec.dtype} on the CPU,"
+            f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
+        )
 
     def explain(self) -> Explanation:
         """Per layer: the sparsity found, the kernel that won, its bound and time, or why it stayed dense.
@@ -81,7 +102,8 @@ class CompiledModel:
                 layers = (replace(row, time_us=t.seconds * 1e6) for row, t in zip(found.layers, times, strict=True))
                 found = replace(found, layers=tuple(layers))
             self._explanation = found
-        return self._explanation
+        again = self._by_size.notes if self._by_size else ()
+        return replace(self._explanation, notes=(*self._explanation.notes, *again))
 
     def story(self) -> str:
         """What every pass changed and refused."""
@@ -89,10 +111,10 @@ class CompiledModel:
 
     def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[StepTime]:
         """Median seconds of every step. InvalidInput where parts of the model run in torch."""
-        if not self._compiled.fully_compiled:
+        graph, inputs = self._prepared(args, kwargs)
+        if not graph.fully_compiled:
             raise InvalidInput("Only a model that is one region can be profiled step by step.", hint="See explain() for what torch runs.")
-        inputs = [self._ready(x, i).numpy() for i, x in enumerate(self._captured.flatten(args, kwargs))]
-        return self._compiled.programs[0].runner.profile(inputs, repeats)
+        return graph.programs[0].runner.profile([inputs[i].numpy() for i in graph.picks], repeats)
 
     def save(self, path: Path | str) -> Path:
         """Write an artifact that runs without torch and without TVM's compiler (see ``sparsec.load``).

@@ -1,0 +1,78 @@
+"""One compiled graph per set of sizes, for programs whose kernels cannot take every size at run time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsec.from_torch import Captured
+
+if TYPE_CHECKING:
+    from sparsec.driver import CompiledGraph
+
+#: Graphs kept besides the first; the one not used for longest goes.
+KEPT = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    sizes: Mapping[str, int]
+    graph: CompiledGraph
+
+    def serves(self, sizes: Mapping[str, int], batch: str) -> bool:
+        """Whether the graph runs at these sizes: those that it does not take at run time are the ones that it was compiled for."""
+        free = self.free(sizes, batch)
+        return all(size == self.sizes[name] for name, size in sizes.items() if name not in free)
+
+    def free(self, sizes: Mapping[str, int], batch: str) -> set[str]:
+        if not self.graph.fully_compiled:
+            return set()
+        taken = self.graph.programs[0].program.sizes
+        return {batch} | {size.name for size in taken if size.least <= sizes.get(size.name, 0) <= size.most}
+
+
+class GraphsBySize:
+    """Compiles a program with free sizes again where no graph serves a call's sizes, and keeps the latest. Safe in many threads."""
+
+    def __init__(self, captured: Captured, first: CompiledGraph, build: Callable[[Captured], CompiledGraph]) -> None:
+        """``first`` is compiled from ``captured`` as it is; ``build`` compiles it at other sizes."""
+        self._captured, self._build = captured, build
+        self._first = _Entry(captured.sizes, first)
+        self._kept: list[_Entry] = []
+        self._dropped = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, sizes: Mapping[str, int]) -> CompiledGraph:
+        """The graph for these sizes. InvalidInput or UnsupportedModel where the program cannot be had at them."""
+        if self._first.serves(sizes, self._captured.batch):
+            return self._first.graph
+        with self._lock:
+            found = next((entry for entry in self._kept if entry.serves(sizes, self._captured.batch)), None)
+            if found is None:
+                found = self._compiled(sizes)
+                self._dropped += len(self._kept) == KEPT
+            self._kept = [found, *(entry for entry in self._kept if entry is not found)][:KEPT]
+            return found.graph
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was compiled again, for ``explain``: the latest first."""
+        with self._lock:
+            made = tuple(f"compiled again for {self._text(entry)}" for entry in self._kept)
+            dropped = f"{self._dropped} graphs for further sizes were compiled and dropped: {KEPT} are kept"
+            return (*made, dropped) if self._dropped else made
+
+    def _compiled(self, sizes: Mapping[str, int]) -> _Entry:
+        """At these sizes, or at buckets of those that kernels take at run time."""
+        program = self._first.graph.programs[0].program if self._first.graph.fully_compiled else None
+        taken = {size.name for size in program.sizes} if program else set()
+        signature = self._captured.symbolic.signature if self._captured.symbolic else None
+        exact = {name: signature.aligned(name, size) if signature and name in taken else size for name, size in sizes.items()}
+        return _Entry(exact, self._build(self._captured.at(exact)))
+
+    def _text(self, entry: _Entry) -> str:
+        """As in "tokens=97"; with the batch only where it is not free."""
+        free = entry.free({}, self._captured.batch)
+        return ", ".join(f"{name}={size}" for name, size in entry.sizes.items() if name not in free)
