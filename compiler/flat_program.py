@@ -5,12 +5,15 @@
     ...        the sections
 
 Words are little-endian and signed. A later version may add sections and words at the end of a row: a reader takes what it knows,
-and refuses unknown sections whose tag begins with a capital letter. Text is the offset of a string with a zero at its end in section STRINGS.
+and refuses unknown sections whose tag begins with a capital letter. A name is the offset of a string in section
+STRINGS that ends with a zero.
 
 | section | a row |
 |---|---|
 | PROGRAM | arena bytes, thread slots (0: not stated), kernels |
-| INPUTS, OUTPUTS | name, dtype, rank, limit (-1: none), 8 sizes |
+| INPUTS, OUTPUTS | name, dtype, rank, limit (-1: none), row of the size that axis 0 follows (-1: none), plus, 8 axes |
+| SIZES | name, least, most |
+| PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, times |
 | RECORDS, GROUPS | as in ``sparsec.program`` |
 | MOVES | relocations: field, segment, offset, port |
 | FILES | name, bytes, two checksums; the kernel library, TVM's two libraries and the weights come first, in this order |
@@ -26,11 +29,11 @@ from typing import get_args
 import numpy as np
 
 from sparsec.errors import ArtifactError
-from sparsec.program import Port, Program, Segment
+from sparsec.program import DTYPES, Port, Program, Segment
 
 MAGIC, VERSION = b"SPARSEC\0", 1
 MOST_AXES = 8
-DTYPES = ("float32", "int64", "int32", "bool")
+_TABLES = ("records", "groups")
 _HEADER_WORDS = 5
 
 
@@ -72,10 +75,13 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
     ArtifactError for a tensor of more than ``MOST_AXES`` axes.
     """
     strings = _Strings()
+    numbers = {size.name: row for row, size in enumerate(program.sizes)}
     sections = {
         b"PROGRAM": _rows([[program.arena_bytes, program.thread_slots or 0, len(program.kernels)]], 3),
-        b"INPUTS": _ports(program.inputs, strings),
-        b"OUTPUTS": _ports(program.outputs, strings),
+        b"INPUTS": _ports(program.inputs, strings, numbers),
+        b"OUTPUTS": _ports(program.outputs, strings, numbers),
+        b"SIZES": _rows([[strings.add(size.name), size.least, size.most] for size in program.sizes], 3),
+        b"PATCHES": _rows([[_TABLES.index(p.table), p.index, numbers[p.size], p.plus, p.over, p.times] for p in program.patches], 6),
         b"RECORDS": program.records,
         b"GROUPS": program.groups,
         b"MOVES": _rows([[r.field, get_args(Segment).index(r.segment), r.offset, r.port] for r in program.relocations], 4),
@@ -90,16 +96,18 @@ def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return np.array(rows, np.int64).reshape(-1, width)
 
 
-def _ports(ports: Sequence[Port], strings: _Strings) -> np.ndarray:
+def _ports(ports: Sequence[Port], strings: _Strings, sizes: Mapping[str, int]) -> np.ndarray:
     rows = []
     for port in ports:
         if len(port.shape) > MOST_AXES:
             raise ArtifactError(
                 f"{port.name!r} has {len(port.shape)} axes besides the batch axis.", hint=f"At most {MOST_AXES} can be saved."
             )
-        sizes = [*port.shape, *[0] * (MOST_AXES - len(port.shape))]
-        rows.append([strings.add(port.name), DTYPES.index("float32"), len(port.shape), -1, *sizes])
-    return _rows(rows, 4 + MOST_AXES)
+        limit = -1 if port.limit is None else port.limit
+        axes = [*port.shape, *[0] * (MOST_AXES - len(port.shape))]
+        number = sizes.get(port.size, -1)
+        rows.append([strings.add(port.name), DTYPES.index(port.dtype), len(port.shape), limit, number, port.plus, *axes])
+    return _rows(rows, 6 + MOST_AXES)
 
 
 def _sealed(sections: Mapping[bytes, np.ndarray]) -> bytes:

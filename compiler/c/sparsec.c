@@ -15,11 +15,12 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 
-enum { VERSION = 1, HEADER = 5, LINE = 64, GROUP_WIDTH = 5, PORT_WIDTH = 4 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 1, HEADER = 5, LINE = 64, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
 enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
 static const int64_t MOST = INT64_C(1) << 46;
+static const int64_t MOST_FACTOR = INT64_C(1) << 30;
 static const size_t SLACK = 1 << 16;
 static const int64_t item_bytes[] = {4, 8, 4, 1};
 
@@ -41,7 +42,7 @@ typedef struct {
 typedef struct instance {
     struct instance *next;
     size_t bytes;
-    int64_t *records, *groups, *steps;
+    int64_t *records, *groups, *steps, *sizes;
     char *arena;
 } instance;
 
@@ -53,8 +54,9 @@ typedef struct {
 
 struct sparsec_model {
     blob file, constants; /* program.bin and the weights' file */
-    table program, inputs, outputs, records, groups, moves, files, weights, machine, strings;
+    table program, inputs, outputs, sizes, records, groups, patches, moves, files, weights, machine, strings;
     sparsec_port *ports;
+    sparsec_size *ranges;
     int64_t edges; /* moves at the caller's tensors */
     int threads;
     void *kernels;
@@ -138,7 +140,8 @@ static int read_sections(sparsec_model *m) {
     struct { char tag[8]; table *place; int64_t width; } known[] = {
         {"PROGRAM", &m->program, 3}, {"INPUTS", &m->inputs, PORT_WIDTH}, {"OUTPUTS", &m->outputs, PORT_WIDTH},
         {"RECORDS", &m->records, 2}, {"GROUPS", &m->groups, GROUP_WIDTH}, {"MOVES", &m->moves, 4}, {"FILES", &m->files, 4},
-        {"WEIGHTS", &m->weights, 2}, {"MACHINE", &m->machine, 1}, {"STRINGS", &m->strings, 1}};
+        {"WEIGHTS", &m->weights, 2}, {"SIZES", &m->sizes, 3}, {"PATCHES", &m->patches, 6},
+        {"MACHINE", &m->machine, 1}, {"STRINGS", &m->strings, 1}};
     const size_t count = sizeof known / sizeof *known, bytes = m->file.bytes;
     const int64_t *words = (const int64_t *)(const void *)content(&m->file), length = (int64_t)(bytes / 8);
     if (bytes < 8 * (HEADER + 1) || memcmp(words, "SPARSEC", 8)) return damaged("program.bin is not the file of a program");
@@ -169,19 +172,36 @@ static const char *text_at(const sparsec_model *m, int64_t offset) {
 
 static const int64_t *row_of(const table *t, int64_t row) { return t->data + row * t->width; }
 
+static int read_sizes(sparsec_model *m) {
+    if (m->sizes.rows > MOST || !(m->ranges = calloc((size_t)m->sizes.rows + 1, sizeof *m->ranges))) return fail("There is not enough memory.");
+    for (int64_t i = 0; i < m->sizes.rows; i++) {
+        const int64_t *row = row_of(&m->sizes, i);
+        m->ranges[i] = (sparsec_size){text_at(m, row[0]), row[1], row[2]};
+        if (!m->ranges[i].name || row[1] < 1 || row[1] > row[2] || row[2] > MOST_FACTOR) return damaged("a run-time size has no range");
+    }
+    return 0;
+}
+
 static int read_port(sparsec_model *m, const int64_t *row, sparsec_port *port) {
     port->name = text_at(m, row[0]);
     if (!port->name || row[1] < 0 || row[1] > SPARSEC_BOOL || row[2] < 0 || row[2] > SPARSEC_MOST_AXES) return damaged("a tensor is malformed");
     port->dtype = (sparsec_dtype)row[1];
     port->rank = (int)row[2];
+    port->limit = row[3];
     int64_t bytes = item_bytes[row[1]];
     for (int axis = 0; axis < port->rank; axis++) {
-        const int64_t size = port->shape[axis] = row[4 + axis];
+        const int64_t size = port->shape[axis] = row[6 + axis];
         if (size < 0 || (size && bytes > MOST / size)) return damaged("the size of a tensor makes no sense");
         bytes *= size;
     }
     port->bytes = (size_t)bytes;
-    return 0;
+    port->size = row[4] == -1 ? -1 : (int)row[4];
+    port->plus = row[5];
+    if (row[4] < -1 || row[4] >= m->sizes.rows || row[5] < -MOST || row[5] > MOST) return damaged("a tensor follows an unknown size");
+    if (port->limit < -1 || (port->limit >= 0 && port->dtype != SPARSEC_INT64 && port->dtype != SPARSEC_INT32)) return damaged("the limit of a tensor makes no sense");
+    if (port->size < 0) return 0;
+    const sparsec_size *range = m->ranges + port->size;
+    return port->rank && port->shape[0] == range->most + port->plus && range->least + port->plus >= 0 ? 0 : damaged("a tensor does not follow its size");
 }
 
 static int read_ports(sparsec_model *m) {
@@ -213,6 +233,24 @@ static int check_move(const sparsec_model *m, const int64_t *move) {
     return slot && m->threads > 1 && !m->program.data[1] ? fail("The artifact does not say how many threads it has room for: load it for one.") : 0;
 }
 
+/* times * ceil((size + plus) / over) */
+static int64_t patched(const int64_t *patch, int64_t size) {
+    const int64_t sum = size + patch[3], over = patch[4];
+    return patch[5] * (sum / over + (sum % over > 0));
+}
+
+static int check_patch(const sparsec_model *m, const int64_t *patch) {
+    const table *t = patch[0] ? &m->groups : &m->records;
+    if (!within(patch[0], 2) || !within(patch[1], t->rows * t->width) || !within(patch[2], m->sizes.rows)) return damaged("a patch is outside the tables");
+    const int64_t column = patch[1] % t->width;
+    if (patch[0] ? column != 2 : column == 0) return damaged("a patch is of an entry that cannot follow a size");
+    for (int64_t i = 0; !patch[0] && i < m->moves.rows; i++)
+        if (*row_of(&m->moves, i) == patch[1]) return damaged("a patch is of an address");
+    if (patch[3] < -MOST_FACTOR || patch[3] > MOST_FACTOR || !within(patch[4] - 1, MOST_FACTOR) || !within(patch[5], MOST_FACTOR)) return damaged("a patch makes no sense");
+    const sparsec_size *range = m->ranges + patch[2];
+    return patched(patch, range->least) >= 0 && patched(patch, range->most) == t->data[patch[1]] ? 0 : damaged("a patch differs from its table");
+}
+
 static int check_tables(const sparsec_model *m) {
     const int64_t *p = m->program.data;
     if (m->program.rows != 1 || m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX) return damaged("its sizes make no sense");
@@ -227,6 +265,8 @@ static int check_tables(const sparsec_model *m) {
     }
     for (int64_t i = 0; i < m->moves.rows; i++)
         if (check_move(m, row_of(&m->moves, i))) return -1;
+    for (int64_t i = 0; i < m->patches.rows; i++)
+        if (check_patch(m, row_of(&m->patches, i))) return -1;
     return 0;
 }
 
@@ -304,7 +344,7 @@ static int load_kernels(sparsec_model *m, const char *folder) {
 
 static int load(sparsec_model *m, const char *folder) {
     if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m) || check_machine(m)) return -1;
-    if (read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
+    if (read_sizes(m) || read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
     for (int64_t i = 0; i < m->moves.rows; i++) m->edges += row_of(&m->moves, i)[1] >= INPUT;
     pthread_mutex_lock(&loading);
     const int bad = load_kernels(m, folder);
@@ -335,6 +375,7 @@ void sparsec_free(sparsec_model *m) {
     forget(&m->constants);
     forget(&m->file);
     free(m->ports);
+    free(m->ranges);
     pthread_mutex_destroy(&m->lock);
     free(m);
 }
@@ -353,27 +394,45 @@ static void split(int64_t *group, int64_t threads) {
 
 static size_t lines(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
-static void settle(const sparsec_model *m, instance *made) {
-    memcpy(made->records, m->records.data, (size_t)(m->records.rows * m->records.width) * 8);
+/* The sizes of a call: tables follow them, and so does the step from one sample of a caller's tensor to the next. */
+static void fit(const sparsec_model *m, instance *made, const int64_t *sizes) {
+    for (int64_t i = 0; i < m->sizes.rows; i++) made->sizes[i] = sizes ? sizes[i] : m->ranges[i].most;
     memcpy(made->groups, m->groups.data, (size_t)(m->groups.rows * GROUP_WIDTH) * 8);
+    for (int64_t i = 0; i < m->patches.rows; i++) {
+        const int64_t *patch = row_of(&m->patches, i);
+        (patch[0] ? made->groups : made->records)[patch[1]] = patched(patch, made->sizes[patch[2]]);
+    }
     for (int64_t i = 0; i < m->groups.rows; i++) split(made->groups + i * GROUP_WIDTH, m->threads);
-    const char *const constants = content(&m->constants) + m->weights.data[0];
     int64_t *step = made->steps;
     for (int64_t i = 0; i < m->moves.rows; i++) {
         const int64_t *move = row_of(&m->moves, i);
-        if (move[1] < INPUT) {
-            made->records[move[0]] = (int64_t)(intptr_t)(move[1] == ARENA ? made->arena : constants) + move[2];
-        } else {
-            *step++ = move[0];
-            *step++ = (int64_t)m->ports[(move[1] == INPUT ? 0 : m->inputs.rows) + move[3]].bytes;
-        }
+        if (move[1] < INPUT) continue;
+        *step++ = move[0];
+        *step++ = (int64_t)sparsec_bytes(m->ports + (move[1] == INPUT ? 0 : m->inputs.rows) + move[3], made->sizes);
     }
+}
+
+static bool fits(const sparsec_model *m, const instance *made, const int64_t *sizes) {
+    for (int64_t i = 0; i < m->sizes.rows; i++)
+        if (made->sizes[i] != (sizes ? sizes[i] : m->ranges[i].most)) return false;
+    return true;
+}
+
+static void settle(const sparsec_model *m, instance *made) {
+    const char *const constants = content(&m->constants) + m->weights.data[0];
+    memcpy(made->records, m->records.data, (size_t)(m->records.rows * m->records.width) * 8);
+    for (int64_t i = 0; i < m->moves.rows; i++) {
+        const int64_t *move = row_of(&m->moves, i);
+        if (move[1] < INPUT) made->records[move[0]] = (int64_t)(intptr_t)(move[1] == ARENA ? made->arena : constants) + move[2];
+    }
+    fit(m, made, NULL);
 }
 
 static instance *new_instance(const sparsec_model *m) {
     const size_t records = lines((size_t)(m->records.rows * m->records.width) * 8), groups = lines((size_t)(m->groups.rows * GROUP_WIDTH) * 8);
     const size_t head = lines(sizeof(instance)), steps = lines((size_t)m->edges * 16 + 16);
-    const size_t bytes = head + records + groups + steps + (size_t)m->program.data[0] + SLACK;
+    const size_t sizes = lines((size_t)m->sizes.rows * 8);
+    const size_t bytes = head + records + groups + steps + sizes + (size_t)m->program.data[0] + SLACK;
     char *memory = new_memory(bytes);
     if (!memory) {
         fail("There is not enough memory to run the network (%zu bytes).", bytes);
@@ -384,7 +443,8 @@ static instance *new_instance(const sparsec_model *m) {
     made->records = (int64_t *)(void *)(memory + head);
     made->groups = made->records + records / 8;
     made->steps = made->groups + groups / 8;
-    made->arena = (char *)(made->steps + steps / 8);
+    made->sizes = made->steps + steps / 8;
+    made->arena = (char *)(made->sizes + sizes / 8);
     settle(m, made);
     return made;
 }
@@ -449,28 +509,47 @@ static void size_pool(int threads) {
     release(array.value.object);
 }
 
+/* Whether indices are below their limit: they would be read from there. */
+static int check_indices(const sparsec_port *port, const void *data, size_t bytes) {
+    for (size_t i = 0; port->limit >= 0 && i < bytes / (size_t)item_bytes[port->dtype]; i++) {
+        const int64_t index = port->dtype == SPARSEC_INT64 ? ((const int64_t *)data)[i] : ((const int32_t *)data)[i];
+        if (!within(index, port->limit)) return fail("%s holds the index %lld, its table has rows 0 to %lld.", port->name, (long long)index, (long long)port->limit - 1);
+    }
+    return 0;
+}
+
 static int check_tensor(const sparsec_port *port, const void *data) {
     if (!data && port->bytes) return fail("There is no memory for %s.", port->name);
     if ((uintptr_t)data % (uintptr_t)item_bytes[port->dtype]) return fail("The memory of %s is not aligned to %d bytes.", port->name, (int)item_bytes[port->dtype]);
     return 0;
 }
 
-static int check_call(const sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch) {
+static int check_call(const sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes) {
     const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
     if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
+    for (int64_t i = 0; sizes && i < m->sizes.rows; i++)
+        if (sizes[i] < m->ranges[i].least || sizes[i] > m->ranges[i].most)
+            return fail("%s must be between %lld and %lld, it is %lld.", m->ranges[i].name, (long long)m->ranges[i].least, (long long)m->ranges[i].most, (long long)sizes[i]);
     if (batch && ((ins && !inputs) || (outs && !outputs))) return fail("There are no inputs or no outputs.");
     for (int64_t i = 0; batch && i < ins + outs; i++)
         if (check_tensor(m->ports + i, i < ins ? inputs[i] : outputs[i - ins])) return -1;
+    for (int64_t i = 0; batch && i < ins; i++)
+        if (check_indices(m->ports + i, inputs[i], (size_t)batch * sparsec_bytes(m->ports + i, sizes))) return -1;
     return 0;
 }
 
 int sparsec_run(sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch) {
+    return sparsec_run_sized(m, inputs, outputs, batch, NULL);
+}
+
+int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes) {
     if (!m) return fail("There is no model.");
-    if (check_call(m, inputs, outputs, batch)) return -1;
+    if (check_call(m, inputs, outputs, batch, sizes)) return -1;
     if (!batch) return 0;
     if (m->threads > 1) size_pool(m->threads);
     instance *mine = take(m);
     if (!mine) return -1;
+    if (!fits(m, mine, sizes)) fit(m, mine, sizes);
     bind(m, mine, inputs, outputs);
     const int64_t values[] = {(int64_t)(intptr_t)mine->records, (int64_t)(intptr_t)mine->groups, (int64_t)(intptr_t)mine->steps,
                               m->groups.rows, m->edges, batch, m->threads};
@@ -489,4 +568,13 @@ const sparsec_port *sparsec_input(const sparsec_model *m, int index) { return wi
 
 const sparsec_port *sparsec_output(const sparsec_model *m, int index) {
     return within(index, m->outputs.rows) ? m->ports + m->inputs.rows + index : NULL;
+}
+
+int sparsec_sizes(const sparsec_model *m) { return (int)m->sizes.rows; }
+
+const sparsec_size *sparsec_size_at(const sparsec_model *m, int index) { return within(index, m->sizes.rows) ? m->ranges + index : NULL; }
+
+size_t sparsec_bytes(const sparsec_port *port, const int64_t *sizes) {
+    if (!sizes || port->size < 0 || !port->shape[0]) return port->bytes;
+    return port->bytes / (size_t)port->shape[0] * (size_t)(sizes[port->size] + port->plus);
 }

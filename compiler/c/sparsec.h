@@ -22,9 +22,18 @@ typedef struct {
     const char *name;
     sparsec_dtype dtype;
     int rank;
-    int64_t shape[SPARSEC_MOST_AXES];
-    size_t bytes;
+    int64_t shape[SPARSEC_MOST_AXES]; /* the largest, where the first axis follows a run-time size */
+    int64_t limit;                    /* elements are indices from 0 to below it; -1: they are not */
+    int size;                         /* the run-time size that the first axis follows, -1: none */
+    int64_t plus;                     /* the first axis is that size plus this */
+    size_t bytes;                     /* at the largest size */
 } sparsec_port;
+
+/* A number, such as that of tokens, that each call may choose, from least to most. */
+typedef struct {
+    const char *name;
+    int64_t least, most;
+} sparsec_size;
 
 typedef struct sparsec_model sparsec_model;
 
@@ -38,9 +47,16 @@ int sparsec_outputs(const sparsec_model *model);
 const sparsec_port *sparsec_input(const sparsec_model *model, int index);
 const sparsec_port *sparsec_output(const sparsec_model *model, int index);
 
+/* The run-time sizes, and the bytes of one sample of a tensor when they are `sizes` (NULL: the largest). */
+int sparsec_sizes(const sparsec_model *model);
+const sparsec_size *sparsec_size_at(const sparsec_model *model, int index);
+size_t sparsec_bytes(const sparsec_port *port, const int64_t *sizes);
+
 /* Runs `batch` samples: inputs[i] and outputs[i] are contiguous, batch * bytes long, and do not overlap. Several threads may call at once:
- * each call has its own memory, kept for later calls. Fails for a null or misaligned pointer, and when memory is out. */
+ * each call has its own memory, kept for later calls. Fails for a null or misaligned pointer, for an index that is not below its limit, and
+ * when memory is out. sparsec_run_sized runs at other run-time sizes than the largest, one for each of sparsec_sizes(model). */
 int sparsec_run(sparsec_model *model, const void *const *inputs, void *const *outputs, int64_t batch);
+int sparsec_run_sized(sparsec_model *model, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes);
 
 /* Frees a model that no call is using; NULL is allowed. */
 void sparsec_free(sparsec_model *model);

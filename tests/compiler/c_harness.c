@@ -28,20 +28,22 @@ typedef struct {
     const void **inputs;
     void **outputs;
     int64_t batch;
+    const int64_t *sizes;
     int repeats;
 } caller;
 
 static void *call_often(void *given) {
     caller *c = given;
-    for (int i = 0; i < c->repeats; i++) NEED(!sparsec_run(c->model, c->inputs, c->outputs, c->batch));
+    for (int i = 0; i < c->repeats; i++) NEED(!sparsec_run_sized(c->model, c->inputs, c->outputs, c->batch, c->sizes));
     return NULL;
 }
 
-/* run ARTIFACT THREADS BATCH CALLERS FOLDER: in0.bin, ... -> out0.bin, ...; every caller must get the same. */
+/* run ARTIFACT THREADS BATCH CALLERS FOLDER SIZE: in0.bin, ... -> out0.bin, ...; every caller must get the same. SIZE is that of the only
+ * run-time size, 0: the largest. */
 static int run(char **words) {
     sparsec_model *m;
     NEED(!sparsec_load(words[0], atoi(words[1]), &m));
-    const int64_t batch = atoi(words[2]);
+    const int64_t batch = atoi(words[2]), size = atoi(words[5]), *sizes = size ? &size : NULL;
     const int callers = atoi(words[3]), ins = sparsec_inputs(m), outs = sparsec_outputs(m);
     const void **inputs = calloc((size_t)ins + 1, sizeof *inputs);
     char name[32];
@@ -49,18 +51,18 @@ static int run(char **words) {
     for (int i = 0; i < ins; i++) {
         snprintf(name, sizeof name, "in%d.bin", i);
         inputs[i] = slurp(words[4], name, &bytes);
-        NEED(bytes == sparsec_input(m, i)->bytes * (size_t)batch);
+        NEED(bytes == sparsec_bytes(sparsec_input(m, i), sizes) * (size_t)batch);
     }
     caller *all = calloc((size_t)callers, sizeof *all);
     pthread_t *threads = calloc((size_t)callers, sizeof *threads);
     for (int c = 0; c < callers; c++) {
-        all[c] = (caller){m, inputs, calloc((size_t)outs + 1, sizeof(void *)), batch, callers > 1 ? 20 : 1};
+        all[c] = (caller){m, inputs, calloc((size_t)outs + 1, sizeof(void *)), batch, sizes, callers > 1 ? 20 : 1};
         for (int i = 0; i < outs; i++) all[c].outputs[i] = malloc(sparsec_output(m, i)->bytes * (size_t)batch + 1);
         NEED(!pthread_create(threads + c, NULL, call_often, all + c));
     }
     for (int c = 0; c < callers; c++) pthread_join(threads[c], NULL);
     for (int i = 0; i < outs; i++) {
-        bytes = sparsec_output(m, i)->bytes * (size_t)batch;
+        bytes = sparsec_bytes(sparsec_output(m, i), sizes) * (size_t)batch;
         for (int c = 1; c < callers; c++) NEED(!memcmp(all[c].outputs[i], all[0].outputs[i], bytes));
         snprintf(name, sizeof name, "out%d.bin", i);
         spill(words[4], name, all[0].outputs[i], bytes);
@@ -118,6 +120,7 @@ static int mutate(char **words) {
         message[0] = 0;
         if (sparsec_load(words[0], atoi(words[5]), &m)) NEED(!m && strlen(message) > 20), refused++;
         else loaded++;
+        for (int p = 0; m && p < sparsec_sizes(m); p++) NEED(sparsec_size_at(m, p)->least > 0 && !sparsec_size_at(m, -1));
         for (int p = 0; m && p < sparsec_inputs(m); p++) NEED(strlen(sparsec_input(m, p)->name) < bytes);
         sparsec_free(m);
     }
@@ -157,7 +160,7 @@ static int wrong(char **words) {
 }
 
 int main(int count, char **words) {
-    if (count == 7 && !strcmp(words[1], "run")) return run(words + 2);
+    if (count == 8 && !strcmp(words[1], "run")) return run(words + 2);
     if (count == 8 && !strcmp(words[1], "mutate")) return mutate(words + 2);
     return count == 3 && !strcmp(words[1], "wrong") ? wrong(words + 2) : 4;
 }
