@@ -1,7 +1,8 @@
 """Real architectures with seeded weights, magnitude pruning, and what is trained on data that ships with a package."""
 
 from sparsec.models.count import Count, count
-from sparsec.models.digits import DigitsResult, digits_cnn, pruned_digits_cnn, train_digits
+from sparsec.models.digits import DigitsResult, train_digits
+from sparsec.models.digits_cnn import digits_cnn, pruned_digits_cnn
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small
 from sparsec.models.mobilenet_v1 import mobilenet_v1
 from sparsec.models.mobilenet_v2 import mobilenet_v2

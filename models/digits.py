@@ -1,4 +1,4 @@
-"""A small network trained and pruned on scikit-learn's handwritten digits, so that its accuracy is real."""
+"""Training with pruning on scikit-learn's handwritten digits, so that the accuracy of small networks is real."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weights
-from sparsec.models.mobilenet_v1 import SeparableBlock
 from sparsec.models.patterns import NOfM, parse_pattern
 from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
 
 TEST_SHARE = 0.25
 BATCH = 64
 EPOCHS = 32
-RATE = 4e-3  # the peak of the one-cycle schedule
+RATE = 4e-3
 RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest recovers
 
 
@@ -40,23 +38,17 @@ class DigitsResult:
     accuracy: float
 
 
-def digits_cnn(seed: int = 0) -> ConvolutionalClassifier:
-    """Untrained: 3x3 stem, four depthwise-separable blocks of 64 to 128 channels, classifier. [N,1,8,8] → [N,10]."""
-    features = nn.Sequential(
-        ConvNorm(1, 32, 3),
-        SeparableBlock(32, 64, 1),
-        SeparableBlock(64, 128, 2),
-        SeparableBlock(128, 128, 1),
-        SeparableBlock(128, 128, 1),
-    )
-    model = ConvolutionalClassifier(features, nn.Linear(128, 10))
-    seed_weights(model, seed, smooth=True)
-    return model
-
-
-def train_digits(model: nn.Module, epochs: int = EPOCHS, seed: int = 0, sparsity: float = 0.0, pattern: str = "unstructured") -> float:
+def train_digits(
+    model: nn.Module,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    sparsity: float = 0.0,
+    pattern: str = "unstructured",
+    rate: float = RATE,
+) -> float:
     """Train in place and return the accuracy (0..1) on the held-out quarter; leaves `model` in evaluation mode.
 
+    `model` maps images [N,1,8,8] to logits [N,10]; `rate` is the peak of the one-cycle schedule of AdamW.
     Magnitude pruning rises to `sparsity` as s·(1 - (1 - t)³) (Zhu & Gupta 2017) while training goes on; pruned weights
     stay zero from then on. An N:M `pattern` comes whole, at the start of the ramp, unless `sparsity` is 0. The result
     depends on `seed`, the first weights of `model` and the thread count only. Needs scikit-learn.
@@ -64,8 +56,8 @@ def train_digits(model: nn.Module, epochs: int = EPOCHS, seed: int = 0, sparsity
     split = load_digits_split()
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(split.images) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     model.train()
     for epoch in range(epochs):
         masks = _prune_in_ramp(model, (epoch + 1) / epochs, sparsity, pattern)
@@ -76,14 +68,13 @@ def train_digits(model: nn.Module, epochs: int = EPOCHS, seed: int = 0, sparsity
             optimizer.step()
             schedule.step()
             _apply(masks)
-    calibrate_batchnorm(model, split.images.split(256))
+    calibrate_batchnorm(model, split.images.split(256))  # evaluation mode; nothing else where there is no BatchNorm
     return accuracy(model, split.test_images, split.test_labels)
 
 
-def pruned_digits_cnn(sparsity: float = 0.9, seed: int = 0, epochs: int = EPOCHS, pattern: str = "unstructured") -> DigitsResult:
-    """`digits_cnn` trained while its 1x1 convolutions are pruned to `sparsity`. About ten seconds on one core."""
-    model = digits_cnn(seed)
-    reached = train_digits(model, epochs, seed, sparsity, pattern)
+def trained(model: nn.Module, epochs: int, seed: int, sparsity: float, pattern: str, rate: float = RATE) -> DigitsResult:
+    """`train_digits`, and what it was judged by."""
+    reached = train_digits(model, epochs, seed, sparsity, pattern, rate)
     split = load_digits_split()
     return DigitsResult(model, split.test_images, split.test_labels, reached)
 

@@ -68,7 +68,22 @@ def keep_mask(weight: Tensor, sparsity: float, pattern: Blocks | NOfM) -> Tensor
     magnitude = weight.detach().abs()
     if isinstance(pattern, NOfM):
         return _n_of_m(magnitude.movedim(1, -1), pattern).movedim(-1, 1)
+    if pattern == Blocks():
+        return _largest(magnitude, sparsity)
     return _blocks(magnitude.flatten(1), sparsity, pattern).view(weight.shape)
+
+
+def _largest(magnitude: Tensor, sparsity: float) -> Tensor:
+    """The `_blocks` of single elements by selection: sorting all weights of a transformer takes half a minute."""
+    flat = magnitude.flatten()
+    count = math.floor((1 - sparsity) * len(flat) + 0.5)
+    if count == 0:
+        return torch.zeros_like(magnitude, dtype=torch.bool)
+    least = flat.kthvalue(len(flat) - count + 1).values
+    kept = flat > least
+    ties = (flat == least).nonzero().flatten()
+    kept[ties[: count - int(kept.sum())]] = True
+    return kept.view_as(magnitude)
 
 
 def _blocks(magnitude: Tensor, sparsity: float, pattern: Blocks) -> Tensor:
@@ -80,7 +95,7 @@ def _blocks(magnitude: Tensor, sparsity: float, pattern: Blocks) -> Tensor:
     kept = torch.empty_like(order, dtype=torch.bool)
     # The block that straddles the target is kept where at least half of it lies below the target.
     kept[order] = (kept_before + kept_after) / 2 <= target
-    if pattern.rows * pattern.columns > 1 and target > 0:
+    if target > 0:
         kept[order[0]] = True  # a layer smaller than a few blocks would otherwise vanish, and the network with it
     spread = kept.view(sizes.shape).repeat_interleave(pattern.rows, 0).repeat_interleave(pattern.columns, 1)
     return spread[: magnitude.shape[0], : magnitude.shape[1]]
