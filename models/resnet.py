@@ -8,6 +8,9 @@ from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weight
 # (width, blocks, stride of the first block) of each stage.
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 EXPANSION = 4
+# Scale of the last BatchNorm of each branch. It starts training at 0 (Goyal et al. 2017), where the branch would be dead; at 1,
+# 16 branches in a row blow up float32 rounding to 7e-5 of the largest logit.
+BRANCH_SCALE = 0.25
 
 
 class Bottleneck(nn.Module):
@@ -24,6 +27,7 @@ class Bottleneck(nn.Module):
             ConvNorm(width, width, 3, stride),
             ConvNorm(width, outputs, activation=None),
         )
+        nn.init.constant_(self.branch[2][1].weight, BRANCH_SCALE)
         reshapes = inputs != outputs or stride != 1
         self.shortcut = ConvNorm(inputs, outputs, 1, stride, activation=None) if reshapes else nn.Identity()
 
