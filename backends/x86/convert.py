@@ -12,13 +12,13 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.x86.planes import wide_planes
+from sparsec.backends.x86.registers import lanes_below
 from sparsec.backends.x86.spmm import FAR
 from sparsec.layouts import Geometry
 
-
-def lanes_below(lanes: int, limit: Any) -> Any:
-    """Mask of the lanes whose number is below ``limit`` (which may be negative)."""
-    return T.get_active_lane_mask(f"boolx{lanes}", T.int32(0), T.max(limit, T.int32(0)))
+#: Strides up to this one are shuffled apart in registers.
+_SHUFFLED = 4
 
 
 def copy_rows(lanes: int) -> Source:
@@ -96,8 +96,10 @@ def nchw_to_planes(lanes: int, step: int) -> Source:
 
     x is contiguous [C, height, width]; y is flat with ``step**2 * C`` channels of ``y_height`` rows at ``y_pitch``, channels at
     ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
-    Units of work are the pairs (c, a): ``step * C`` of them.
+    Units of work are the pairs (c, a): ``step * C`` of them. Long steps have a kernel of their own.
     """
+    if step > _SHUFFLED:
+        return wide_planes(lanes, step)
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
 
     def store_columns(y: Any, y0: Any, pixels: Any, limit: Any) -> None:

@@ -11,7 +11,7 @@ from sparsec.backends.x86 import convert
 from sparsec.layouts import Geometry
 from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, machines, pixel_mask, to_flat, to_packed
 
-STEPS = (2, 3, 4)
+STEPS = (2, 3, 4, 5, 14, 16, 32)
 SIZES = st.integers(1, 70)
 
 

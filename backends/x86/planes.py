@@ -1,0 +1,64 @@
+"""Space-to-depth for strides too long to shuffle apart in registers: patches of a vision transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.x86.registers import load, load_below, store, store_below, transpose
+from sparsec.backends.x86.spmm import FAR
+
+
+def wide_planes(lanes: int, step: int) -> Source:
+    """``convert.nchw_to_planes`` for a long ``step``: runs of ``lanes`` cells x ``lanes`` columns of a cell are transposed.
+
+    A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
+    """
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
+
+    def whole(x: Any, x0: Any, y: Any, y0: Any, y_row: Any) -> None:
+        """Emit a block whose pixels and cells all exist."""
+        for b, column in enumerate(transpose(lanes, lambda r: load(lanes, x, x0 + r * step))):
+            store(lanes, y, y0 + b * y_row, column)
+
+    def part(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
+        """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
+        for b, column in enumerate(transpose(lanes, lambda r: load_below(lanes, x, x0 + r * step, pixels - r * step))):
+            with T.If(planes > b), T.Then():
+                store_below(lanes, y, y0 + b * y_row, column, cells)
+
+    def make() -> Any:
+        @T.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            y_height: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for h in range(y_height):
+                    line: T.let = h * step + (begin + i) % step
+                    present: T.let = T.Select(line < height, width, T.int32(0))
+                    for g in range((step + lanes - 1) // lanes):
+                        for v in range((y_pitch + lanes - 1) // lanes):
+                            column: T.let = v * lanes * step + g * lanes
+                            x0: T.let = ((begin + i) // step * height + line) * width + column
+                            y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
+                            if (g + 1) * lanes <= step and (v + 1) * lanes <= y_pitch and (v + 1) * lanes * step <= present:
+                                whole(x, x0, y, y0, y_row)
+                            else:
+                                part(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
+            return T.int32(0)
+
+        return kernel
+
+    return Source(f"wide_planes_l{lanes}_s{step}", params, make)
