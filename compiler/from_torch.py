@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_program import Symbolic, is_symbolic, read_symbols
 from sparsec.symbols import Dim, SymbolSpec
 from sparsec.torch_dynamo import Replay, bake, weight_positions
@@ -102,7 +102,7 @@ def capture(
     args, kwargs = tuple(args), dict(kwargs or {})
     with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
-            return _from_program(source, args, kwargs)
+            return _opened(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
         module = getattr(source, "_orig_mod", source)
@@ -125,6 +125,20 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
     used = {f"graph_module.{name}": position for position, name in baked.names.items()}
     origins = {name: used[target] for target, name in lowered.attributes.items() if target in used}
     return _describe(lowered), origins
+
+
+def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    """Programs come from files, with anything in them."""
+    try:
+        return _from_program(program, args, kwargs)
+    except SparsecError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            "The exported program cannot be captured.",
+            why=_first_line(error),
+            hint="Check that program.module() runs, or export the model again.",
+        ) from error
 
 
 def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:

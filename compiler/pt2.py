@@ -1,8 +1,8 @@
 """Files of torch.export.save, read without running what is in them.
 
-torch reads such a file with pickle where safer ways fail, evaluates size expressions as Python and runs functions named in the graph. So
-the archive is checked first: whole by its check sums, without pickled objects other than tensors, without machine code, every expression
-arithmetic, every function an operator.
+torch reads such a file with pickle where safer ways fail, evaluates size expressions and conditions as Python, writes names into Python
+code, and runs functions named in the graph. So the archive is checked first: whole by its check sums, without pickled objects other than
+tensors, without machine code, every size arithmetic, every name an identifier, every function an operator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import operator
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import load_pt2
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.guards import read_guards
 
 _AGAIN = "Export the model again with torch.export.save."
 _OBJECTS = re.compile(r"(^|/)(custom_obj_|opaque_obj_)[^/]*$")
@@ -40,6 +41,10 @@ _OPERATORS = frozenset(getattr(operator, name) for names in _NAMES for name in n
 _WORD = re.compile(r"\w+|[-+]?[\d.]+(e[-+]?\d+)?")
 _NODES = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Constant, ast.Name, ast.Load, ast.operator)
 _MORE_NODES = (ast.unaryop, ast.boolop, ast.cmpop, ast.Call, ast.keyword)
+#: Keys of names that become Python code.
+_IDENTIFIERS = frozenset(
+    {"name", "as_name", "forward_arg_names", "tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"}
+)
 #: Functions of size expressions, as torch writes them.
 _FUNCTIONS = frozenset(
     {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "PythonMod", "Max", "Min", "Abs", "Identity", "Where"}
@@ -78,7 +83,7 @@ def _check_archive(path: Path) -> None:
             if _PICKLED.search(name):
                 _check_pickle(path, name, archive.read(entry))
             elif _MODEL.search(name):
-                _check_expressions(path, json.loads(archive.read(entry)))
+                _check_model(path, json.loads(archive.read(entry)))
             elif _CONFIG.search(name):
                 _check_payloads(path, archive, name, json.loads(archive.read(entry)))
 
@@ -116,23 +121,34 @@ def _check_payloads(path: Path, archive: zipfile.ZipFile, config: str, content: 
             raise InvalidInput("The file is damaged.", where=str(path), why=f"{name} is empty.", hint=_AGAIN)
 
 
-def _check_expressions(path: Path, content: Any) -> None:
-    for text in _expressions(content):
-        try:
-            tree = ast.parse(text, mode="eval")
-        except (SyntaxError, ValueError) as error:
-            raise InvalidInput("A size is no expression.", where=str(path), why=repr(text[:80]), hint=_AGAIN) from error
-        if not all(map(_is_arithmetic, ast.walk(tree))):
-            raise _unsafe(path, f"The size {text[:80]!r} is more than arithmetic.")
-
-
-def _expressions(content: Any) -> Iterator[str]:
-    """Every text in JSON that torch reads as an expression."""
-    for key, value in content.items() if isinstance(content, dict) else ((None, x) for x in content):
+def _check_model(path: Path, content: Any) -> None:
+    for key, text in _texts(content):
         if key == "expr_str":
-            yield str(value)
-        elif isinstance(value, dict | list):
-            yield from _expressions(value)
+            _check_size(path, text)
+        elif key in _IDENTIFIERS and text and not text.isidentifier():
+            raise _unsafe(path, f"The name {text[:80]!r} is no identifier.")
+
+
+def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in JSON with the key that leads to it; entries of lists and names of values with that of the list or dictionary."""
+    if isinstance(content, str):
+        yield key, content
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value, key)
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            yield key if key.endswith("_values") else "", name
+            yield from _texts(value, name)
+
+
+def _check_size(path: Path, text: str) -> None:
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise InvalidInput("A size is no expression.", where=str(path), why=repr(text[:80]), hint=_AGAIN) from error
+    if not all(map(_is_arithmetic, ast.walk(tree))):
+        raise _unsafe(path, f"The size {text[:80]!r} is more than arithmetic.")
 
 
 def _is_arithmetic(node: ast.AST) -> bool:
@@ -163,11 +179,20 @@ def _load(path: Path) -> ExportedProgram:
 
 
 def _check_program(path: Path, program: ExportedProgram) -> None:
-    """Every function is an operator, every constant has the shape and dtype that the graph gives it."""
+    """Every function is an operator, every constant has the shape and dtype that the graph gives it; conditions speak of sizes only."""
     for node in program.graph.nodes:
         if node.op == "call_function" and not _is_operator(node.target):
             raise _unsafe(path, f"{node.name} calls {node.target}, which is no operator.")
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    for name in program.call_spec.in_spec.child(1).context or ():
+        if not str(name).isidentifier():
+            raise _unsafe(path, f"The name {name!r} is no identifier.")
+    taken = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    ranks = {name: [1] * value.dim() for name, value in taken.items() if isinstance(value, Tensor)}
+    program._guards_code = [guard.text for guard in read_guards(program._guards_code or (), ranks)]
+    _check_weights(path, program, taken)
+
+
+def _check_weights(path: Path, program: ExportedProgram, values: Mapping[str, Any]) -> None:
     for spec in program.graph_signature.input_specs:
         stored = program.state_dict.get(str(spec.target), program.constants.get(str(spec.target)))
         value = values.get(spec.arg.name)

@@ -1,0 +1,254 @@
+"""Damaged, altered and hostile .pt2 files: clear errors only, and nothing in them runs."""
+
+import copy
+import io
+import json
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sparsec.doors import open_model
+from sparsec.errors import InvalidInput, SparsecError
+from sparsec.from_program import example_arguments
+from sparsec.from_torch import capture
+from sparsec.pt2 import load_program
+
+MUTATIONS = 2000
+
+
+class Small(nn.Module):
+    """Two layers over rows, whose number is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.register_buffer("shift", torch.ones(3))
+
+    def forward(self, x):
+        y = torch.relu(self.first(x)) + self.shift
+        return self.second(y).reshape(x.shape[0], 2, 1)
+
+
+def saved() -> bytes:
+    program = torch.export.export(Small().eval(), (torch.ones(3, 4),), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    return content.getvalue()
+
+
+WHOLE = saved()
+
+
+def entries(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+    return content.getvalue()
+
+
+PARTS = entries(WHOLE)
+(MODEL,) = [name for name in PARTS if name.endswith("models/model.json")]
+ROOT = MODEL.partition("/")[0]
+CONFIG = f"{ROOT}/data/weights/model_weights_config.json"
+EXAMPLES = f"{ROOT}/data/sample_inputs/model.pt"
+VALUES = [None, -1, 0, 1, 2**40, 1.5, True, "", "x", "relu", "torch.ops.aten.add.Tensor", [], {}, [1], {"as_int": 7}]
+
+
+def altered_json(document: object, draw: random.Random) -> None:
+    """Replace, remove or repeat one value somewhere in a JSON document."""
+    here = document
+    while True:
+        keys = list(here) if isinstance(here, dict) else list(range(len(here)))  # type: ignore[arg-type, call-overload]
+        if not keys:
+            return
+        key = draw.choice(keys)
+        value = here[key]  # type: ignore[index]
+        if isinstance(value, dict | list) and value and draw.random() < 0.9:
+            here = value
+            continue
+        action = draw.randrange(3)
+        if action == 0:
+            del here[key]  # type: ignore[attr-defined]
+        elif action == 1:
+            here[key] = draw.choice(VALUES)  # type: ignore[index]
+        else:
+            other = draw.choice(keys)
+            here[key] = copy.deepcopy(here[other])  # type: ignore[index]
+        return
+
+
+def altered_bytes(content: bytes, draw: random.Random) -> bytes:
+    """Cut, change, insert or drop some bytes."""
+    data, place = bytearray(content), draw.randrange(len(content) + 1)
+    action = draw.randrange(4)
+    if action == 0:
+        return bytes(data[:place])
+    if action == 1:
+        for _ in range(draw.randint(1, 8)):
+            if data:
+                data[draw.randrange(len(data))] = draw.randrange(256)
+    elif action == 2:
+        data[place:place] = draw.randbytes(draw.randint(1, 16))
+    else:
+        del data[place : place + draw.randint(1, 64)]
+    return bytes(data)
+
+
+def altered(kind: str, draw: random.Random) -> bytes:
+    if kind == "file":
+        return altered_bytes(WHOLE, draw)
+    parts = dict(PARTS)
+    if kind == "json":
+        name = draw.choice([MODEL, MODEL, MODEL, CONFIG])
+        document = json.loads(parts[name])
+        for _ in range(draw.randint(1, 2)):
+            altered_json(document, draw)
+        parts[name] = json.dumps(document).encode()
+        return archive(parts)
+    name = draw.choice(sorted(parts))
+    action = draw.randrange(4)
+    if action == 0:
+        del parts[name]
+    elif action == 1:
+        parts[draw.choice(sorted(parts))] = parts[name]
+    else:
+        parts[name] = altered_bytes(parts[name], draw)
+    return archive(parts)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bad") / "model.pt2"
+
+
+SEEN: set[str] = set()
+
+
+def captured(path: Path) -> None:
+    """Load the file and capture its program, unless one with the same graph was captured before."""
+    program = load_program(path)
+    described = "".join(f"{node.format_node()} {node.meta.get('val')}" for node in program.graph.nodes)
+    described += f"{program.graph_signature}{program.call_spec}{program.range_constraints}{program._guards_code}{program.example_inputs}"
+    if described not in SEEN:
+        SEEN.add(described)
+        capture(program, *example_arguments(program))
+
+
+@pytest.mark.slow
+@settings(max_examples=MUTATIONS, database=None)
+@given(kind=st.sampled_from(["file", "entry", "json"]), seed=st.integers(0, 2**32))
+def test_altered_files_give_clear_errors_only(path: Path, kind: str, seed: int) -> None:
+    path.write_bytes(altered(kind, random.Random(seed)))
+    try:
+        captured(path)
+    except SparsecError as error:
+        assert len(str(error).splitlines()) > 1
+
+
+def test_a_whole_file_is_read(path: Path) -> None:
+    path.write_bytes(WHOLE)
+    found = open_model(path)
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(found.restore(found.graph_module(x)), Small().eval()(x))
+
+
+class Bomb:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return exec, (f"open({str(self.place)!r}, 'w').close()",)
+
+
+def with_text(before: str, after: str) -> dict[str, bytes]:
+    """The parts with a text in the graph replaced."""
+    text = PARTS[MODEL].decode()
+    assert before in text
+    return {**PARTS, MODEL: text.replace(before, after).encode()}
+
+
+def pickled(place: Path) -> bytes:
+    content = io.BytesIO()
+    torch.save(((Bomb(place),), {}), content)
+    return content.getvalue()
+
+
+def attacks(place: Path) -> dict[str, dict[str, bytes]]:
+    """Archives that would write the file `place` if what they hold were run."""
+    code = f"__import__('pathlib').Path({str(place)!r}).touch()"
+    size = json.dumps("Symbol('s77', positive=True, integer=True)")
+    guards = json.dumps(["L['x'].size()[0] == L['x'].size()[0]" + f" or {code}"])
+    document = json.loads(PARTS[MODEL])
+    document["guards_code"] = json.loads(guards)
+    config = json.loads(PARTS[CONFIG])
+    config["config"]["first.weight"]["use_pickle"] = True
+    return {
+        "examples": {**PARTS, EXAMPLES: pickled(place)},
+        "legacy weights": {**PARTS, f"{ROOT}/data/weights/model.pt": pickled(place)},
+        "pickled weight": {**PARTS, CONFIG: json.dumps(config).encode(), f"{ROOT}/data/weights/weight_0": pickle.dumps(Bomb(place))},
+        "object": {**PARTS, f"{ROOT}/data/constants/opaque_obj_0": pickle.dumps(Bomb(place))},
+        "library": {**PARTS, f"{ROOT}/data/aotinductor/model/model.so": b"elf"},
+        "size": with_text(size, json.dumps(code)),
+        "size as text": with_text(size, json.dumps(f"Add(1, {code!r})")),
+        "function": with_text("torch.ops.aten.relu.default", "torch.os.system"),
+        "name": with_text('"name": "x"', json.dumps("name") + ": " + json.dumps(f"x={code}")),
+        "guard": {**PARTS, MODEL: json.dumps(document).encode()},
+    }
+
+
+@pytest.mark.parametrize("attack", attacks(Path("x")))
+def test_nothing_in_a_file_runs(path: Path, tmp_path: Path, attack: str) -> None:
+    place = tmp_path / "ran"
+    path.write_bytes(archive(attacks(place)[attack]))
+    if attack == "guard":
+        open_model(path)
+    else:
+        with pytest.raises(SparsecError, match=r"may run code|not an allowed operator"):
+            open_model(path)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no zip archive"),
+        (b"PK\x03\x04", "no whole exported program"),
+        (WHOLE[:-10], "no whole exported program"),
+        (WHOLE[: len(WHOLE) // 2], "no whole exported program"),
+        (archive({"a/b": b"text"}), "holds no exported program"),
+        (archive(PARTS, zipfile.ZIP_DEFLATED), "is compressed"),
+        (archive({**PARTS, "other/file": b""}), "several roots"),
+        (archive(with_text('"as_int": 4', '"as_int": 5')), "do not fit its graph"),
+        (archive({**PARTS, f"{ROOT}/data/weights/weight_0": b""}), "is empty"),
+    ],
+    ids=range(9),
+)
+def test_what_is_wrong_is_said(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=message):
+        open_model(path)
+
+
+def test_a_changed_byte_of_a_weight_is_found(path: Path) -> None:
+    place = WHOLE.index(PARTS[f"{ROOT}/data/weights/weight_0"])
+    path.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
+    with pytest.raises(InvalidInput, match="check sum"):
+        open_model(path)
