@@ -13,7 +13,7 @@ from torch import fx
 
 from sparsec.axes import factor_of, is_view, number
 from sparsec.calls import arguments, is_identity
-from sparsec.forms import is_value
+from sparsec.forms import constant, is_value
 from sparsec.graph import Miss
 from sparsec.masks import LOWEST, Fill
 
@@ -62,12 +62,24 @@ def _whole(node: fx.Node) -> Core | Miss:
 def _weights(node: fx.Node) -> fx.Node | None:
     """The softmax over keys that a product multiplies with values."""
     weights = node.args[0]
-    while isinstance(weights, fx.Node) and weights.target not in SOFTMAX and _keeps_pairs(weights):
-        weights = weights.args[0]
-    if not isinstance(weights, fx.Node) or weights.target not in SOFTMAX:
+    while isinstance(weights, fx.Node) and weights.target not in SOFTMAX:
+        inner = _without_nan(weights)
+        if inner is weights and not _keeps_pairs(weights):
+            return None
+        weights = inner if inner is not weights else weights.args[0]
+    if not isinstance(weights, fx.Node):
         return None
     rank = weights.meta["val"].dim()
     return weights if rank in (3, 4) and weights.args[1] in (-1, rank - 1) else None
+
+
+def _without_nan(node: fx.Node) -> fx.Node:
+    """x of where(isnan(x), 0, x); attention of ours has no NaN where all keys are hidden."""
+    if node.target not in (aten.where.self, aten.where.ScalarSelf):
+        return node
+    condition, zero, x = node.args[:3]
+    tests = isinstance(condition, fx.Node) and condition.target is aten.isnan.default and condition.args[0] is x
+    return x if tests and isinstance(x, fx.Node) and _level(zero) == 0 else node
 
 
 def _keeps_pairs(node: fx.Node) -> bool:
@@ -157,11 +169,11 @@ def _filled(node: fx.Node, path: _Path) -> Found:
     named = arguments(node)
     if "mask" in named:
         scores, mask, value, where = named["self"], named["mask"], named["value"], True
-    elif number(named["other"]) is not None:
+    elif _level(named["other"]) is not None:
         scores, mask, value, where = named["self"], named["condition"], named["other"], False
     else:
         scores, mask, value, where = named["other"], named["condition"], named["self"], True
-    low = number(value)
+    low = _level(value)
     if low is None:
         return None
     found = _scores(scores, path.mask(Fill(mask, low, where)))
@@ -172,6 +184,15 @@ def _filled(node: fx.Node, path: _Path) -> Found:
     if isinstance(found, Core) and low != -math.inf and len(found.masks) > len(path.masks) + 1:
         return Miss("it fills scores that are masked already with a finite value", path.node)
     return found
+
+
+def _level(value: object) -> float | None:
+    """A plain number, or what all elements of a constant are."""
+    tensor = constant(value)
+    if tensor is None or not tensor.numel():
+        return number(value)
+    level = tensor.flatten()[0]
+    return float(level) if bool((tensor == level).all()) else None
 
 
 _RULES: dict[Any, Callable[[fx.Node, _Path], Found]] = {

@@ -5,13 +5,15 @@ x ── transpose 0 1 ── linear ── view [T·N,F] ── linear ── v
 Where attention turns tokens of a value [T,N,F], they are turned at its source instead, so that all in between is [N,T,F].
 """
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
 
 from sparsec import token_ops
-from sparsec.axes import Dim, View, axis_of, build, factor_of, is_view, view_of
+from sparsec.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, view_of
 from sparsec.calls import activation_of, arguments
 from sparsec.forms import constant, is_value
 from sparsec.pipeline import Context, Editor, Form, Pass
@@ -45,12 +47,57 @@ def _sink_all(edit: Editor) -> None:
 
 
 def _shortened(edit: Editor, node: fx.Node) -> str | None:
-    """A chain of views that ends where it began is nothing."""
+    """A chain of views that ends where it began is nothing; one of several steps is one step where there is one."""
     view = view_of(node)
-    if view.root is node or not view.is_whole or (view.root.op != "call_function" and any(u.op == "output" for u in node.users)):
+    if view.root is node or (view.root.op != "call_function" and any(user.op == "output" for user in node.users)):
         return None
-    edit.substitute(node, view.root)
-    return f"the same as {view.root.name}"
+    if view.is_whole:
+        edit.substitute(node, view.root)
+        return f"the same as {view.root.name}"
+    if node.args[0] is not view.root and _is_last(node) and (found := _one_step(view)) is not None:
+        edit.replace(node, found[0], (view.root, *found[1]), found[2])
+        return f"one view of {view.root.name}"
+    return None
+
+
+def _is_last(node: fx.Node) -> bool:
+    return not any(is_view(user) for user in node.users)
+
+
+def _one_step(view: View) -> tuple[Any, tuple, dict[str, Any]] | None:
+    """The one operator that shows tokens [N,T,F] as a view does: another order, one token, or a map of pixels."""
+    whole = View.whole(view.root)
+    if len(whole.dims) != 3 or view.factor != 1:
+        return None
+    samples, tokens, features = whole.dims
+    if view.dims == (samples, features) and tokens and view.starts[0] == view.starts[2] == 0:
+        return aten.select.int, (1, view.starts[1]), {}
+    if not view.is_rearrangement:
+        return None
+    if Counter(view.dims) == Counter(whole.dims):
+        return aten.permute.default, (_order(view),), {}
+    if len(view.dims) == 4 and view.dims[:2] == (samples, features) and view.dims[2] + view.dims[3] != ():
+        return _as_map(view, tokens)
+    return None
+
+
+def _order(view: View) -> list[int]:
+    """Which dimension of the root each dimension of the view is; those of size 1 in order."""
+    left = list(enumerate(View.whole(view.root).dims))
+    order = []
+    for dim in view.dims:
+        found = next(entry for entry in left if entry[1] == dim)
+        left.remove(found)
+        order.append(found[0])
+    return order
+
+
+def _as_map(view: View, tokens: Dim) -> tuple[Any, tuple, dict[str, Any]] | None:
+    height, width = view.shape[2:]
+    row = (Atom(1, width, height),) if height > 1 else ()
+    pixel = (Atom(1, 1, width),) if width > 1 else ()
+    fits = tokens and view.dims[2:] == (row, pixel)
+    return (token_ops.tokens_to_map, (), {"height": height, "width": width}) if fits else None
 
 
 def _sunk(edit: Editor, node: fx.Node) -> str | None:
