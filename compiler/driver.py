@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from sparsec import follow
 from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
@@ -19,8 +21,9 @@ from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
 from sparsec.doors import open_model
 from sparsec.explain import Explanation
-from sparsec.forms import notes
+from sparsec.forms import Form, notes
 from sparsec.from_torch import Captured
+from sparsec.inputs import check_indices, sizes_of
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Story, run
@@ -42,17 +45,20 @@ class RegionProgram:
     machine: Machine
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run on contiguous float32 tensors with a common leading batch axis."""
-        batch = inputs[0].shape[0]
-        outputs = [torch.empty((batch, *shape), dtype=torch.float32) for shape in self.shapes]
+        """Run on contiguous tensors with a common leading batch axis. InvalidInput for sizes or indices out of range."""
+        batch, program = inputs[0].shape[0], self.program
+        sizes = sizes_of(program, inputs) if program.sizes else {}
+        if self.reads_indices:
+            check_indices(program, [x.numpy() for x in inputs])
+        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=torch.float32) for port in program.outputs]
         if batch:
-            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch)
+            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch, sizes)
         return outputs
 
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the outputs, without the batch axis."""
-        return [port.shape for port in self.program.outputs]
+    @cached_property
+    def reads_indices(self) -> bool:
+        """Whether an input names rows of a table."""
+        return any(port.limit is not None for port in self.program.inputs)
 
 
 @dataclass(eq=False)
@@ -98,15 +104,42 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     context = Context(settings, backend.offers, _costs(backend, settings, keep_dense))
     result = run(captured.graph_module, PIPELINE, context)
     reasons = _odd_weights(result.graph_module)
-    found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile)]
-    programs = [_compile_region(region, backend, settings) for region in found]
+    follows, rigid = _follows(captured, result.graph_module, context)
+    found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
+    least = {name: spec.least for name, spec in captured.symbols.items()}
+    programs = [_compile_region(region, backend, settings, least) for region in found]
     whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
-    compiled = CompiledGraph(programs, result.story, explanation_of(result, programs, backend, settings), whole, not programs, reasons)
+    explanation = explanation_of(result, programs, backend, settings)
+    explanation = replace(explanation, notes=(*explanation.notes, *rigid))
+    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons)
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
         compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
     return compiled
+
+
+def _follows(captured: Captured, graph_module: fx.GraphModule, context: Context) -> tuple[dict[str, region_module.Follows], list[str]]:
+    """Which inputs' tokens follow a run-time size that kernels can take; if there is one that they cannot, a note that says why."""
+    found = follow.followers(captured)
+    if not found:
+        return {}, []
+    reason = found if isinstance(found, str) else _rigid(captured, graph_module, context, found)
+    if isinstance(found, str) or reason:
+        return {}, [f"compiled for fixed sizes: {reason}"]
+    return found, []
+
+
+def _rigid(captured: Captured, graph_module: fx.GraphModule, context: Context, follows: Mapping[str, region_module.Follows]) -> str:
+    """Why kernels cannot take every size at run time; empty if they can."""
+    regions = region_module.extract(graph_module, 1, follows)
+    if len(regions) != 1 or not _covers(regions[0], graph_module):
+        return "parts of the graph are not in one region"
+    if reason := follow.unserved(regions[0], captured, _returned(graph_module.graph)):
+        return reason
+    simple = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
+    other = captured.at(follow.smaller(captured, follows))
+    return follow.difference(*(run(part.graph_module, simple, context).graph_module for part in (captured, other)))
 
 
 def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]:
@@ -118,7 +151,7 @@ def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]
     return {"keep_dense": keep_dense, **joined, **(asdict(measured) if measured else {})}
 
 
-def _compile_region(region: region_module.Region, backend: X86, settings: Settings) -> RegionProgram:
+def _compile_region(region: region_module.Region, backend: X86, settings: Settings, least: Mapping[str, int]) -> RegionProgram:
     """Tune if asked to, lower, build the library of every candidate kernel, assemble.
 
     The library holds all default candidates of each layer, so that another mask, which may make another candidate win, compiles
@@ -129,7 +162,7 @@ def _compile_region(region: region_module.Region, backend: X86, settings: Settin
     kernels = _kernels(lowered, backend)
     library = backend.build(kernels, settings.cache_dir)
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
-    program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores))
+    program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least)
     return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend.machine)
 
 

@@ -55,3 +55,14 @@ def check_indices(program: Program, arrays: Sequence[np.ndarray]) -> None:
         if port.limit is not None and array.size and not (array.min() >= 0 and array.max() < port.limit):
             why = f"They go from {array.min()} to {array.max()}, the table has rows 0 to {port.limit - 1}."
             raise InvalidInput(f"Input {port.name!r} holds indices out of range.", why=why)
+
+
+def example_inputs(program: Program) -> list[np.ndarray]:
+    """One sample of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
+    random = np.random.default_rng(0)
+    return [
+        random.random((1, *port.shape), np.float32)
+        if port.dtype == "float32"
+        else np.full((1, *port.shape), 0 if port.limit == 1 else 1, NUMPY[port.dtype])
+        for port in program.inputs
+    ]

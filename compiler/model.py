@@ -16,6 +16,7 @@ from sparsec import artifact
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explain import Explanation
 from sparsec.from_torch import Captured
+from sparsec.inputs import example_inputs
 from sparsec.runtime import StepTime
 from sparsec.settings import Settings
 from sparsec.sizes import GraphsBySize
@@ -97,8 +98,7 @@ class CompiledModel:
             found = self._compiled.explanation
             if self._compiled.fully_compiled:
                 program = self._compiled.programs[0]
-                example = [np.random.default_rng(0).random((1, *p.shape), np.float32) for p in program.program.inputs]
-                times = program.runner.profile(example, repeats=_REPEATS)
+                times = program.runner.profile(example_inputs(program.program), repeats=_REPEATS)
                 layers = (replace(row, time_us=t.seconds * 1e6) for row, t in zip(found.layers, times, strict=True))
                 found = replace(found, layers=tuple(layers))
             self._explanation = found

@@ -4,17 +4,22 @@ from sparsec.passes.assign_layouts import AssignLayouts
 from sparsec.passes.delete_dead_channels import DeleteDeadChannels
 from sparsec.passes.fold_batchnorm import FoldBatchNorm
 from sparsec.passes.fold_constants import FoldConstants
+from sparsec.passes.fuse_attention import FuseAttention
 from sparsec.passes.fuse_depthwise_pointwise import FuseDepthwisePointwise
 from sparsec.passes.fuse_epilogue import FuseEpilogue
 from sparsec.passes.group_regions import GroupRegions
 from sparsec.passes.infer_activation_facts import InferActivationFacts
 from sparsec.passes.infer_weight_facts import InferWeightFacts
+from sparsec.passes.sink_views import SinkViews
 from sparsec.pipeline import Pass
 
 PIPELINE: tuple[Pass, ...] = (
     # Simplify: CAPTURED → CAPTURED
     FoldConstants(),
     FoldBatchNorm(),
+    # Recognise tokens: CAPTURED → CAPTURED
+    FuseAttention(),
+    SinkViews(),
     # Know: CAPTURED → INFERRED
     InferWeightFacts(),
     InferActivationFacts(),

@@ -13,11 +13,14 @@ import numpy as np
 from sparsec.backends.base import Arguments, Machine, Refusal, Source
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import convert, library, shares
+from sparsec.backends.x86.attention_calls import attention_groups
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
+from sparsec.backends.x86.tokens import OPS as TOKEN_OPS
+from sparsec.backends.x86.tokens import token_copy, token_groups
 from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules, vector_verdict
 from sparsec.backends.x86.verdict import Verdict, compare
 from sparsec.layouts import Storage
@@ -25,7 +28,7 @@ from sparsec.regions import Region, parity_step
 from sparsec.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
-_LONGEST_STEP = 4
+_LONGEST_STEP = 32
 _SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
 #: Pixels per tile that kernels come with.
 TILES = (64, 32)
@@ -47,7 +50,7 @@ class X86:
         """None if a kernel exists for ``spec``, else why not."""
         if spec.dtype != "float32":
             return Refusal(f"{spec.dtype}; kernels compute in float32")
-        if spec.op == "linear" and len(spec.inputs[0]) != 1:
+        if spec.op == "linear" and len(spec.inputs[0]) > 2:
             return Refusal("a linear layer on a map")
         if spec.op == "conv2d":
             return None if is_depthwise(spec) and spec.output[1:] != (1, 1) else _convolution_refusal(spec)
@@ -66,10 +69,9 @@ class X86:
         return found if finite else [s for s in found if dict(s)["kernel"] not in _SKIPPING]
 
     def _candidates(self, task: Task) -> list[Schedule]:
-        op = task.spec.op
-        if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
+        if _is_vector_product(task):
             return vector_schedules(vector_matrix(task), self.machine)
-        if op == "depthwise_pointwise" or (op == "conv2d" and not is_depthwise(task.spec)):
+        if _is_map_product(task.spec):
             return [schedule for _, schedule in self.predicted(task)]
         return [_ONLY]
 
@@ -91,23 +93,26 @@ class X86:
         """``region`` with the tile of each resolution on which its products together are predicted fastest."""
         works: dict[tuple[int, int], list[Work]] = defaultdict(list)
         for spec in region.specs.values():
-            product = spec.op == "depthwise_pointwise" or (spec.op == "conv2d" and not is_depthwise(spec))
-            if product and len(spec.output) == 3 and spec.output[1:] != (1, 1):
-                size = spec.output[1], spec.output[2]
+            if _is_map_product(spec):
+                size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
                 works[size].append(nominal_work(spec, region.space(*size), self.machine))
         return replace(region, tiles={size: best_tile(found, self.machine, TILES) for size, found in works.items()})
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``."""
         op = task.spec.op
-        if op == "linear" or (op == "conv2d" and task.target.storage.layout == "vector"):
+        if _is_vector_product(task):
             return [Group((vector_call(task, vector_matrix(task), schedule, self.machine),))]
         if op == "depthwise_pointwise":
             return [self._fused_pair(task, schedule)]
         if op == "conv2d" and is_depthwise(task.spec):
             return [Group((depthwise_call(task, self.machine, task.target, task.target.storage.space),))]
-        if op == "conv2d":
+        if op in ("conv2d", "linear"):
             return [Group((panel_call(task, self._product(task), schedule, self.machine),))]
+        if op == "attention":
+            return attention_groups(task, self.machine)
+        if op in TOKEN_OPS:
+            return token_groups(task, self.machine)
         if op in ("max_pool2d", "avg_pool2d", "global_avg_pool"):
             return pool_groups(task, self.machine)
         return elementwise_groups(task, self.machine)
@@ -117,14 +122,14 @@ class X86:
         return shares.settle(groups)
 
     def _product(self, task: Task) -> Product:
-        if task.spec.op != "depthwise_pointwise":
-            weight, bias = task.weights[:2]
-            assert weight is not None
-            return product_of(weight, bias, task.spec, task.sources[0].storage)
-        weight, bias = task.weights[2:4]
+        weight, bias = task.weights[2:4] if task.spec.op == "depthwise_pointwise" else task.weights[:2]
         assert weight is not None
+        if task.spec.op == "linear":
+            return product_of(weight[:, :, None, None], bias, _pointwise(task.spec), task.sources[0].storage)
+        if task.spec.op == "conv2d":
+            return product_of(weight, bias, task.spec, task.sources[0].storage)
         middle = Storage("packed", weight.shape[1], task.target.storage.space)
-        return product_of(weight, bias, _plain(task.spec), middle)
+        return product_of(weight, bias, _pointwise(task.spec), middle)
 
     def _fused_pair(self, task: Task, schedule: Schedule) -> Group:
         space, product = task.target.storage.space, self._product(task)
@@ -138,6 +143,8 @@ class X86:
     def copy(self, source: Buffer, target: Buffer) -> Call:
         """Move a value between storages."""
         have, want = source.storage, target.storage
+        if "rows" in (have.layout, want.layout):
+            return token_copy(source, target, self.machine)
         lanes = self.machine.lanes
         if have.is_map and want.is_map:
             space = want.space
@@ -169,8 +176,22 @@ class X86:
         return library.build(kernels, self.machine, cache)
 
 
-def _plain(spec: KernelSpec) -> KernelSpec:
-    """The 1x1 convolution inside a fused pair."""
+def _is_vector_product(task: Task) -> bool:
+    """Whether a task is a product with one vector."""
+    op = task.spec.op
+    return (op == "linear" and len(task.spec.output) == 1) or (op == "conv2d" and task.target.storage.layout == "vector")
+
+
+def _is_map_product(spec: KernelSpec) -> bool:
+    """Whether a spec is a product over the pixels of a map, or over tokens."""
+    if spec.op == "linear":
+        return len(spec.output) == 2
+    pixels = len(spec.output) == 3 and spec.output[1:] != (1, 1)
+    return pixels and (spec.op == "depthwise_pointwise" or (spec.op == "conv2d" and not is_depthwise(spec)))
+
+
+def _pointwise(spec: KernelSpec) -> KernelSpec:
+    """The 1x1 convolution inside a fused pair, or that a linear layer over tokens is."""
     plain = {"groups": 1, "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
     return KernelSpec("conv2d", spec.inputs, spec.output, spec.weights[2:], attributes=tuple(plain.items()))
 

@@ -1,0 +1,84 @@
+"""Which tokens follow a size known at run time, and whether one program serves all values of it.
+
+A graph is made for the largest size. Its kernels may take fewer tokens if only counts of tokens depend on the size: every other number
+and every constant must be the same in the graph made for another size, tables of tokens the first rows of the larger table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsec.forms import constant
+from sparsec.from_torch import Captured
+from sparsec.regions import Follows, Region
+from sparsec.symbols import Axis, Dim
+
+
+def followers(captured: Captured) -> dict[str, Follows] | str:
+    """For each input by name, the size that its tokens follow; why not, where other axes than those of tokens follow one."""
+    found: dict[str, Follows] = {}
+    for spec in captured.inputs:
+        for position, dim in _free(spec.dims, captured.batch):
+            if position != 1 or len(spec.shape) not in (2, 3) or dim.times != 1:
+                return f"axis {position} of {spec.name} follows {dim}, and kernels take a number of tokens at run time only"
+            found[spec.name] = dim.symbol, dim.plus
+    return found
+
+
+def smaller(captured: Captured, follows: Mapping[str, Follows]) -> dict[str, int]:
+    """Other sizes to compare with: about two thirds, and odd."""
+    symbols = {symbol for symbol, _ in follows.values()}
+    least = {name: spec.least for name, spec in captured.symbols.items()}
+    return {name: max(least[name], size * 2 // 3 | 1) if name in symbols else size for name, size in captured.sizes.items()}
+
+
+def difference(large: fx.GraphModule, small: fx.GraphModule) -> str:
+    """Where two graphs of one program differ in more than counts of tokens; empty if nowhere."""
+    pairs = list(zip(large.graph.nodes, small.graph.nodes, strict=False))
+    if len(large.graph.nodes) != len(small.graph.nodes):
+        return "the graph has other nodes for other sizes"
+    twin = dict(pairs)
+    for a, b in pairs:
+        if (a.op, a.op != "get_attr" and a.target) != (b.op, b.op != "get_attr" and b.target):
+            return f"{a.name} is {b.name} for other sizes"
+        if a.op == "get_attr" and not _same_rows(constant(a), constant(b)):
+            return f"the constant {a.target} depends on the size"
+        if a.op == "call_function" and not _same_arguments(a, b, twin):
+            return f"the arguments of {a.name} depend on the size"
+    return ""
+
+
+def unserved(region: Region, captured: Captured, returned: Sequence[Any]) -> str:
+    """What a region that is the whole graph cannot follow; empty if nothing."""
+    for node, dims in zip(returned, captured.output_dims, strict=True):
+        for position, dim in _free(dims, captured.batch):
+            if position != 1 or dim is None or region.follows.get(node) != (dim.symbol, dim.plus) or dim.times != 1:
+                return f"axis {position} of the result {node.name} follows {dim}"
+    for node, spec in region.specs.items():
+        if node not in region.follows and spec.op not in ("select_token", "mean_tokens") and any(a in region.follows for a in node.args):
+            return f"{node.name} makes something else of tokens"
+    return ""
+
+
+def _free(dims: Sequence[Dim | None], batch: str) -> Iterator[tuple[int, Any]]:
+    """Positions of axes that follow a size other than the batch's; None where it is unknown what they follow."""
+    for position, dim in enumerate(dims):
+        if not isinstance(dim, int) and (position or not isinstance(dim, Axis) or dim.symbol != batch):
+            yield position, dim
+
+
+def _same_rows(large: Tensor | None, small: Tensor | None) -> bool:
+    """Whether constants are equal, or the smaller one is the beginning of the larger along the dimensions in which they differ."""
+    if large is None or small is None or large.dim() != small.dim() or large.dtype != small.dtype:
+        return False
+    cut = tuple(slice(0, size) for size in small.shape)
+    return large.data_ptr() == small.data_ptr() or torch.equal(large[cut], small)
+
+
+def _same_arguments(a: fx.Node, b: fx.Node, twin: Mapping[fx.Node, fx.Node]) -> bool:
+    mine = fx.map_arg((a.args, a.kwargs), lambda node: twin[node])
+    return bool(mine == (b.args, b.kwargs))
