@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 FAILED = 2
 _COMPILER_PACKAGES = ("torch", "tvm", "networkx", "filelock")
 
-FactoryArgument = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Function returning a model or (model, inputs).")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="model.onnx, model.pt2 or module:factory, a function returning a model or (model, inputs).")
+]
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that `sparsec compile` wrote.")]
 ShapeOption = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="Shape of an example input: x=1,3,224,224.")]
 TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
@@ -66,14 +69,14 @@ def sparsec(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 
 @app.command("compile")
 def compile_command(
-    factory: FactoryArgument,
+    model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The artifact to write.")],
     inputs: ShapeOption = None,
     tune: TuneOption = "off",
     threads: ThreadsOption = 1,
 ) -> None:
     """Compile a model and write an artifact that runs without torch."""
-    compiled, seconds = _compiled(factory, inputs or (), tune, threads)
+    compiled, seconds = _compiled(model, inputs or (), tune, threads)
     compiled.save(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     _print(f"{output}: {size / 2**20:.1f} MiB, compiled in {seconds:.1f} s")
@@ -120,22 +123,23 @@ def _read(file: Path) -> np.ndarray:
 
 @app.command()
 def explain(
-    what: Annotated[str, typer.Argument(metavar="ARTIFACT|MODULE:FACTORY")],
+    what: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL")],
     inputs: ShapeOption = None,
     tune: TuneOption = "off",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say for each layer what was found, which kernel won, and why it stayed dense if it did."""
     from sparsec.artifact import read_explanation
+    from sparsec.factories import is_model_file
 
-    is_file = ":" not in what or Path(what).exists()
-    explanation = read_explanation(what) if is_file else _compiled(what, inputs or (), tune, 1)[0].explain()
+    is_artifact = not is_model_file(what) and (":" not in what or Path(what).exists())
+    explanation = read_explanation(what) if is_artifact else _compiled(what, inputs or (), tune, 1)[0].explain()
     typer.echo(explanation.to_json()) if json else _table_console().print(explanation)
 
 
 @app.command()
 def bench(
-    factory: FactoryArgument,
+    model: ModelArgument,
     rivals: Annotated[str, typer.Option(help="Names with commas.")] = "inductor-freezing,onnxruntime,openvino",
     threads: ThreadsOption = 1,
     batch: Annotated[int, typer.Option(min=1)] = 1,
@@ -146,9 +150,8 @@ def bench(
 ) -> None:
     """Time a model under several engines, in turns, each in its own process. Ours always takes part."""
     from sparsec.bench import OURS, compare
-    from sparsec.factories import load_factory
 
-    load_factory(factory)
+    factory = _factory(model, batch)
     names = [name.strip() for name in rivals.split(",") if name.strip()]
     names = names if any(name in OURS for name in names) else [OURS[0], *names]
     with _progress() as progress:
@@ -163,41 +166,41 @@ def bench(
             tune=tune,
             progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
         )
+    result = replace(result, factory=model)
     typer.echo(result.to_json()) if json else _table_console().print(result.table())
 
 
 @app.command()
 def tune(
-    factory: FactoryArgument,
+    model: ModelArgument,
     inputs: ShapeOption = None,
     level: Annotated[str, typer.Option(help="quick or full.")] = "quick",
     threads: ThreadsOption = 1,
 ) -> None:
     """Measure kernels for a model on this machine and keep the records for later compilations."""
-    compiled, seconds = _compiled(factory, inputs or (), level, threads)
+    compiled, seconds = _compiled(model, inputs or (), level, threads)
     _print(f"tuned in {seconds:.1f} s; records are in {_cache_directory()}")
     _summarise(compiled.explain())
 
 
 @app.command()
 def bisect(
-    factory: FactoryArgument,
+    model: ModelArgument,
     inputs: ShapeOption = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference, relative to the largest output.")] = 1e-4,
 ) -> None:
     """Find the first pass that changes the model's answer; exits with 1 if there is one."""
     from sparsec.backends.x86.backend import X86
     from sparsec.bisect import bisect as first_wrong
-    from sparsec.factories import make_model
-    from sparsec.from_torch import capture
+    from sparsec.doors import inputs_of, open_model
     from sparsec.passes import PIPELINE
     from sparsec.pipeline import Context
     from sparsec.settings import Settings
 
-    model, examples = make_model(factory, inputs or ())
-    captured = capture(model, examples)
+    opened = _opened(model, inputs or ())
+    captured = open_model(*opened)
     context = Context(Settings(), X86().offers, {"keep_dense": True})
-    culprit = first_wrong(captured.graph_module, captured.flatten(examples), PIPELINE, context, tolerance)
+    culprit = first_wrong(captured.graph_module, inputs_of(captured, *opened[1:]), PIPELINE, context, tolerance)
     if culprit is None:
         _print(f"None of the {len(PIPELINE)} passes changes the answer by more than {tolerance:g}.")
     else:
@@ -216,15 +219,39 @@ def doctor() -> None:
     raise typer.Exit(int(not all(check.ok for check in checks)))
 
 
-def _compiled(factory: str, shapes: Sequence[str], tune: str, threads: int) -> tuple[Any, float]:
+def _compiled(model: str, shapes: Sequence[str], tune: str, threads: int) -> tuple[Any, float]:
     """The compiled model and the seconds that took."""
-    from sparsec.factories import make_model
-
-    model, examples = make_model(factory, shapes)
+    opened = _opened(model, shapes)
     from sparsec import driver
 
     begin = time.perf_counter()
-    return driver.compile(model, examples, tune=tune, threads=threads), time.perf_counter() - begin
+    return driver.compile(*opened, tune=tune, threads=threads), time.perf_counter() - begin
+
+
+def _opened(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:
+    """A model with its example inputs, as ``sparsec.compile`` takes them."""
+    from sparsec.factories import checked_path, is_model_file, make_model
+
+    if not is_model_file(model):
+        return make_model(model, shapes)
+    path = checked_path(model)
+    from sparsec.doors import with_shapes
+
+    return with_shapes(path, shapes)
+
+
+def _factory(model: str, batch: int) -> str:
+    """The name of a factory that a benchmark's processes can call, tried once for files."""
+    from sparsec.factories import checked_path, is_model_file, load_factory
+
+    if not is_model_file(model):
+        load_factory(model)
+        return model
+    path = checked_path(model)
+    from sparsec.opened import name_of, opened
+
+    opened(path, batch)
+    return name_of(path, batch)
 
 
 def _summarise(explanation: Any) -> None:

@@ -14,24 +14,25 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.from_program import example_arguments
+from sparsec.errors import InvalidInput
+from sparsec.factories import checked_path, shapes_by_name
+from sparsec.from_program import example_arguments, input_names, random_tensor
 from sparsec.from_torch import Captured, capture
 from sparsec.pt2 import load_program
-
-SUFFIXES = (".pt2", ".onnx")
 
 
 def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
     """The graph of a module, program or file. InvalidInput, UnsupportedModel.
 
-    example_inputs: a tuple of tensors or arrays, or one alone; only a module cannot do without.
+    example_inputs: a tuple of tensors or arrays, or one alone; for an ONNX model also a mapping by name. Only a module cannot do without.
     """
     if isinstance(model, str | os.PathLike):
         path = checked_path(model)
         if path.suffix.lower() == ".onnx":
             return _from_onnx(path, example_inputs, kwargs, dynamic_shapes)
         model = load_program(path)
+    elif type(model).__module__.partition(".")[0] == "onnx":
+        return _from_onnx(model, example_inputs, kwargs, dynamic_shapes)
     if not isinstance(model, ExportedProgram):
         if example_inputs is None and not kwargs:
             hint = "Call sparsec.compile(model, (x,)) with a tensor of the shape to compile for."
@@ -45,36 +46,76 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
     return capture(model, args, named, dynamic_shapes)
 
 
-def checked_path(given: str | os.PathLike[str]) -> Path:
-    """The path of a model file. InvalidInput for one that is not there or of another kind."""
-    path = Path(given)
-    if path.suffix.lower() not in SUFFIXES:
-        hint = "Give a .pt2 or .onnx file; sparsec.load reads artifacts; the command line takes module:factory as well."
-        raise InvalidInput(f"{path.name!r} is no model file.", where=str(path), hint=hint)
-    if not path.is_file():
-        raise InvalidInput("The model file does not exist." if not path.exists() else "The model file is a directory.", where=str(path))
-    return path
-
-
 def tensors(given: Any) -> tuple[Any, ...]:
     """Example inputs as a tuple with tensors for arrays."""
     alone = isinstance(given, Tensor | np.ndarray)
     return pytree.tree_map_only(np.ndarray, _tensor, (given,) if alone else tuple(given or ()))
 
 
-def _from_onnx(path: Path, example_inputs: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Captured:
+def with_shapes(path: Path, texts: Sequence[str], batch: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
+    """The model of a file with example inputs, positional or a mapping, and keyword inputs, for shapes as in "x=1,3,224,224".
+
+    Inputs without a shape are the program's own examples; of an ONNX model they are random, with 1 for a symbolic batch. ``batch`` is what
+    all of them are cut or repeated to. InvalidInput for an unknown name, or a shape that is needed and missing.
+    """
+    if path.suffix.lower() == ".onnx":
+        return path, _onnx_examples(path, texts, batch), {}
+    program = load_program(path)
+    leaves, spec = pytree.tree_flatten(example_arguments(program))
+    names = input_names(program)
+    given = shapes_by_name(names, texts)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    for name, place in zip(names, places, strict=True):
+        leaf = leaves[place]
+        leaf = random_tensor(given[name], leaf.dtype) if name in given else leaf
+        leaves[place] = leaf if batch is None or not leaf.dim() else leaf[torch.arange(batch) % len(leaf)]
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return program, args, kwargs
+
+
+def inputs_of(opened: Captured, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
+    """The tensors that the graph takes: the examples where their shapes are those of the graph, else random ones."""
+    if isinstance(example_inputs, Mapping):
+        example_inputs, kwargs = (), example_inputs
+    given = opened.flatten(tensors(example_inputs), kwargs) if example_inputs is not None else []
+    if [x.shape for x in given] == [spec.shape for spec in opened.inputs]:
+        return given
+    return [random_tensor(spec.shape, spec.dtype) for spec in opened.inputs]
+
+
+def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[str, Tensor] | None:
+    from sparsec.from_onnx_file import read_model
+    from sparsec.onnx_graph import read_network
+
+    if not texts and batch is None:
+        return None
+    entries = read_network(*read_model(path)).inputs
+    given = shapes_by_name([entry.name for entry in entries], texts)
+    examples = {}
+    for entry in entries:
+        shape = list(
+            given.get(entry.name) or (1 if isinstance(dim, str) and not axis else dim for axis, dim in enumerate(entry.dims or ()))
+        )
+        if (entry.dims is None and entry.name not in given) or any(isinstance(size, str) for size in shape):
+            raise InvalidInput(f"Nothing says how large input {entry.name!r} is.", where=str(path), hint=f"Give --input {entry.name}=1,...")
+        if batch is not None and shape and not (entry.dims and isinstance(entry.dims[0], int)):
+            shape[0] = batch
+        examples[entry.name] = random_tensor(shape, entry.dtype)
+    return examples
+
+
+def _from_onnx(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Captured:
+    """``model``: a path or a message in memory."""
+    where = str(model) if isinstance(model, Path) else ""
     if kwargs or dynamic_shapes is not None:
-        raise InvalidInput("An ONNX model takes no keyword inputs and has its free axes already.", where=str(path))
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            raise InvalidInput("The file is a zip archive and no ONNX model.", where=str(path), hint="Give .pt2 files that suffix.")
-    try:
-        from sparsec.from_onnx import capture_onnx
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "sparsec":
-            raise UnsupportedModel("This build reads no ONNX models.", where=str(path)) from error
-        raise
-    return capture_onnx(path, tensors(example_inputs) if example_inputs is not None else None)
+        raise InvalidInput("An ONNX model takes no keyword inputs and has its free axes already.", where=where)
+    if isinstance(model, Path):
+        with model.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise InvalidInput("The file is a zip archive and no ONNX model.", where=where, hint="Give .pt2 files that suffix.")
+    from sparsec.from_onnx import capture_onnx
+
+    return capture_onnx(model, example_inputs)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

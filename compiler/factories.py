@@ -1,4 +1,4 @@
-"""What the command line is given, as objects: "module:factory" as a model with example inputs, "x=1,3,224,224" as shapes."""
+"""What the command line is given, as objects: "module:factory" or "model.pt2" as a model with example inputs, "x=1,3,224,224" as shapes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec.errors import InvalidInput
@@ -15,13 +16,32 @@ if TYPE_CHECKING:
     import torch
 
 
+#: Of files that hold a model.
+SUFFIXES = (".pt2", ".onnx")
+
+
+def is_model_file(what: str) -> bool:
+    """Whether this names a file that holds a model, existing or not."""
+    return what.lower().endswith(SUFFIXES)
+
+
+def checked_path(given: str | os.PathLike[str]) -> Path:
+    """The path of a model file. InvalidInput for one that is not there or of another kind."""
+    path = Path(given)
+    if path.suffix.lower() not in SUFFIXES:
+        hint = "Give a .pt2 or .onnx file; sparsec.load reads artifacts; the command line takes module:factory as well."
+        raise InvalidInput(f"{path.name!r} is no model file.", where=str(path), hint=hint)
+    if not path.is_file():
+        raise InvalidInput("The model file is a directory." if path.exists() else "The model file does not exist.", where=str(path))
+    return path
+
+
 def load_factory(path: str) -> Callable[[], Any]:
     """The function named by ``module:name``; modules in the current directory are found too. InvalidInput if there is none."""
     module, _, name = path.partition(":")
     if not (module and name):
-        raise InvalidInput(
-            f"{path!r} does not name a factory.", hint="Write module:function, for example sparsec.models.zoo:mobilenet_v1_90."
-        )
+        hint = "Write module:function, for example sparsec.models.zoo:mobilenet_v1_90, or the path of a .pt2 or .onnx file."
+        raise InvalidInput(f"{path!r} does not name a factory.", hint=hint)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -65,6 +85,19 @@ def named(text: str) -> tuple[str, str]:
     return (name, value) if equals else ("", text)
 
 
+def shapes_by_name(names: Sequence[str], texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes given for inputs of these names; unnamed ones come first. InvalidInput for an unknown name or a bad shape."""
+    given = [(name, _shape(value)) for name, value in map(named, texts)]
+    unnamed = [shape for name, shape in given if not name]
+    by_name = {name: shape for name, shape in given if name}
+    rest = names[len(unnamed) :]
+    unknown = [name for name in by_name if name not in rest]
+    if unknown or len(unnamed) > len(names):
+        what = f"The model has no input named {', '.join(unknown)}." if unknown else f"The model has {len(names)} inputs."
+        raise InvalidInput(what, hint=f"The model takes {', '.join(rest) or 'no more inputs'}.")
+    return dict(zip(names, unnamed, strict=False)) | by_name
+
+
 def _shape(text: str) -> tuple[int, ...]:
     try:
         shape = tuple(int(size) for size in text.replace("x", ",").split(","))
@@ -76,13 +109,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _ordered(model: torch.nn.Module, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Shapes in the order of ``forward``'s parameters; unnamed ones come first."""
-    given = [(name, _shape(value)) for name, value in map(named, texts)]
-    unnamed = [shape for name, shape in given if not name]
-    by_name = {name: shape for name, shape in given if name}
-    parameters = list(inspect.signature(model.forward).parameters)[len(unnamed) :]
-    unknown = [name for name in by_name if name not in parameters]
-    if unknown:
-        hint = f"The model takes {', '.join(parameters) or 'no more inputs'}."
-        raise InvalidInput(f"The model has no input named {', '.join(unknown)}.", hint=hint)
-    return [*unnamed, *(by_name[name] for name in parameters if name in by_name)]
+    """Shapes in the order of ``forward``'s parameters."""
+    names = list(inspect.signature(model.forward).parameters)
+    given = shapes_by_name(names, texts)
+    return [given[name] for name in names if name in given]

@@ -58,7 +58,7 @@ class Symbolic:
         chosen = dict(sizes)
         for name in sizes.keys() & self._tokens():
             most = self.signature.symbols[name].most
-            chosen[name] = most if most is not None and most <= LARGEST else self.signature.aligned(name, sizes[name])
+            chosen[name] = most if most is not None and most <= LARGEST else self.signature.symbols[name].aligned(sizes[name])
         return chosen
 
     def _tokens(self) -> set[str]:
@@ -92,23 +92,33 @@ def read_symbols(program: ExportedProgram) -> Symbolic:
 
 
 def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The program's own example inputs, or random ones of its shapes: free sizes are 1 for the batch, else the largest."""
-    if program.example_inputs is not None:
+    """The program's own example inputs, or random ones: the least batch, and up to one bucket of every other free size."""
+    if program.example_inputs:
         args, kwargs = program.example_inputs
         return tuple(args), dict(kwargs)
-    symbols = {expression(size) for _, value in _taken(program) for size in value.shape if not isinstance(size, int)}
-    if symbols:
-        raise InvalidInput("The program has free sizes and no example inputs.", hint="Give example inputs.")
+    symbolic = read_symbols(program)
+    symbols = symbolic.signature.symbols
+    sizes = {name: spec.least if name == symbolic.batch else max(spec.least, spec.aligned(1)) for name, spec in symbols.items()}
     tensors = dict(_taken(program))
+    made = {
+        name: random_tensor([dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims], tensors[name].dtype)
+        for name, dims in zip(symbolic.signature.names, symbolic.signature.dims, strict=True)
+    }
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
-    leaves = [_example(tensors[spec.arg.name]) if spec.arg.name in tensors else spec.arg.value for spec in specs]
+    leaves = [made[spec.arg.name] if spec.arg.name in made else getattr(spec.arg, "value", None) for spec in specs]
     args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
     return args, kwargs
 
 
-def _example(value: Tensor) -> Tensor:
-    made = torch.zeros(value.shape, dtype=value.dtype)
-    return made.normal_(generator=torch.Generator().manual_seed(0)) if value.dtype.is_floating_point else made
+def random_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Normal numbers, the same for every call; zeros of a dtype that has none."""
+    made = torch.zeros(tuple(shape), dtype=dtype)
+    return made.normal_(generator=torch.Generator().manual_seed(0)) if dtype.is_floating_point else made
+
+
+def input_names(program: ExportedProgram) -> list[str]:
+    """The names of the tensors that a caller gives, in order."""
+    return [name for name, _ in _taken(program)]
 
 
 # What axes follow

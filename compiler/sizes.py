@@ -68,9 +68,8 @@ class GraphsBySize:
         """At these sizes, or at buckets of those that kernels take at run time."""
         program = self._first.graph.programs[0].program if self._first.graph.fully_compiled else None
         taken = {size.name for size in program.sizes} if program else set()
-        signature = self._captured.symbolic.signature if self._captured.symbolic else None
-        exact = {name: signature.aligned(name, size) if signature and name in taken else size for name, size in sizes.items()}
-        return _Entry(exact, self._build(self._captured.at(exact)))
+        chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
+        return _Entry(chosen, self._build(self._captured.at(chosen)))
 
     def _text(self, entry: _Entry) -> str:
         """As in "tokens=97"; with the batch only where it is not free."""

@@ -22,6 +22,10 @@ class SymbolSpec:
     least: int = 1
     most: int | None = None
 
+    def aligned(self, size: int) -> int:
+        """The bucket for a size, cut to the largest."""
+        return min(bucket(size), self.most) if self.most is not None else bucket(size)
+
     @property
     def bound(self) -> str:
         """The range in words."""
@@ -54,9 +58,9 @@ class Axis:
 Dim = int | Axis
 
 
-def bucket(size: int, least: int = BUCKET) -> int:
-    """The next multiple of ``least``."""
-    return -(-size // least) * least
+def bucket(size: int) -> int:
+    """The next multiple of BUCKET."""
+    return -(-size // BUCKET) * BUCKET
 
 
 def shape_text(dims: Sequence[Dim | None]) -> str:
@@ -84,15 +88,6 @@ class Signature:
         sizes = {symbol: size for symbol, (size, _) in found.items()}
         self._check_guards(shapes)
         return sizes
-
-    def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
-        """The shapes of all inputs for these sizes; the inverse of ``sizes``."""
-        return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in self.dims]
-
-    def aligned(self, symbol: str, size: int) -> int:
-        """The bucket for a size, cut to the symbol's largest value."""
-        most = self.symbols[symbol].most
-        return min(bucket(size), most) if most is not None else bucket(size)
 
     def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
         if not isinstance(dim, Axis):
