@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +71,23 @@ def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None)
     except (UnicodeDecodeError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
         raise UnsupportedModel("The ONNX model is malformed.", where=where, why=str(error)) from error
     _check_operators(network, where)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
         return _Import(network, _sizes(network, example_inputs)).run()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs a traceback for shapes that do not fit, which are reported as errors here."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addFilter(_other_than_shapes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_other_than_shapes)
+
+
+def _other_than_shapes(record: logging.LogRecord) -> bool:
+    return "failed while attempting to run meta" not in str(record.msg)
 
 
 class _Import:

@@ -3,7 +3,6 @@
 A value is a torch tensor while it is known and an fx.Node otherwise; shapes are always known, so shape arithmetic disappears.
 """
 
-import math
 import operator
 import re
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsec.errors import UnsupportedModel
-from sparsec.graph import Recomputation
 from sparsec.onnx_graph import OnnxNode, Subgraph
 
 Value: TypeAlias = Tensor | fx.Node
@@ -31,7 +30,7 @@ class Builder:
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.source = ""
-        self._compute = Recomputation()
+        self._mode = FakeTensorMode()
         self._placed: dict[int, tuple[Tensor, fx.Node]] = {}
         self._names: dict[int, tuple[Tensor, str]] = {}
         self._transposed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -39,8 +38,8 @@ class Builder:
     def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
         """An input of the graph, contiguous."""
         node = self.graph.placeholder(_identifier(name, "input"))
-        strides = [math.prod(shape[axis + 1 :]) or 1 for axis in range(len(shape))]
-        node.meta["val"] = self._compute(torch.empty_strided, (tuple(shape), tuple(strides)), {"dtype": dtype})
+        with self._mode:
+            node.meta["val"] = torch.empty(tuple(shape), dtype=dtype)
         node.meta["custom"] = {"sparsec": {"source": name}}
         return node
 
@@ -54,9 +53,9 @@ class Builder:
         if not any(isinstance(leaf, fx.Node) for leaf in tree_leaves((args, kwargs))):
             return self._fold(target, args, kwargs)
         args, kwargs = tree_map_only(Tensor, self.place, (tuple(args), kwargs))
-        value = self._compute(target, args, kwargs)
-        node = self.graph.call_function(target, args, kwargs)
-        return self._described(node, value)
+        value = self._run(target, *tree_map_only(fx.Node, lambda node: node.meta["val"], (args, kwargs)))
+        name = getattr(target, "__name__", "").partition(".")[0] or None
+        return self._described(self.graph.create_node("call_function", target, args, kwargs, name), value)
 
     def item(self, value: Any, index: int) -> Value:
         """One of several results."""
@@ -72,7 +71,7 @@ class Builder:
             stored = tensor.detach().contiguous()
             self.root.register_buffer(name, stored)
             node = self.graph.get_attr(name)
-            self._placed[id(tensor)] = tensor, self._described(node, self._compute.like(stored))
+            self._placed[id(tensor)] = tensor, self._described(node, self._like(stored))
         return self._placed[id(tensor)][1]
 
     def transposed(self, weight: Tensor) -> Tensor:
@@ -86,13 +85,21 @@ class Builder:
     def _fold(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Computed for real, once fake tensors have shown that the result is of a size that the inputs justify."""
         given = sum(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        fakes = tree_map_only(Tensor, self._compute.like, (tuple(args), kwargs))
-        results = tree_leaves(self._compute(target, *fakes))
+        fakes = tree_map_only(Tensor, self._like, (tuple(args), kwargs))
+        results = tree_leaves(self._run(target, *fakes))
         size = max((result.numel() for result in results if isinstance(result, Tensor)), default=0)
         if size > max(LARGEST_FOLDED, GROWTH * given):
             raise UnsupportedModel("A value computed from constants is too large.", where=self.source, why=f"{size} elements")
         with torch.no_grad():
             return target(*args, **kwargs)
+
+    def _run(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        with self._mode, torch.no_grad():
+            return target(*args, **kwargs)
+
+    def _like(self, tensor: Tensor) -> Tensor:
+        with self._mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
 
     def _described(self, node: fx.Node, value: Any) -> fx.Node:
         node.meta["val"] = value
