@@ -10,6 +10,7 @@ from typing import Any, Self
 from platformdirs import user_cache_path
 
 from sparsec.errors import InvalidInput
+from sparsec.token_budget import TokenPruning
 
 TUNE_LEVELS = ("off", "quick", "full")
 
@@ -31,7 +32,8 @@ class Settings:
     tune: "off" (good defaults at once), "quick" or "full" (measure candidates). threads: how many the program runs
     on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
     where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
-    (SPARSEC_STOP_AFTER). InvalidInput for a value out of range.
+    (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.token_budget`). remove_padding:
+    compute a batch of sequences of unequal length without their padding. InvalidInput for a value out of range.
     """
 
     tune: str = "off"
@@ -39,6 +41,8 @@ class Settings:
     cache_dir: Path = field(default_factory=_cache_directory)
     dump_dir: Path | None = field(default_factory=_dump_directory)
     stop_after: str | None = field(default_factory=lambda: os.environ.get("SPARSEC_STOP_AFTER") or None)
+    token_pruning: TokenPruning | Mapping[str, Any] | None = None
+    remove_padding: bool = False
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:
@@ -48,6 +52,10 @@ class Settings:
         object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         if self.dump_dir is not None:
             object.__setattr__(self, "dump_dir", Path(self.dump_dir))
+        if self.token_pruning is not None:
+            object.__setattr__(self, "token_pruning", TokenPruning.read(self.token_pruning))
+        if not isinstance(self.remove_padding, bool):
+            raise InvalidInput(f"remove_padding is True or False, got {self.remove_padding!r}.")
 
     @property
     def thread_count(self) -> int:
