@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsec import errors
     from sparsec.artifact import LoadedModel, load
+    from sparsec.autotune.export import export_kernels
     from sparsec.driver import CompiledModel, compile
     from sparsec.errors import SparsecError
     from sparsec.explain import Explanation
@@ -28,6 +29,7 @@ _HOMES = {
     "load": "artifact",
     "LoadedModel": "artifact",
     "Explanation": "explain",
+    "export_kernels": "autotune.export",
     "refresh": "torch_backend",
     "Settings": "settings",
     "SparsecError": "errors",
@@ -42,6 +44,7 @@ __all__ = [
     "__version__",
     "compile",
     "errors",
+    "export_kernels",
     "load",
     "refresh",
 ]

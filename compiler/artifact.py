@@ -43,7 +43,7 @@ FLAT = "program.bin"
 _C_FILES = ("sparsec.h", "sparsec.c")
 _LICENCES = ("LICENSE", "NOTICE")
 #: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
-_LINUX_NAMES = {"bmi": "bmi1"}
+LINUX_NAMES = {"bmi": "bmi1"}
 _AGAIN = "Save the model again, or copy the artifact again from where it was whole."
 
 
@@ -125,7 +125,7 @@ def _ffi_licences() -> list[Path]:
 
 def _write_flat(path: Path, program: Program, kernels: Path, machine: Mapping[str, Any]) -> Path:
     files = {name: (path.parent / name).read_bytes() for name in (kernels.name, FFI, RUNTIME, WEIGHTS)}
-    flags = [_LINUX_NAMES.get(name, name) for name in sorted(machine["features"])]
+    flags = [LINUX_NAMES.get(name, name) for name in sorted(machine["features"])]
     path.write_bytes(flat_program(program, files, _weights_offset(files[WEIGHTS]), [machine["arch"], *flags]))
     return path
 
@@ -235,7 +235,7 @@ def _check_machine(manifest: Mapping[str, Any], folder: Path) -> None:
     if arch != here:
         raise MachineError(f"The artifact is for {arch} processors, this one is {here}.", where=str(folder), hint=hint)
     flags = _processor_flags()
-    missing = [name for name in features if _LINUX_NAMES.get(name, name) not in flags]
+    missing = [name for name in features if LINUX_NAMES.get(name, name) not in flags]
     if missing:
         why = f"It lacks {', '.join(missing)}."
         raise MachineError("The artifact needs instructions that this processor does not have.", where=str(folder), why=why, hint=hint)

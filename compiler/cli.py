@@ -184,6 +184,25 @@ def tune(
 
 
 @app.command()
+def export(
+    model: ModelArgument,
+    kernels: Annotated[Path, typer.Option("--kernels", metavar="DIR", help="The folder to write to.")],
+    inputs: ShapeOption = None,
+    tune: TuneOption = "off",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Write each kernel that a model calls as a C library with its header, what is known of it, and a self-test."""
+    from sparsec.artifact import load
+    from sparsec.autotune.export import export_kernels
+
+    made = export_kernels(load(model) if Path(model).is_dir() else _compiled(model, inputs or (), tune, threads)[0], kernels)
+    _print(f"{kernels}: {len(made)} kernels; `make -C {kernels}` builds and runs their self-tests")
+    for kernel in made:
+        if kernel.untested:
+            _print(f"Note: {kernel.symbol} has no self-test: {kernel.untested}")
+
+
+@app.command()
 def bisect(
     model: ModelArgument,
     inputs: ShapeOption = None,
