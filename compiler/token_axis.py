@@ -215,7 +215,8 @@ def _sources(node: fx.Node) -> list[fx.Node]:
         return [arguments(node)["query"]]
     if node.target in ELEMENTWISE:
         shape = node.meta["val"].shape
-        return [each for each in node.args[:2] if is_tokens(each) and each.meta["val"].shape[1] == shape[1]]  # type: ignore[union-attr]
+        operands = [each for each in node.args[:2] if isinstance(each, fx.Node) and is_tokens(each)]
+        return [each for each in operands if token_count(each) == shape[1]]
     operands = [each for each in node.all_input_nodes if is_tokens(each)]
     return operands[:1] if len(operands) == 1 and not _unary_refusal(node, set(operands)) else []
 

@@ -129,7 +129,7 @@ def spread(
 
 
 def _blocks(after: object) -> tuple[int, ...]:
-    entries = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
+    entries: list[Any] = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
     whole = all(isinstance(entry, int) and not isinstance(entry, bool) and entry >= 1 for entry in entries)
     if not entries or not whole or entries != sorted(set(entries)):
         raise _invalid("after", after, "Block numbers are ascending integers from 1.")

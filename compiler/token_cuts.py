@@ -57,7 +57,8 @@ def _places(graph: fx.Graph, numbers: Sequence[int], attentions: Sequence[fx.Nod
 
     Dropping commutes with what is done to tokens one by one, so it goes before a closing normalisation; a mean of tokens does not.
     """
-    sets, places = TokenSets(graph), []
+    sets = TokenSets(graph)
+    places: list[tuple[Cut, Followed]] = []
     for number in numbers:
         attention = attentions[number - 1]
         at = exit_of(attention, normed=merges)
