@@ -5,7 +5,8 @@
 
 Queries i run along vectors, so that the softmax over keys j is vertical, and both products are the register panel of ``panel``: R keys,
 then R features, x V vectors of queries. Scores of one block of queries and all keys lie in a scratch of the thread, which stays in L2 up
-to a few thousand keys. Only keys below ``keys`` are ever used; columns of queries past the last hold anything.
+to a few thousand keys. Only keys below ``keys`` are ever used; columns of queries past the last hold anything. NaN and infinities go
+where torch sends them, except that values are not read, not even to be multiplied by 0, which a causal mask hides from the whole block.
 """
 
 from __future__ import annotations
