@@ -82,19 +82,19 @@ def _simplified(bias: Bias) -> Bias:
 def _term(term: fx.Node | Fill, scores: Scores) -> Bias | str:
     """One mask; the sum of two where it cannot be told as a whole."""
     mask = term.mask if isinstance(term, Fill) else term
-    reason = f"{mask.name} is not a function of constants and of one value per key"
+    reason = ""
     for leaf in [None, *_leaves(mask, scores)]:
         pattern = follow(mask, leaf)
         if pattern is not None:
             found = _bias(pattern if mask is term else _additive(pattern, term), leaf, scores)  # type: ignore[arg-type]
             if isinstance(found, Bias):
                 return found
-            reason = f"{mask.name} {found}"
+            reason = reason or f"{mask.name} {found}"
+    reason = reason or f"{mask.name} is not a function of constants and of one value per key"
     parts = mask.args[:2]
-    if mask.target is aten.add.Tensor and mask.kwargs.get("alpha", 1) == 1 and all(isinstance(part, fx.Node) for part in parts):
-        found = _sum([_term(part, scores) for part in parts])  # type: ignore[arg-type]
-        return found if isinstance(found, Bias) else reason
-    return reason
+    if mask.target is not aten.add.Tensor or mask.kwargs.get("alpha", 1) != 1 or not all(isinstance(part, fx.Node) for part in parts):
+        return reason
+    return _sum([_term(part, scores) for part in parts]) or reason  # type: ignore[arg-type]
 
 
 def _sum(terms: list[Bias | str]) -> Bias | None:
@@ -176,7 +176,12 @@ def _split(leaf: fx.Node, off: Tensor, on: Tensor, depends: Tensor, affine: bool
 
 
 def _in_float32(bias: Bias) -> Bias | str:
+    """Where float32 holds what `key_bias` computes; off + (on - off)·m of any m, if off is large, it may not."""
     for value in (bias.on, bias.off):
-        if float(torch.tensor(value, dtype=torch.float32)) != float(torch.tensor(value, dtype=torch.float64)):
+        if float(torch.tensor(value, dtype=torch.float32)) != value:
             return f"holds {value}, which is no float32 number"
+    if bias.affine and bias.source is not None and bias.source.meta["val"].dtype is torch.float64:
+        return f"follows float64 values of {bias.source.name}"
+    if bias.affine and bias.off and max(abs(bias.on), abs(bias.off)) > -LOWEST:
+        return "leaves the range of float32 on the way"
     return bias
