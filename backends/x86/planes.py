@@ -7,7 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.x86.registers import load, load_below, store, store_below, transpose
+from sparsec.backends.x86.registers import load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
 
 
@@ -18,16 +18,21 @@ def wide_planes(lanes: int, step: int) -> Source:
     """
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
 
-    def whole(x: Any, x0: Any, y: Any, y0: Any, y_row: Any) -> None:
-        """Emit a block whose pixels and cells all exist."""
-        for b, column in enumerate(transpose(lanes, lambda r: load(lanes, x, x0 + r * step))):
-            store(lanes, y, y0 + b * y_row, column)
-
-    def part(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
+    def block(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
         """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
-        for b, column in enumerate(transpose(lanes, lambda r: load_below(lanes, x, x0 + r * step, pixels - r * step))):
-            with T.If(planes > b), T.Then():
-                store_below(lanes, y, y0 + b * y_row, column, cells)
+        rows = square(lanes)
+        for r, row in enumerate(rows):
+            store(lanes, row, 0, load_below(lanes, x, x0 + r * step, pixels - r * step))
+        columns = transpose(lanes, rows)
+        with T.If(cells >= lanes):
+            with T.Then():
+                for b, column in enumerate(columns):
+                    with T.If(planes > b), T.Then():
+                        store(lanes, y, y0 + b * y_row, column)
+            with T.Else():
+                for b, column in enumerate(columns):
+                    with T.If(planes > b), T.Then():
+                        store_below(lanes, y, y0 + b * y_row, column, cells)
 
     def make() -> Any:
         @T.prim_func(private=True)
@@ -53,10 +58,7 @@ def wide_planes(lanes: int, step: int) -> Source:
                             column: T.let = v * lanes * step + g * lanes
                             x0: T.let = ((begin + i) // step * height + line) * width + column
                             y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
-                            if (g + 1) * lanes <= step and (v + 1) * lanes <= y_pitch and (v + 1) * lanes * step <= present:
-                                whole(x, x0, y, y0, y_row)
-                            else:
-                                part(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
+                            block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
             return T.int32(0)
 
         return kernel

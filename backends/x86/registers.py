@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm.script import tirx as T
@@ -33,12 +32,16 @@ def store_below(lanes: int, y: Any, start: Any, value: Any, limit: Any) -> None:
     T.evaluate(T.masked_store(y, value, T.Ramp(start, 1, lanes), lanes_below(lanes, limit)))
 
 
-def transpose(lanes: int, row: Callable[[int], Any]) -> list[Any]:
-    """Emit the transpose of the block whose row r is the vector ``row(r)``; its columns, vectors too.
+def square(lanes: int) -> list[Any]:
+    """A block of ``lanes`` rows, one register each: in one buffer 16 x 16 numbers would be a heap call."""
+    return [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(lanes)]
 
-    Stage s swaps the off-diagonal s x s blocks of every 2s x 2s block. A block of 16 x 16 numbers in one buffer would be a heap call.
+
+def transpose(lanes: int, rows: list[Any]) -> list[Any]:
+    """Emit the transpose of a ``square``; its columns as vectors.
+
+    Stage s swaps the off-diagonal s x s blocks of every 2s x 2s block.
     """
-    rows = [_kept(lanes, row(r)) for r in range(lanes)]
     step = 1
     while step < lanes:
         rows = [_kept(lanes, _swapped(lanes, rows, r, step)) for r in range(lanes)]

@@ -12,7 +12,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.x86.registers import load, load_below, store, store_below, transpose
+from sparsec.backends.x86.registers import load, load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
 
 
@@ -21,14 +21,17 @@ def pack_block(lanes: int, x: Any, start: Callable[[int], Any], y: Any, y0: Any,
 
     Of the ``features`` that are left, at most ``lanes`` are moved.
     """
+    block = square(lanes)
     with T.If(features >= lanes):
         with T.Then():
-            for f, column in enumerate(transpose(lanes, lambda r: load(lanes, x, start(r)))):
-                store(lanes, y, y0 + f * tile, column)
+            for r, row in enumerate(block):
+                store(lanes, row, 0, load(lanes, x, start(r)))
         with T.Else():
-            for f, column in enumerate(transpose(lanes, lambda r: load_below(lanes, x, start(r), features))):
-                with T.If(features > f), T.Then():
-                    store(lanes, y, y0 + f * tile, column)
+            for r, row in enumerate(block):
+                store(lanes, row, 0, load_below(lanes, x, start(r), features))
+    for f, column in enumerate(transpose(lanes, block)):
+        with T.If(features > f), T.Then():
+            store(lanes, y, y0 + f * tile, column)
 
 
 def rows_to_packed(lanes: int, vectors: int) -> Source:
@@ -73,16 +76,19 @@ def _unpack_block(lanes: int, x: Any, x0: Any, tile: int, y: Any, y0: Any, token
 
     Of the ``tokens`` and features that are ``left``, at most ``lanes`` each are moved.
     """
-    tokens_of = transpose(lanes, lambda f: load(lanes, x, x0 + T.min(f, left - 1) * tile))
+    block = square(lanes)
+    for f, row in enumerate(block):
+        store(lanes, row, 0, load(lanes, x, x0 + T.min(f, left - 1) * tile))
+    columns = transpose(lanes, block)
     with T.If(left >= lanes):
         with T.Then():
-            for r, row in enumerate(tokens_of):
+            for r, column in enumerate(columns):
                 with T.If(tokens > r), T.Then():
-                    store(lanes, y, y0 + r * features, row)
+                    store(lanes, y, y0 + r * features, column)
         with T.Else():
-            for r, row in enumerate(tokens_of):
+            for r, column in enumerate(columns):
                 with T.If(tokens > r), T.Then():
-                    store_below(lanes, y, y0 + r * features, row, left)
+                    store_below(lanes, y, y0 + r * features, column, left)
 
 
 def packed_to_rows(lanes: int, vectors: int) -> Source:
