@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,24 @@ from sparsec.models.patterns import NOfM, parse_pattern
 from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
 
 TEST_SHARE = 0.25
-BATCH = 64
-EPOCHS = 32
-RATE = 4e-3
 RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest recovers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: passes over the images, images per step, the peak of AdamW's one-cycle schedule, moved images.
+
+    `moves` is "batch", where all images of a step move together by up to one pixel, or "image", where each second one
+    moves on its own: a transformer, whose patches a move cuts otherwise, learns little from steps that all move.
+    """
+
+    epochs: int = 32
+    batch: int = 64
+    rate: float = 4e-3
+    moves: Literal["batch", "image"] = "batch"
+
+
+DEFAULT = Recipe()
 
 
 class Split(NamedTuple):
@@ -40,28 +54,29 @@ class DigitsResult:
 
 def train_digits(
     model: nn.Module,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     seed: int = 0,
     sparsity: float = 0.0,
     pattern: str = "unstructured",
-    rate: float = RATE,
+    recipe: Recipe = DEFAULT,
 ) -> float:
     """Train in place and return the accuracy (0..1) on the held-out quarter; leaves `model` in evaluation mode.
 
-    `model` maps images [N,1,8,8] to logits [N,10]; `rate` is the peak of the one-cycle schedule of AdamW.
+    `model` maps images [N,1,8,8] to logits [N,10]; `epochs` defaults to the recipe's.
     Magnitude pruning rises to `sparsity` as s·(1 - (1 - t)³) (Zhu & Gupta 2017) while training goes on; pruned weights
     stay zero from then on. An N:M `pattern` comes whole, at the start of the ramp, unless `sparsity` is 0. The result
     depends on `seed`, the first weights of `model` and the thread count only. Needs scikit-learn.
     """
     split = load_digits_split()
     generator = torch.Generator().manual_seed(seed)
-    steps = epochs * -(-len(split.images) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    epochs = recipe.epochs if epochs is None else epochs
+    steps = epochs * -(-len(split.images) // recipe.batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
     model.train()
     for epoch in range(epochs):
         masks = _prune_in_ramp(model, (epoch + 1) / epochs, sparsity, pattern)
-        for images, labels in _shuffled(split, generator):
+        for images, labels in _shuffled(split, recipe, generator):
             loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -72,9 +87,9 @@ def train_digits(
     return accuracy(model, split.test_images, split.test_labels)
 
 
-def trained(model: nn.Module, epochs: int, seed: int, sparsity: float, pattern: str, rate: float = RATE) -> DigitsResult:
+def trained(model: nn.Module, recipe: Recipe, epochs: int | None, seed: int, sparsity: float, pattern: str) -> DigitsResult:
     """`train_digits`, and what it was judged by."""
-    reached = train_digits(model, epochs, seed, sparsity, pattern, rate)
+    reached = train_digits(model, epochs, seed, sparsity, pattern, recipe)
     split = load_digits_split()
     return DigitsResult(model, split.test_images, split.test_labels, reached)
 
@@ -98,13 +113,25 @@ def load_digits_split() -> Split:
     return Split(train, train_labels.long(), test, test_labels.long())
 
 
-def _shuffled(split: Split, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch in random order, each moved by up to one pixel."""
+def _shuffled(split: Split, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one epoch in random order."""
     order = torch.randperm(len(split.images), generator=generator)
-    for chosen in order.split(BATCH):
-        down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
-        padded = F.pad(split.images[chosen], (1, 1, 1, 1))
-        yield padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right], split.labels[chosen]
+    for chosen in order.split(recipe.batch):
+        images = split.images[chosen]
+        moved = _moved(images, generator) if recipe.moves == "batch" else _each_moved(images, generator)
+        yield moved, split.labels[chosen]
+
+
+def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
+    down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
+    return F.pad(images, (1, 1, 1, 1))[:, :, 1 + down : 9 + down, 1 + right : 9 + right]
+
+
+def _each_moved(images: Tensor, generator: torch.Generator) -> Tensor:
+    down, right = torch.randint(0, 3, (2, len(images)), generator=generator)  # 1 is the middle
+    still = torch.rand(len(images), generator=generator) < 0.5
+    windows = F.pad(images, (1, 1, 1, 1)).unfold(2, 8, 1).unfold(3, 8, 1)  # [N,1,3,3,8,8]
+    return windows[torch.arange(len(images)), :, down.masked_fill(still, 1), right.masked_fill(still, 1)]
 
 
 def _prune_in_ramp(model: nn.Module, progress: float, sparsity: float, pattern: str) -> list[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 from torch import nn
 
 from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weights
-from sparsec.models.digits import EPOCHS, DigitsResult, trained
+from sparsec.models.digits import DEFAULT, DigitsResult, trained
 from sparsec.models.mobilenet_v1 import SeparableBlock
 
 
@@ -21,6 +21,6 @@ def digits_cnn(seed: int = 0) -> ConvolutionalClassifier:
     return model
 
 
-def pruned_digits_cnn(sparsity: float = 0.9, seed: int = 0, epochs: int = EPOCHS, pattern: str = "unstructured") -> DigitsResult:
+def pruned_digits_cnn(sparsity: float = 0.9, seed: int = 0, epochs: int | None = None, pattern: str = "unstructured") -> DigitsResult:
     """`digits_cnn` trained while its 1x1 convolutions are pruned to `sparsity`. About ten seconds on one core."""
-    return trained(digits_cnn(seed), epochs, seed, sparsity, pattern)
+    return trained(digits_cnn(seed), DEFAULT, epochs, seed, sparsity, pattern)

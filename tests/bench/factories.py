@@ -21,6 +21,24 @@ def tiny_90() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return tiny()
 
 
+class Masked(nn.Module):
+    """The mean of the embeddings of those ids whose mask is not zero, and their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, 4)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        valid = mask.to(torch.float32)
+        number = valid.sum(1, keepdim=True)
+        return (self.words(ids) * valid[..., None]).sum(1) / number, number
+
+
+def masked() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """A model with two integer inputs and two outputs, none of which may be taken for the other."""
+    return Masked(), (torch.tensor([[3, 49, 7, 20, 31]]), torch.tensor([[1, 1, 0, 1, 0]]))
+
+
 class Chatty(nn.Module):
     """Prints on every call, as engines do."""
 

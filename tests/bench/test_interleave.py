@@ -83,6 +83,16 @@ def test_output_printed_by_a_model_does_not_reach_the_protocol() -> None:
     assert result.error == 0.0
 
 
+@pytest.mark.slow
+def test_rivals_take_several_integer_inputs() -> None:
+    names = ["eager", "inductor-freezing", "onnxruntime", "openvino"]
+    result = compare(f"{HERE}:masked", names, rounds=1, seconds_per_rival=0.01, batch=2)
+    for rival in result.rivals:
+        assert rival.failure is None
+        assert rival.error is not None
+        assert rival.error <= 1e-6
+
+
 def test_a_worker_has_the_cores_and_threads_asked_for_and_survives_a_bad_request(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     child = Child((core,), tmp_path / "log")

@@ -35,6 +35,34 @@ def test_networks_prints_and_writes_every_rival(tmp_path: Path) -> None:
     assert 0 < data["roofline"]["memory_gbs"] < data["roofline"]["l2_gbs"]
 
 
+@pytest.mark.parametrize(
+    ("sparsity", "name"), [("0", "dense"), ("90", "90"), ("90:8x1", "90_8x1"), ("95:32x32", "95_32x32"), ("2:4", "2of4")]
+)
+def test_sparsities_are_spelled_as_the_zoo_does(monkeypatch: pytest.MonkeyPatch, sparsity: str, name: str) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from networks import suffix
+
+    from sparsec.models import zoo
+
+    assert suffix(sparsity) == name
+    assert callable(getattr(zoo, f"bert_base_{name}"))
+
+
+def test_ratios_are_to_the_best_dense_rival_of_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from networks import ratios_table
+
+    def found(factory: str, **milliseconds: int) -> Comparison:
+        rivals = tuple(RivalResult(name, ((value * 10**6,),)) for name, value in milliseconds.items())
+        return Comparison(factory, 1, 1, (0,), (), rivals)
+
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(ratios_table([found("zoo:a_90", sparsec=2, eager=8, openvino=4), found("zoo:b_90", eager=8)]))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "_90" in line]
+    assert rows == [["a_90", "2.00", "0.50", "1.00", "openvino"], ["b_90", "–", "1.00", "–", "eager"]]
+
+
 def test_thread_counts_alternate_and_their_samples_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     import threads

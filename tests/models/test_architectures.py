@@ -6,17 +6,19 @@ from torch import nn
 
 from sparsec.models.blocks import divisible
 from sparsec.models.count import count
-from sparsec.models.digits import digits_cnn
+from sparsec.models.digits_cnn import digits_cnn
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small
 from sparsec.models.mobilenet_v1 import mobilenet_v1
 from sparsec.models.mobilenet_v2 import mobilenet_v2
+from sparsec.models.resnet import Bottleneck, resnet50
 
 torch.set_num_threads(1)
-NETWORKS = [mobilenet_v1, mobilenet_v2, efficientnet_b0, mobilenet_v3_small]
+NETWORKS = [mobilenet_v1, mobilenet_v2, efficientnet_b0, mobilenet_v3_small, resnet50]
 
 
 # (network, arguments, millions of parameters, millions of multiply-adds) as the authors print them: V1 tables 6 and 7;
-# V2 the list of released models (paper, table 4, rounds to 300); EfficientNet table 2 (0.39 G); V3 table 3 (56).
+# V2 the list of released models (paper, table 4, rounds to 300); EfficientNet table 2 (0.39 G); V3 table 3 (56);
+# ResNet-50 v1.5 4.09 G (the paper has 3.8 for the stride in the first 1x1).
 PUBLISHED = [
     (mobilenet_v1, {}, "4.2", "569"),
     (mobilenet_v1, {"width": 0.75}, "2.6", "325"),
@@ -26,6 +28,7 @@ PUBLISHED = [
     (mobilenet_v2, {"width": 1.4}, "6.1", "582"),
     (efficientnet_b0, {}, "5.3", "386"),
     (mobilenet_v3_small, {}, "2.5", "57"),
+    (resnet50, {}, "25.6", "4089"),
 ]
 
 
@@ -34,6 +37,15 @@ def test_counts_are_the_published_ones(network, arguments, parameters, multiply_
     counted = count(network(**arguments), (1, 3, 224, 224))
     assert f"{counted.parameters / 1e6:.1f}" == parameters
     assert f"{counted.multiply_adds / 1e6:.0f}" == multiply_adds
+
+
+def test_resnet50_strides_in_the_3x3_convolutions():
+    model = resnet50()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    strides = [[layer.stride[0] for layer in block.branch.modules() if isinstance(layer, nn.Conv2d)] for block in blocks]
+    assert len(blocks) == 16
+    assert [block.index(2) for block in strides if 2 in block] == [1, 1, 1]
 
 
 def test_count_scales_with_the_batch_and_leaves_the_model_as_it_was():

@@ -1,9 +1,11 @@
-"""The digits network is really trained: its accuracy is that of images it never saw."""
+"""The digits networks are really trained: their accuracy is that of images it never saw."""
 
 import pytest
 import torch
 
-from sparsec.models.digits import accuracy, digits_cnn, load_digits_split, pruned_digits_cnn, train_digits
+from sparsec.models.digits import DEFAULT, accuracy, load_digits_split, train_digits
+from sparsec.models.digits_cnn import digits_cnn, pruned_digits_cnn
+from sparsec.models.digits_vit import RECIPE, digits_vit, pruned_digits_vit
 from sparsec.models.prune import prunable_layers
 
 torch.set_num_threads(1)
@@ -36,15 +38,28 @@ def test_split_holds_out_a_quarter_once():
     assert split.test_labels.bincount().min() >= 43
 
 
+@pytest.mark.parametrize(("make", "recipe"), [(digits_cnn, DEFAULT), (digits_vit, RECIPE)])
 @pytest.mark.parametrize(("sparsity", "pattern", "zeros"), [(0.8, "unstructured", 0.8), (0.75, "1:4", 0.75)])
-def test_training_is_deterministic_and_prunes_on_the_way(sparsity, pattern, zeros):
-    models = [digits_cnn(seed=5), digits_cnn(seed=5)]
-    reached = [train_digits(model, 2, seed=1, sparsity=sparsity, pattern=pattern) for model in models]
+def test_training_is_deterministic_and_prunes_on_the_way(make, recipe, sparsity, pattern, zeros):
+    models = [make(seed=5), make(seed=5)]
+    reached = [train_digits(model, 2, 1, sparsity, pattern, recipe) for model in models]
     assert reached[0] == reached[1]
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
     for layer in prunable_layers(models[0]).values():
         assert abs((layer.weight == 0).float().mean().item() - zeros) <= 1 / layer.weight.numel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_the_transformer_reaches_its_accuracy(sparsity):
+    result = pruned_digits_vit(sparsity)
+    assert result.accuracy == accuracy(result.model, result.test_images, result.test_labels)
+    assert result.accuracy >= 0.95
+    layers = prunable_layers(result.model)
+    assert len(layers) == 6 * 4
+    for layer in layers.values():
+        assert abs((layer.weight == 0).sum().item() - sparsity * layer.weight.numel()) <= 0.5
 
 
 def test_without_sparsity_nothing_is_pruned():

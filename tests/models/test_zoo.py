@@ -11,7 +11,11 @@ from sparsec.models.prune import prunable_layers
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", zoo.NETWORKS)
+CLASSIFIERS = [*zoo.NETWORKS, "vit_s16"]
+LARGE = ("resnet50", "vit_s16")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])
 def test_logits_are_scaled_and_differ_between_images(name, sparsity):
     model, example = zoo.build(name, sparsity, size=96)
@@ -24,7 +28,7 @@ def test_logits_are_scaled_and_differ_between_images(name, sparsity):
     assert logits[0].topk(5).indices.tolist() != logits[1].topk(5).indices.tolist()
 
 
-@pytest.mark.parametrize("name", zoo.NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in CLASSIFIERS])
 def test_float32_rounding_stays_far_below_the_tolerance_of_compiled_code(name):
     model, _ = zoo.build(name, 0.9)
     photographs = sample_photographs()
@@ -66,3 +70,40 @@ def test_factory_returns_a_model_and_its_inputs():
     zeros = sum((layer.weight == 0).sum().item() for layer in prunable_layers(model).values())
     total = sum(layer.weight.numel() for layer in prunable_layers(model).values())
     assert zeros / total == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "asked"),
+    [
+        ("resnet50_dense", ("resnet50", 0.0, "unstructured")),
+        ("resnet50_95", ("resnet50", 0.95, "unstructured")),
+        ("bert_base_90_8x1", ("bert_base", 0.9, "8x1")),
+        ("bert_base_80_32x32", ("bert_base", 0.8, "32x32")),
+        ("vit_s16_2of4", ("vit_s16", 0.0, "2:4")),
+        ("digits_vit_90", ("digits_vit", 0.9, "unstructured")),
+    ],
+)
+def test_names_of_factories_say_what_they_build(monkeypatch, attribute, asked):
+    monkeypatch.setattr(zoo, "build_with_inputs", lambda *arguments: arguments)
+    factory = getattr(zoo, attribute)
+    assert factory() == asked
+    assert asked[0] in factory.__doc__
+
+
+@pytest.mark.parametrize(
+    "attribute", ["resnet50", "resnet50_", "resnet50_100", "vit_s16_90_8", "alexnet_90", "bert_base_90_2of4", "__path__"]
+)
+def test_other_names_are_no_factories(attribute):
+    assert not hasattr(zoo, attribute)
+
+
+@pytest.mark.slow
+def test_bert_comes_with_ids_and_mask():
+    model, (ids, mask) = zoo.bert_base_90_8x1()
+    assert ids.shape == mask.shape == (1, 128)
+    assert not model.training
+    for name, layer in prunable_layers(model).items():
+        assert abs((layer.weight == 0).float().mean().item() - 0.9) <= 8 / layer.weight.numel() + 1e-6, name
+    built, only = zoo.build("bert_base", 0.9, "8x1", size=64)
+    assert only.shape == (1, 64)
+    assert torch.equal(built.pooler.weight, model.pooler.weight)
