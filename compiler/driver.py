@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsec import follow
+from sparsec import follow, padding
 from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
@@ -20,6 +20,7 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
 from sparsec.doors import open_model
+from sparsec.errors import InvalidInput
 from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch import Captured
@@ -48,17 +49,20 @@ class RegionProgram:
         """Run on contiguous tensors with a common leading batch axis. InvalidInput for sizes or indices out of range."""
         batch, program = inputs[0].shape[0], self.program
         sizes = sizes_of(program, inputs) if program.sizes else {}
-        if self.reads_indices:
-            check_indices(program, [x.numpy() for x in inputs])
+        arrays = [x.numpy() for x in inputs] if self.looks_inside else []
+        if arrays:
+            check_indices(program, arrays)
         outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=torch.float32) for port in program.outputs]
-        if batch:
+        if batch and program.padding is not None:
+            self.runner.run_arrays(arrays, [y.numpy() for y in outputs], sizes)
+        elif batch:
             self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch, sizes)
         return outputs
 
     @cached_property
-    def reads_indices(self) -> bool:
-        """Whether an input names rows of a table."""
-        return any(port.limit is not None for port in self.program.inputs)
+    def looks_inside(self) -> bool:
+        """Whether values of inputs are read before the program runs: indices to check, a padding mask."""
+        return self.program.padding is not None or any(port.limit is not None for port in self.program.inputs)
 
 
 @dataclass(eq=False)
@@ -105,9 +109,12 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     result = run(captured.graph_module, PIPELINE, context)
     reasons = _odd_weights(result.graph_module)
     follows, rigid = _follows(captured, result.graph_module, context)
+    mask = None
+    if settings.remove_padding:
+        mask, follows = _padding(result.graph_module, follows)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
-    programs = [_compile_region(region, backend, settings, least) for region in found]
+    programs = [_compile_region(region, backend, settings, least, mask) for region in found]
     whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
     explanation = explanation_of(result, programs, backend, settings)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid))
@@ -151,7 +158,19 @@ def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]
     return {"keep_dense": keep_dense, **joined, **(asdict(measured) if measured else {})}
 
 
-def _compile_region(region: region_module.Region, backend: X86, settings: Settings, least: Mapping[str, int]) -> RegionProgram:
+def _padding(graph_module: fx.GraphModule, follows: dict[str, region_module.Follows]) -> tuple[fx.Node, dict[str, region_module.Follows]]:
+    """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
+    regions = region_module.extract(graph_module, 1, follows)
+    whole = len(regions) == 1 and _covers(regions[0], graph_module)
+    mask = padding.mask_of(regions[0]) if whole else "parts of the graph are not in one region"
+    if isinstance(mask, str):
+        raise InvalidInput("Padding cannot be removed.", why=mask, hint="Compile without remove_padding.")
+    return mask, follows or padding.follows_of(regions[0].inputs, mask)
+
+
+def _compile_region(
+    region: region_module.Region, backend: X86, settings: Settings, least: Mapping[str, int], mask: fx.Node | None = None
+) -> RegionProgram:
     """Tune if asked to, lower, build the library of every candidate kernel, assemble.
 
     The library holds all default candidates of each layer, so that another mask, which may make another candidate win, compiles
@@ -163,6 +182,8 @@ def _compile_region(region: region_module.Region, backend: X86, settings: Settin
     library = backend.build(kernels, settings.cache_dir)
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
     program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least)
+    if mask is not None:
+        program = replace(program, padding=region.inputs.index(mask))
     return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend.machine)
 
 

@@ -57,6 +57,13 @@ def check_indices(program: Program, arrays: Sequence[np.ndarray]) -> None:
             raise InvalidInput(f"Input {port.name!r} holds indices out of range.", why=why)
 
 
+def valid_tokens(mask: np.ndarray) -> np.ndarray:
+    """Tokens up to the last valid one, per row of a padding mask [N, T]; all of them where none is valid."""
+    valid = mask != 0
+    last = valid.shape[1] - np.argmax(valid[:, ::-1], axis=1)
+    return np.where(valid.any(axis=1), last, valid.shape[1])
+
+
 def example_inputs(program: Program) -> list[np.ndarray]:
     """One sample of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
     random = np.random.default_rng(0)

@@ -110,6 +110,7 @@ class Program:
     """A region laid out for one kernel library. ``kernels`` are the library's symbols in the order of kernel ids.
 
     ``thread_slots``: how many threads the strip buffers have room for; None: not stated, which is enough without strip buffers.
+    ``padding``: the input that says which tokens are valid, where each sample is to run with its own number of tokens.
     An address in the arena is always that of an activation, so that its slot size follows it in the record.
     """
 
@@ -125,6 +126,7 @@ class Program:
     thread_slots: int | None = None
     sizes: tuple[Size, ...] = ()
     patches: tuple[Patch, ...] = ()
+    padding: int | None = None
 
     @property
     def has_strips(self) -> bool:
@@ -143,6 +145,7 @@ class Program:
             "thread_slots": self.thread_slots,
             "sizes": [asdict(size) for size in self.sizes],
             "patches": [list(astuple(patch)) for patch in self.patches],
+            "padding": self.padding,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -163,6 +166,7 @@ class Program:
                 steps=tuple(Step(**step) for step in data["steps"]),
                 thread_slots=None if data["thread_slots"] is None else _int(data["thread_slots"]),
                 sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
+                padding=None if data["padding"] is None else _int(data["padding"]),
                 patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
                 **{name: arrays[name] for name in ("records", "groups", "weights")},
             )
@@ -199,6 +203,10 @@ def check_tables(program: Program) -> None:
 def _check_sizes(program: Program) -> None:
     """Patched entries stay below those of the largest sizes, which the tables hold; no address is patched."""
     known = {size.name: size.most for size in program.sizes}
+    masks = range(len(program.inputs))
+    _require(
+        program.padding is None or (program.padding in masks and bool(program.inputs[program.padding].size)), "there is no padding mask"
+    )
     _require(all(0 < size.least <= size.most for size in program.sizes), "a run-time size has no range")
     addresses = {r.field for r in program.relocations}
     for number, patch in enumerate(program.patches):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.errors import ArtifactError, InvalidInput, MachineError
-from sparsec.inputs import NUMPY, check_indices, check_inputs
+from sparsec.inputs import NUMPY, check_indices, check_inputs, valid_tokens
 from sparsec.program import GROUP_WIDTH, Program, Step
 
 _ALIGN = 64
@@ -244,8 +244,21 @@ class Runner:
         """
         batch, sizes = check_inputs(self.program, inputs)
         arrays, outputs = self._prepared(inputs, batch, sizes)
-        self.run_addresses([_address(a) for a in arrays], [_address(o) for o in outputs], batch, sizes)
+        self.run_arrays(arrays, outputs, sizes)
         return outputs
+
+    def run_arrays(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], sizes: Mapping[str, int]) -> None:
+        """Run on contiguous arrays that were checked. Where padding is removed, ``outputs`` are zeroed first."""
+        if self.program.padding is None:
+            self.run_addresses([_address(a) for a in inputs], [_address(o) for o in outputs], len(outputs[0]), sizes)
+            return
+        for output in outputs:
+            output.fill(0)
+        # Sequences of unequal length: each runs with its own number of tokens.
+        symbol = self.program.inputs[self.program.padding].size
+        for n, valid in enumerate(valid_tokens(inputs[self.program.padding])):
+            places = ([x[n].ctypes.data for x in side] for side in (inputs, outputs))
+            self.run_addresses(*places, 1, {**sizes, symbol: int(valid)})
 
     def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         ports = self.program.inputs

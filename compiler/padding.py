@@ -1,0 +1,44 @@
+"""Padding removal: of a batch of sequences of unequal length, each runs with its own number of tokens.
+
+A trailing token that every attention hides changes no token before it, so a program that takes its number of tokens at run time may stop
+at the last valid one. Results of the tokens left out are zero. A row without any valid token runs whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from sparsec import token_ops
+from sparsec.operands import is_row, shape_of
+from sparsec.regions import Follows, Region
+
+SYMBOL = "tokens"
+#: exp of a score this far below another is 0 in float32.
+HIDDEN = -1e4
+
+
+def mask_of(region: Region) -> fx.Node | str:
+    """The padding mask that hides tokens from every attention of a region, or why tokens may not be left out."""
+    masks: set[fx.Node] = set()
+    for node, spec in region.specs.items():
+        if spec.op == "mean_tokens":
+            return f"{node.name} averages over all tokens, padding included"
+        if spec.op in ("keep_tokens", "merge_plan"):
+            return f"{node.name} chooses among all tokens, padding included"
+        if node.target is token_ops.attention:
+            bias = node.args[3] if len(node.args) > 3 else None
+            if not isinstance(bias, fx.Node) or bias.target is not token_ops.key_bias or bias.kwargs["off"] > HIDDEN:
+                return f"{node.name} has no mask that hides padding"
+            masks.add(bias.args[0])  # type: ignore[arg-type]
+    if len(masks) != 1:
+        return f"there are {len(masks)} padding masks"
+    (mask,) = masks
+    return mask if mask in region.inputs else f"the mask {mask.name} is computed"
+
+
+def follows_of(inputs: Sequence[fx.Node], mask: fx.Node) -> dict[str, Follows]:
+    """Inputs of as many tokens as the mask, by name, for a graph of fixed sizes."""
+    (tokens,) = shape_of(mask)
+    return {n.name: (SYMBOL, 0) for n in inputs if (is_row(n) or len(shape_of(n)) == 2) and shape_of(n)[0] == tokens}
