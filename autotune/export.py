@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ clean:
 """
 # The calling convention that leaves a function as it is: neither TVM's own nor a launch of one.
 _PLAIN_C = 3
+#: LLVM's notes on aliases name buffers by where the compiler had them in memory.
+_ADDRESSES = re.compile(r'(?<=!")0x[0-9a-f]+')
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class _Exporter:
         """The library of one kernel, and the digest of its LLVM code."""
         function = source.make().with_attr("global_symbol", source.symbol).with_attr("calling_conv", _PLAIN_C)
         compiled = tvm.compile(tvm.IRModule({source.symbol: function}), target=library.target(self._machine))
-        code, path = compiled.mod.inspect_source("ll"), self._folder / f"{source.symbol}.so"
+        code, path = _ADDRESSES.sub("", compiled.mod.inspect_source("ll")), self._folder / f"{source.symbol}.so"
         if "TVMBackend" in code:
             raise MachineError(f"{source.symbol} calls TVM's runtime and cannot stand alone.", hint="Choose another schedule.")
         with tempfile.NamedTemporaryFile("w", suffix=".map") as script:

@@ -116,16 +116,17 @@ def _planes(task: Task, index: int, x: np.ndarray) -> np.ndarray:
 
 
 def _drawn(task: Task, reads: Sequence[Buffer]) -> list[np.ndarray]:
-    """Random activations in the spec's own shapes; indices name rows of the first weight."""
+    """Random activations in the spec's own shapes, equal where they are one buffer; indices name rows of the first weight."""
     random = np.random.default_rng(_SEED)
     shapes = [*task.spec.inputs[: len(task.sources)], *([task.spec.output] if task.residual else [])]
     rows = task.weights[0].shape[0] if task.spec.op == "embedding" and task.weights[0] is not None else 2
-    return [
-        random.standard_normal(shape).astype(np.float32)
-        if buffer.storage.dtype == "float32"
-        else random.integers(0, rows, shape).astype(buffer.storage.dtype)
-        for buffer, shape in zip(reads, shapes, strict=True)
-    ]
+    found: dict[Buffer, np.ndarray] = {}
+    for buffer, shape in zip(reads, shapes, strict=True):
+        if buffer not in found:
+            dtype = buffer.storage.dtype
+            numbers = random.standard_normal(shape) if dtype == "float32" else random.integers(0, rows, shape)
+            found[buffer] = numbers.astype(dtype)
+    return [found[buffer] for buffer in reads]
 
 
 def _reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,20 @@ from sparsec.artifact import load, save
 from sparsec.autotune.export import Exported, export_kernels
 from sparsec.autotune.kernel_case import case_of, smallest
 from sparsec.autotune.record import Record
+from sparsec.autotune.records import Records
+from sparsec.autotune.tasks import shape_key, task_key
 from sparsec.cli import app
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.models import mobilenet_v2, prune
+from tests.autotune.fakes import Variety, record
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
 needs_cc = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("make")), reason="no C compiler (cc) or no make on PATH")
 
 
-class Block(nn.Module):
-    """A convolution, a depthwise one, a shortcut, pooling and a classifier: one kernel of each kind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.deep = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=16)
-        self.point, self.last = nn.Conv2d(16, 16, 1), nn.Linear(16, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.stem(x))
-        return self.last((x + self.point(torch.relu(self.deep(x)))).mean((2, 3)))
-
-
-def small_block() -> tuple[nn.Module, tuple[torch.Tensor]]:
+def small_network() -> tuple[nn.Module, tuple[torch.Tensor]]:
     torch.manual_seed(0)
-    return prune(Block().eval(), 0.7), (torch.zeros(1, 3, 24, 24),)
+    return Variety().eval(), (torch.zeros(1, 3, 24, 24),)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +42,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(cache: Path) -> Any:
-    return sparsec.compile(*small_block(), threads=1, tune="quick", cache_dir=cache)
+    """A network; its classifier has been measured three times: elsewhere, here, and here with another schedule."""
+    made = sparsec.compile(*small_network(), threads=1, cache_dir=cache)
+    lowered = made._compiled.programs[0].lowered
+    task = next(t for t in lowered.tasks if t.spec.op == "linear")
+    place = {"task": task_key(task), "shape": shape_key(task), "spec": task.spec.json(), "spec_key": task.spec.key}
+    here = record(made._settings, **place, schedule=lowered.schedules[task.node], reason="this one")
+    with Records(cache) as records:
+        records.add([replace(here, machine="elsewhere"), here, replace(here, schedule=(("kernel", "other"),), rank=1)])
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +130,10 @@ def strict(text: str) -> Any:
 def test_json_says_what_was_chosen_and_measured(compiled: Any, exported: tuple[Path, list[Exported]]) -> None:
     folder, kernels = exported
     known = {kernel.symbol: strict((folder / f"{kernel.symbol}.json").read_text()) for kernel in kernels}
-    tuned = [k for k in known.values() if k["record"]]
-    assert tuned
-    for kernel in tuned:
-        assert kernel["record"]["schedule"] == kernel["schedule"] and kernel["record"]["status"] == "ok"
-        assert kernel["symbol"] in kernel["record"]["kernels"]
-    assert set(Record.__dataclass_fields__) == set(tuned[0]["record"])
+    (tuned,) = [k for k in known.values() if k["record"]]
+    assert tuned["record"]["reason"] == "this one" and tuned["record"]["schedule"] == tuned["schedule"]
+    assert Record.from_json(json.dumps(tuned["record"])).median_ns == 1100
+    assert tuned["spec"]["op"] == "linear" and len(tuned["storages"]["sources"]) == 1
     for kernel in known.values():
         assert kernel["tools"]["apache-tvm"] and kernel["machine"]["features"]
         assert re.fullmatch(r"sha256:[0-9a-f]{64}", kernel["source"])
@@ -157,7 +154,7 @@ def test_cases_are_computed_in_float64(compiled: Any) -> None:
     case = case_of(task, groups)
     (x,) = case.filled.values()
     assert task is not None and task.weights[0] is not None and task.weights[1] is not None
-    wanted = task.weights[0].astype(np.float64) @ x[:16].astype(np.float64) + task.weights[1]
+    wanted = task.weights[0].astype(np.float64) @ x[:24].astype(np.float64) + task.weights[1]
     np.testing.assert_array_equal(case.wanted[:10], wanted.astype(np.float32))
 
 
@@ -178,7 +175,7 @@ def test_a_place_that_cannot_be_written(compiled: Any, tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEC_CACHE_DIR", str(cache))
-    result = CliRunner().invoke(app, ["export", "tests.autotune.test_export:small_block", "--kernels", str(tmp_path / "k")])
+    result = CliRunner().invoke(app, ["export", "tests.autotune.test_export:small_network", "--kernels", str(tmp_path / "k")])
     assert result.exit_code == 0, result.output
     assert f"make -C {tmp_path / 'k'}" in result.output
     assert list((tmp_path / "k").glob("*.so"))
