@@ -58,7 +58,12 @@ def tokens() -> onnx.ModelProto:
     rng = np.random.default_rng(1)
     node = helper.make_node
     half = helper.make_function(
-        "local", "Half", ["a"], ["b"], [node("Constant", [], ["h"], value_float=0.5), node("Mul", ["a", "h"], ["b"])], [helper.make_opsetid("", 17)]
+        "local",
+        "Half",
+        ["a"],
+        ["b"],
+        [node("Constant", [], ["h"], value_float=0.5), node("Mul", ["a", "h"], ["b"])],
+        [helper.make_opsetid("", 17)],
     )
     weight = rng.standard_normal((8, 24)).astype(np.float32)
     weight[rng.random(weight.shape) < 0.8] = 0
@@ -100,11 +105,13 @@ def tokens() -> onnx.ModelProto:
     constants: dict[str, Any] = {name: np.array(value, np.int64) for name, value in whole.items()}
     constants |= {name: np.array(value, np.int64) for name, value in (("start", 0), ("count", 6), ("stride", 1))}
     constants |= {"root": np.float32(2**0.5), "one": np.float32(1), "row": np.ones((1, 8), np.float32), "hit": np.array([True] * 8)}
-    constants |= {"scale": np.ones(8, np.float32), "shift": np.zeros(8, np.float32), "table": rng.standard_normal((11, 8)).astype(np.float32)}
+    constants |= {
+        "scale": np.ones(8, np.float32),
+        "shift": np.zeros(8, np.float32),
+        "table": rng.standard_normal((11, 8)).astype(np.float32),
+    }
     outputs = [("y", TensorProto.FLOAT, [2, 8]), ("z", TensorProto.FLOAT, [6])]
-    return model(
-        nodes, [("ids", TensorProto.INT64, [2, 6])], outputs, constants, functions=[half], sparse=[sparse("qkv", weight)]
-    )
+    return model(nodes, [("ids", TensorProto.INT64, [2, 6])], outputs, constants, functions=[half], sparse=[sparse("qkv", weight)])
 
 
 # Mutations

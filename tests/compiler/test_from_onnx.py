@@ -1,0 +1,263 @@
+"""The ONNX door: each operator computes what onnxruntime computes, with inputs given and with all inputs constant."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from sparsec.forms import Form  # noqa: E402
+from sparsec.from_onnx import OnnxCaptured, capture_onnx  # noqa: E402
+from sparsec.verify import Verifier  # noqa: E402
+from tests import onnx_files  # noqa: E402
+
+RNG = np.random.default_rng(7)
+
+
+def reals(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def whole(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node: its inputs, which of them are always constants, its attributes, its opset."""
+
+    op: str
+    inputs: tuple
+    known: tuple[int, ...]
+    attributes: dict[str, Any]
+    opset: int
+    results: int
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.opset}-{'-'.join(f'{k}={v}' for k, v in self.attributes.items())}"
+
+
+def case(op: str, *inputs: Any, known: tuple[int, ...] = (), opset: int = 17, results: int = 1, **attributes: Any) -> Case:
+    return Case(op, inputs, known, attributes, opset, results)
+
+
+POSITIVE = np.abs(reals(2, 3, 4)) + 0.5
+FLAGS = np.array([[True, False, True], [False, False, True]])
+IMAGE, MAP = reals(2, 4, 7, 6), reals(1, 3, 6, 6)
+PARAMETERS = (reals(4), reals(4), reals(4), np.abs(reals(4)) + 0.5)
+ELEMENTWISE = [
+    *(case(op, reals(2, 3, 4)) for op in ("Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Exp", "Erf", "Floor", "Ceil", "Round", "Identity")),
+    *(case(op, reals(2, 3, 4)) for op in ("Softplus", "Sign", "Sin", "Cos", "Atan", "HardSwish", "Elu", "LeakyRelu", "HardSigmoid")),
+    *(case(op, POSITIVE) for op in ("Sqrt", "Reciprocal", "Log")),
+    *(case(op, reals(2, 3, 4), reals(3, 1)) for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Less", "GreaterOrEqual")),
+    *(case(op, reals(2, 3, 4), np.float32(0.7), known=(1,)) for op in ("Add", "Sub", "Mul", "Div", "Less", "Greater", "LessOrEqual")),
+    *(case(op, np.float32(0.7), POSITIVE, known=(0,)) for op in ("Add", "Sub", "Mul", "Div", "Pow", "Less")),
+    *(case(op, FLAGS, ~FLAGS[:1]) for op in ("And", "Or", "Xor", "Equal")),
+    case("Not", FLAGS),
+    case("Sum", reals(2, 3), reals(3), reals(1, 3)),
+    case("Max", reals(2, 3), reals(3), reals(1, 3)),
+    case("Div", whole(7, -7, 9), whole(2, 2, -4)),
+    case("Div", np.float32(1), POSITIVE, known=(0,)),
+    case("Mod", whole(7, -7, 9), whole(2, 3, -4)),
+    case("Mod", reals(5), POSITIVE[0, 0, :1], fmod=1),
+    case("Equal", whole(1, 2, 3), whole(1), known=(1,)),
+    case("Pow", POSITIVE, np.float32(3), known=(1,)),
+    case("Pow", POSITIVE, reals(4)),
+    case("Clip", reals(9), np.float32(-0.5), np.float32(0.5), known=(1, 2)),
+    case("Clip", reals(9), np.float32(0), known=(1,)),
+    case("Clip", reals(9), None, np.float32(0.5), known=(2,)),
+    case("Clip", reals(9), np.float32(-0.5), np.float32(0.5)),
+    case("Clip", whole(-3, 0, 9), whole(0)[0], whole(6)[0], known=(1, 2)),
+    case("HardSigmoid", reals(9), alpha=1 / 6, beta=0.5),
+    case("PRelu", reals(2, 3, 4), reals(3, 1)),
+    case("Gelu", reals(9), opset=20),
+    case("Gelu", reals(9), opset=20, approximate="tanh"),
+    case("Mish", reals(9), opset=18),
+    case("Where", FLAGS, reals(2, 3), reals(1)),
+    case("Cast", reals(9), to=TensorProto.INT64),
+    case("Cast", whole(0, 1, 5), to=TensorProto.BOOL),
+    case("CastLike", whole(0, 1, 5), reals(1)),
+    case("IsNaN", np.array([1.0, np.nan, np.inf], np.float32)),
+    case("Dropout", reals(9)),
+]
+WINDOWS = [
+    case("Conv", IMAGE, reals(6, 4, 3, 3), reals(6), pads=[1, 1, 1, 1]),
+    case("Conv", IMAGE, reals(6, 4, 3, 3), pads=[0, 1, 2, 1], strides=[2, 2]),
+    case("Conv", IMAGE, reals(4, 1, 3, 3), group=4, strides=[2, 1], auto_pad="SAME_UPPER"),
+    case("Conv", IMAGE, reals(2, 4, 2, 2), dilations=[2, 3], pads=[2, 0, 1, 3]),
+    case("Conv", IMAGE, reals(4, 2, 2, 2), group=2, strides=[2, 3], auto_pad="SAME_LOWER"),
+    case("Conv", IMAGE, reals(4, 4, 2, 3), auto_pad="VALID"),
+    case("Conv", reals(2, 3, 9), reals(5, 3, 4), pads=[1, 2]),
+    case("Conv", reals(1, 2, 4, 5, 6), reals(3, 2, 2, 2, 2), reals(3)),
+    case("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
+    case("MaxPool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+    case("MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 2]),
+    case("MaxPool", IMAGE, kernel_shape=[3, 2], strides=[2, 1], auto_pad="SAME_UPPER"),
+    case("MaxPool", reals(2, 3, 9), kernel_shape=[3], strides=[2]),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1], count_include_pad=1),
+    case("AveragePool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, opset=19),
+    case("GlobalAveragePool", IMAGE),
+    case("GlobalAveragePool", reals(1, 2, 3, 4, 5)),
+    case("GlobalMaxPool", IMAGE),
+]
+NORMS = [
+    case("BatchNormalization", IMAGE, *PARAMETERS, epsilon=1e-3),
+    case("BatchNormalization", IMAGE, *PARAMETERS, opset=13),
+    case("LayerNormalization", reals(2, 3, 4), reals(4), reals(4)),
+    case("LayerNormalization", reals(2, 3, 4), reals(3, 4), axis=1, epsilon=1e-2),
+    case("InstanceNormalization", IMAGE, reals(4), reals(4)),
+    case("GroupNormalization", IMAGE, reals(4), reals(4), num_groups=2, opset=21),
+    case("RMSNormalization", reals(2, 3, 4), reals(4), opset=23),
+    case("Softmax", reals(2, 3, 4)),
+    case("Softmax", reals(2, 3, 4), axis=1, opset=13),
+    case("LogSoftmax", reals(2, 3, 4), axis=-2),
+    *(case(op, POSITIVE, axes=[-1], keepdims=0) for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")),
+    *(case(op, POSITIVE, whole(0, 2), known=(1,), opset=18) for op in ("ReduceMean", "ReduceMax", "ReduceLogSumExp", "ReduceSumSquare")),
+    case("ReduceMean", POSITIVE),
+    case("ReduceSum", POSITIVE, whole(1), known=(1,), keepdims=0),
+    case("ReduceSum", POSITIVE, whole(), known=(1,), noop_with_empty_axes=1),
+    case("ReduceSum", POSITIVE, whole(), known=(1,)),
+    case("ArgMax", reals(2, 3, 4), axis=1),
+    case("ArgMin", reals(2, 3, 4), axis=-1, keepdims=0),
+    case("CumSum", reals(2, 5), whole(1)[0], known=(1,)),
+    case("CumSum", reals(2, 5), whole(1)[0], known=(1,), exclusive=1, reverse=1),
+    case("TopK", reals(2, 5), whole(3), known=(1,), results=2),
+]
+SHAPES = [
+    case("Reshape", reals(2, 3, 4), whole(0, -1), known=(1,)),
+    case("Reshape", reals(2, 3, 4), whole(4, 3, 2), known=(1,)),
+    case("Reshape", reals(1, 1), whole(), known=(1,)),
+    case("Reshape", reals(0, 3), whole(0, 5), known=(1,), allowzero=1),
+    case("Flatten", reals(2, 3, 4)),
+    case("Flatten", reals(2, 3, 4), axis=0),
+    case("Flatten", reals(2, 3, 4), axis=-1),
+    case("Transpose", reals(2, 3, 4)),
+    case("Transpose", reals(2, 3, 4), perm=[0, 2, 1]),
+    case("Squeeze", reals(1, 3, 1)),
+    case("Squeeze", reals(1, 3, 1), whole(-1), known=(1,)),
+    case("Unsqueeze", reals(2, 3), whole(-1, 0), known=(1,)),
+    case("Concat", reals(2, 3), reals(2, 1), axis=1),
+    case("Concat", reals(2, 3), reals(0, 3), axis=-2),
+    case("Split", reals(2, 6), whole(1, 2, 3), known=(1,), axis=1, results=3),
+    case("Split", reals(2, 6), axis=1, results=3),
+    case("Split", reals(7, 2), num_outputs=3, results=3, opset=18),
+    case("Slice", reals(5, 6), whole(1, -2), whole(4, 99), known=(1, 2)),
+    case("Slice", reals(5, 6), whole(-1), whole(-99), whole(1), whole(-2), known=(1, 2, 3, 4)),
+    case("Slice", reals(5, 6), whole(-1), whole(-(1 << 62)), whole(0), whole(-1), known=(1, 2, 3, 4)),
+    case("Slice", reals(5, 6), whole(4), whole(2), whole(0), known=(1, 2, 3)),
+    case("Slice", reals(5, 6), whole(0), whole((1 << 63) - 1), whole(1), whole(3), known=(1, 2, 3, 4)),
+    case("Expand", reals(3, 1), whole(2, 1, 4), known=(1,)),
+    case("Tile", reals(2, 3), whole(2, 1), known=(1,)),
+    case("Pad", reals(2, 3), whole(0, 1, 2, 0), np.float32(5), known=(1, 2)),
+    case("Pad", reals(2, 3), whole(-1, 0, 0, 1), known=(1,)),
+    case("Pad", reals(1, 2, 5), whole(1, 2), None, whole(-1), known=(1, 3), mode="reflect", opset=18),
+    case("Pad", reals(1, 2, 5), whole(0, 0, 1, 0, 0, 2), known=(1,), mode="edge"),
+    case("Shape", reals(2, 3, 4), start=1),
+    case("Size", reals(2, 3, 4)),
+    case("Range", whole(1)[0], whole(9)[0], whole(3)[0], known=(0, 1, 2)),
+    case("Range", np.float32(1), np.float32(-1), np.float32(-0.25), known=(0, 1, 2)),
+    case("ConstantOfShape", whole(2, 3), known=(0,)),
+    case("Trilu", reals(4, 5), whole(1)[0], known=(1,)),
+    case("Trilu", reals(4, 5), upper=0),
+    case("DepthToSpace", reals(1, 8, 2, 3), blocksize=2),
+    case("DepthToSpace", reals(1, 8, 2, 3), blocksize=2, mode="CRD"),
+    case("SpaceToDepth", reals(1, 2, 4, 6), blocksize=2),
+]
+INDICES = [
+    case("Gather", reals(5, 4), whole(4, 0, 2), known=(0,)),
+    case("Gather", reals(5, 4), np.array([[4, -1], [0, 2]], np.int64), known=(1,)),
+    case("Gather", reals(2, 5, 4), whole(-2)[0], known=(1,), axis=1),
+    case("Gather", reals(2, 5, 4), whole(1, 2), known=(1,), axis=1),
+    case("Gather", reals(2, 5, 4), np.array([[1, 3]], np.int32), axis=2),
+    case("GatherElements", reals(3, 3), np.array([[1, 2, 0], [-1, 0, 0]], np.int64), known=(1,), axis=0),
+    case("GatherND", reals(2, 3, 4), np.array([[0, 1], [1, 2]], np.int64)),
+    case("GatherND", reals(2, 3, 4), np.array([[1], [0]], np.int64), batch_dims=1),
+    case("ScatterND", reals(4, 3), np.array([[1], [3]], np.int64), reals(2, 3)),
+    case("ScatterElements", reals(3, 3), np.array([[1, 0, 2]], np.int64), reals(1, 3), axis=0),
+    case("NonZero", FLAGS, known=(0,)),
+]
+PRODUCTS = [
+    case("MatMul", reals(2, 3, 4), reals(4, 5), known=(1,)),
+    case("MatMul", reals(2, 3, 4), reals(2, 4, 5)),
+    case("MatMul", reals(4), reals(4, 5)),
+    case("Gemm", reals(3, 4), reals(5, 4), reals(5), known=(1, 2), transB=1),
+    case("Gemm", reals(4, 3), reals(4, 5), reals(1, 5), known=(1, 2), transA=1, alpha=0.5, beta=2.0),
+    case("Gemm", reals(3, 4), reals(4, 5), reals(3, 1)),
+    case("Gemm", reals(3, 4), reals(4, 5)),
+    case("Einsum", reals(2, 3, 4), reals(2, 5, 4), equation="bij,bkj->bik"),
+    case("Attention", reals(2, 3, 5, 4), reals(2, 3, 6, 4), reals(2, 3, 6, 4), opset=23),
+    case("Attention", reals(2, 5, 8), reals(2, 6, 8), reals(2, 6, 8), reals(5, 6), opset=23, q_num_heads=2, kv_num_heads=2, scale=0.3),
+    case("Attention", reals(2, 4, 5, 4), reals(2, 2, 5, 4), reals(2, 2, 5, 4), opset=23, is_causal=1),
+]
+CASES = [*ELEMENTWISE, *WINDOWS, *NORMS, *SHAPES, *INDICES, *PRODUCTS]
+
+
+def built(each: Case, known: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model of a case and the inputs to give it; those at `known` positions are constants of the model."""
+    names = ["" if value is None else f"i{position}" for position, value in enumerate(each.inputs)]
+    outputs = [f"o{position}" for position in range(each.results)]
+    node = helper.make_node(each.op, names, outputs, name="node", **each.attributes)
+    arrays = {name: np.asarray(value) for name, value in zip(names, each.inputs, strict=True) if name}
+    constants = {f"i{position}": arrays[f"i{position}"] for position in known if each.inputs[position] is not None}
+    given = {name: value for name, value in arrays.items() if name not in constants}
+    inputs = [(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape) for name, value in given.items()]
+    model = onnx_files.model([node], inputs, [(name, TensorProto.UNDEFINED, None) for name in outputs], constants, each.opset)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    for value in model.graph.output:
+        value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
+    return model, given
+
+
+def expected(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What onnxruntime computes."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, given)
+
+
+def computed(captured: OnnxCaptured, given: dict[str, np.ndarray]) -> list[torch.Tensor]:
+    """What the captured graph computes, verified first."""
+    Verifier()(captured.graph_module, Form.CAPTURED)
+    inputs = captured.flatten([torch.from_numpy(np.array(value)) for value in given.values()])
+    with torch.no_grad():
+        return list(captured.graph_module(*inputs))
+
+
+def same(found: list[torch.Tensor], wanted: list[np.ndarray]) -> None:
+    for tensor, array in zip(found, wanted, strict=True):
+        reference = torch.from_numpy(np.asarray(array))
+        assert tensor.dtype == reference.dtype and tensor.shape == reference.shape
+        scale = float(reference.double().abs().max()) if reference.numel() else 0.0
+        torch.testing.assert_close(tensor, reference, rtol=1e-5, atol=1e-6 * min(scale, 10.0), equal_nan=True)
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_an_operator_computes_what_onnxruntime_computes(each: Case) -> None:
+    model, given = built(each, each.known)
+    same(computed(capture_onnx(model), given), expected(model, given))
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_of_constants_nothing_is_left_to_compute(each: Case) -> None:
+    every = tuple(range(len(each.inputs)))
+    model, given = built(each, each.known)
+    captured = capture_onnx(built(each, every)[0])
+    assert not [node for node in captured.graph_module.graph.nodes if node.op == "call_function"]
+    same(computed(captured, {}), expected(model, given))
+
+
+def test_every_operator_of_the_tables_is_tested_here_or_in_whole_models() -> None:
+    from sparsec.from_onnx import OPERATORS
+
+    untested = set(OPERATORS) - {each.op for each in CASES}
+    assert untested == {"BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Swish"}
