@@ -1,4 +1,4 @@
-"""The 1x1 layers of a network, one kernel at a time: `python benchmarks/kernels.py --model mobilenet_v1 --density 0.2,0.1,0.05 [--core 1]`.
+"""The 1x1 and linear layers of a network, one kernel at a time: `python benchmarks/kernels.py --model mobilenet_v1 [--core 1]`.
 
 For every layer and density, microseconds and GFLOP/s on the nonzeros (pads and tails of tiles not counted) of the schedules that the
 backend would measure, predicted fastest first. One thread. Input and output were just written, as they are in a network, and the weights
@@ -34,7 +34,7 @@ from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
 from sparsec.runtime import Runner
 from sparsec.spec import Schedule
 
-#: (outputs, inputs, height and width, how many)
+#: (outputs, inputs, side of a square map or number of tokens, how many); ResNet-50 without its three strided shortcuts.
 LAYERS = {
     "mobilenet_v1": (
         *((64, 32, 112, 1), (128, 64, 56, 1), (128, 128, 56, 1), (256, 128, 28, 1), (256, 256, 28, 1), (512, 256, 14, 1)),
@@ -45,25 +45,34 @@ LAYERS = {
         *((32, 192, 28, 2), (64, 192, 14, 1), (384, 64, 14, 4), (64, 384, 14, 3), (96, 384, 14, 1), (576, 96, 14, 3), (96, 576, 14, 2)),
         *((160, 576, 7, 1), (960, 160, 7, 3), (160, 960, 7, 2), (320, 960, 7, 1), (1280, 320, 7, 1)),
     ),
+    "resnet50": (
+        *((64, 64, 56, 1), (256, 64, 56, 4), (64, 256, 56, 2), (128, 256, 56, 1), (512, 128, 28, 4), (128, 512, 28, 3)),
+        *((256, 512, 28, 1), (1024, 256, 14, 6), (256, 1024, 14, 5), (512, 1024, 14, 1), (2048, 512, 7, 3), (512, 2048, 7, 2)),
+    ),
+    "bert_base": ((768, 768, 128, 48), (3072, 768, 128, 12), (768, 3072, 128, 12)),
+    "vit_s16": ((1152, 384, 197, 12), (384, 384, 197, 12), (1536, 384, 197, 12), (384, 1536, 197, 12)),
 }
+#: Their maps are one row of tokens.
+ON_TOKENS = ("bert_base", "vit_s16")
 _CLAMP = (0.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A pruned 1x1 layer: weight [N, K], zeros in groups of ``block`` outputs, on a square map."""
+    """A pruned 1x1 layer: weight [N, K], zeros in groups of ``block`` outputs, on a map (one row: tokens)."""
 
     weight: np.ndarray
-    size: int
+    height: int
+    width: int
     count: int
 
     @property
     def name(self) -> str:
-        return f"{self.weight.shape[1]}->{self.weight.shape[0]} @{self.size}"
+        return f"{self.weight.shape[1]}->{self.weight.shape[0]} @{self.width}"
 
     @property
     def flops(self) -> int:
-        return 2 * int(np.count_nonzero(self.weight)) * self.size**2
+        return 2 * int(np.count_nonzero(self.weight)) * self.height * self.width
 
     def work(self) -> Work:
         outputs, inputs = self.weight.shape
@@ -71,14 +80,14 @@ class Layer:
         return Work(outputs, inputs, self.geometry(64).pixels, int(np.count_nonzero(self.weight)), blocks)
 
     def geometry(self, tile: int) -> Geometry:
-        return Geometry(self.size, self.size, 1, tile)
+        return Geometry(self.height, self.width, int(self.height > 1), tile)
 
 
-def layer_of(shape: tuple[int, int, int, int], density: float, rows: int, rng: np.random.Generator) -> Layer:
+def layer_of(shape: tuple[int, int, int, int], tokens: bool, density: float, rows: int, rng: np.random.Generator) -> Layer:
     """A random layer of ``shape`` that keeps ``density`` of the blocks of ``rows`` outputs x 1 input."""
     outputs, inputs, size, count = shape
     keep = np.repeat(rng.random((-(-outputs // rows), inputs)) < density, rows, axis=0)[:outputs]
-    return Layer((rng.standard_normal((outputs, inputs)) * keep).astype(np.float32), size, count)
+    return Layer((rng.standard_normal((outputs, inputs)) * keep).astype(np.float32), 1 if tokens else size, size, count)
 
 
 def kernel_of(schedule: Schedule, layer: Layer, machine: Machine) -> tuple[Source, dict[str, Any]]:
@@ -226,12 +235,12 @@ def main(
     shown: Annotated[int, typer.Option(help="Candidates to show.")] = 4,
     core: Annotated[int | None, typer.Option(help="Core to pin to.")] = None,
 ) -> None:
-    """Measure the 1x1 layers of a network."""
+    """Measure the 1x1 or linear layers of a network."""
     if core is not None:
         os.sched_setaffinity(0, (core,))
     for d in map(float, density.split(",")):
         rng = np.random.default_rng(0)
-        layers = [layer_of(shape, d, rows, rng) for shape in LAYERS[model]]
+        layers = [layer_of(shape, model in ON_TOKENS, d, rows, rng) for shape in LAYERS[model]]
         Console(width=160).print(table_of(f"{model}, density {d:g}, blocks of {rows}", measure_all(layers, this_machine(), passes), shown))
 
 
