@@ -52,8 +52,9 @@ def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
 
 
 def elements_of(buffer: Buffer, threads: int) -> int:
-    """Elements that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
-    return ceil_to(buffer.slot, LINE) * threads if buffer.slot else ceil_to(buffer.storage.elements, LINE)
+    """Elements of 4 bytes that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
+    words = 2 if buffer.storage.dtype == "int64" else 1
+    return ceil_to(buffer.slot, LINE) * threads * words if buffer.slot else ceil_to(buffer.storage.elements * words, LINE)
 
 
 def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:

@@ -47,7 +47,7 @@ def _operand_breach(node: fx.Node) -> str:
         if not is_value(value):
             return f"{value.name} is not a tensor"
         tensor = value.meta["val"]
-        if tensor.dtype != torch.float32 and not (value is not node and tensor.dtype in ROW_DTYPES.get(node.target, ())):
+        if tensor.dtype != torch.float32 and tensor.dtype not in ROW_DTYPES.get(node.target, ()):
             return f"{value.name} is {tensor.dtype}, kernels compute in float32"
         if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
             return f"{value.name} has shape {list(tensor.shape)}; kernels take [N, C], [N, T, F] and [N, C, H, W] without empty axes"

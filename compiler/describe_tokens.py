@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import token_ops
+from sparsec import pruning_ops, token_ops
 from sparsec.calls import arguments
 from sparsec.operands import operands, shape_of, sources, weights
 
@@ -84,6 +84,17 @@ def _tokens(op: str) -> Callable[[fx.Node], Description]:
     return lambda node: (op, dict(node.kwargs))
 
 
+def _pruning(function: Callable[..., Any]) -> Callable[[fx.Node], Description]:
+    """Operators of `pruning_ops`: constants only as a bias per pair of tokens."""
+    op = function.__name__
+
+    def describe(node: fx.Node) -> Description:
+        allowed = 1 if op == "token_scores" and len(node.args) > 3 and node.args[3] is not None else 0
+        return (op, dict(node.kwargs)) if len(weights(node)) == allowed else f"{op} of constant or computed operands"
+
+    return describe
+
+
 TOKENS: dict[Any, Callable[[fx.Node], Description]] = {
     aten.layer_norm.default: _layer_norm,
     aten.embedding.default: _embedding,
@@ -94,4 +105,5 @@ TOKENS: dict[Any, Callable[[fx.Node], Description]] = {
     token_ops.key_bias: _tokens("key_bias"),
     token_ops.map_to_tokens: _tokens("map_to_tokens"),
     token_ops.tokens_to_map: _tokens("tokens_to_map"),
+    **{function: _pruning(function) for function in pruning_ops.FUNCTIONS if function is not pruning_ops.gather_pairs},
 }

@@ -26,7 +26,7 @@ _running: dict[int, _Running] = {}
 
 
 def _call_region(handle: int, inputs: list[Tensor]) -> list[Tensor]:
-    return _running[handle].run(inputs)
+    return _running[handle].run([x.contiguous() for x in inputs])
 
 
 def _fake_region(handle: int, inputs: list[Tensor]) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import ops, token_ops
+from sparsec import ops, pruning_ops, token_ops
 
 aten = torch.ops.aten
 
@@ -19,13 +19,54 @@ WEIGHTS: dict[Any, tuple[int, ...]] = {
     aten.layer_norm.default: (2, 3),
 }
 RESIDUALS = {ops.conv2d: 3, ops.linear: 3, ops.depthwise_pointwise: 5}
-#: What a kernel reads beside float32.
+_INDICES = (torch.int64, torch.int32)
+#: What kernels read and write beside float32.
 ROW_DTYPES = {
-    aten.embedding.default: (torch.int64, torch.int32),
-    token_ops.key_bias: (torch.int64, torch.int32, torch.bool),
+    aten.embedding.default: _INDICES,
+    token_ops.key_bias: (*_INDICES, torch.bool),
+    pruning_ops.keep_tokens: (torch.int64,),
+    pruning_ops.merge_plan: (torch.int64,),
+    pruning_ops.gather_tokens: (torch.int64,),
+    pruning_ops.gather_keys: (torch.int64,),
+    pruning_ops.merge_tokens: (torch.int64,),
+    pruning_ops.merge_sizes: (torch.int64,),
 }
-#: Operators that read one number per token.
-_ROW_READERS: dict[Any, int] = {aten.embedding.default: 1, token_ops.key_bias: 0, token_ops.attention: 3}
+#: Operators that read numbers per token: at these positions.
+_ROW_READERS: dict[Any, tuple[int, ...]] = {
+    aten.embedding.default: (1,),
+    token_ops.key_bias: (0,),
+    token_ops.attention: (3,),
+    pruning_ops.token_scores: (2,),
+    pruning_ops.gather_tokens: (1,),
+    pruning_ops.merge_tokens: (1, 2),
+    pruning_ops.mean_merged: (1,),
+}
+#: Operators on numbers per token whose results are such, but for the tokens that some of them gather.
+_ROW_MAKERS = frozenset(
+    {
+        token_ops.key_bias,
+        pruning_ops.token_scores,
+        pruning_ops.keep_tokens,
+        pruning_ops.gather_keys,
+        pruning_ops.merge_plan,
+        pruning_ops.merge_sizes,
+        pruning_ops.log_sizes,
+        pruning_ops.token_sizes,
+    }
+)
+_OF_ROWS_ONLY = _ROW_MAKERS - {pruning_ops.token_scores, pruning_ops.merge_plan}
+#: Operators that leave a number of tokens fixed when compiling.
+CHOOSING = frozenset(
+    {
+        pruning_ops.keep_tokens,
+        pruning_ops.gather_tokens,
+        pruning_ops.gather_keys,
+        pruning_ops.merge_plan,
+        pruning_ops.merge_tokens,
+        pruning_ops.merge_sizes,
+        pruning_ops.mean_merged,
+    }
+)
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -54,13 +95,13 @@ def residual(node: fx.Node) -> fx.Node | None:
 
 
 def is_row(node: fx.Node) -> bool:
-    """Whether a value [N, T] is a number per token: ids, a padding mask, the bias of keys."""
-    read_as_row = any(u.target in _ROW_READERS and _reads_at(u, _ROW_READERS[u.target]) is node for u in node.users)
-    return node.target is token_ops.key_bias or read_as_row
+    """Whether a value [N, T] is a number per token: ids, a padding mask, the bias of keys, scores, positions."""
+    return node.target in _ROW_MAKERS or any(_reads_as_row(user, node) for user in node.users)
 
 
-def _reads_at(node: fx.Node, position: int) -> object:
-    return node.args[position] if position < len(node.args) else None
+def _reads_as_row(user: fx.Node, node: fx.Node) -> bool:
+    places = _ROW_READERS.get(user.target, ())
+    return user.target in _OF_ROWS_ONLY or any(at < len(user.args) and user.args[at] is node for at in places)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def _references() -> dict[str, Callable[..., Any]]:
     import torch
     from torch.nn import functional as F
 
-    from sparsec import ops, token_ops
+    from sparsec import ops, pruning_ops, token_ops
 
     def call(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda spec, *tensors: function(*tensors, **dict(spec.attributes))
@@ -81,6 +81,7 @@ def _references() -> dict[str, Callable[..., Any]]:
         "embedding": lambda spec, ids, table: F.embedding(ids, table),
         "add_table": lambda spec, x, table: x + table,
         "prepend": lambda spec, x, prefix: torch.cat([prefix.expand(len(x), -1, -1), x], 1),
+        **{function.__name__: call(function) for function in pruning_ops.FUNCTIONS},
         "select_token": lambda spec, x: x[:, spec["index"]],
         "mean_tokens": lambda spec, x: x.mean(1),
     }

@@ -1,6 +1,7 @@
 """Passes of sparsec, and the pipeline: one explicit tuple, in order."""
 
 from sparsec.passes.assign_layouts import AssignLayouts
+from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.passes.delete_dead_channels import DeleteDeadChannels
 from sparsec.passes.fold_batchnorm import FoldBatchNorm
 from sparsec.passes.fold_constants import FoldConstants
@@ -10,6 +11,7 @@ from sparsec.passes.fuse_epilogue import FuseEpilogue
 from sparsec.passes.group_regions import GroupRegions
 from sparsec.passes.infer_activation_facts import InferActivationFacts
 from sparsec.passes.infer_weight_facts import InferWeightFacts
+from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.passes.sink_views import SinkViews
 from sparsec.pipeline import Pass
 
@@ -20,6 +22,8 @@ PIPELINE: tuple[Pass, ...] = (
     # Recognise tokens: CAPTURED → CAPTURED
     FuseAttention(),
     SinkViews(),
+    CanonicaliseTokens(),
+    InsertTokenPruning(),
     # Know: CAPTURED → INFERRED
     InferWeightFacts(),
     InferActivationFacts(),

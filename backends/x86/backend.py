@@ -18,6 +18,8 @@ from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
+from sparsec.backends.x86.pruning import OPS as PRUNING_OPS
+from sparsec.backends.x86.pruning import pruning_groups
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
 from sparsec.backends.x86.tokens import OPS as TOKEN_OPS
 from sparsec.backends.x86.tokens import token_copy, token_groups
@@ -96,7 +98,15 @@ class X86:
             if _is_map_product(spec):
                 size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
                 works[size].append(nominal_work(spec, region.space(*size), self.machine))
-        return replace(region, tiles={size: best_tile(found, self.machine, TILES) for size, found in works.items()})
+        tiles = {size: best_tile(found, self.machine, TILES) for size, found in works.items()}
+        return replace(region, tiles=tiles | self._token_tiles(region, works))
+
+    def _token_tiles(self, region: Region, works: Mapping[tuple[int, int], list[Work]]) -> dict[tuple[int, int], int]:
+        """One tile for all numbers of tokens: what chooses among tokens moves them between values of one tile."""
+        sizes = {(1, spec.output[0]) for spec in region.specs.values() if len(spec.output) == 2}
+        sizes |= {(1, shape[0]) for spec in region.specs.values() for shape in spec.inputs if len(shape) == 2}
+        found = [work for size in sizes for work in works.get(size, [])]
+        return dict.fromkeys(sizes, best_tile(found, self.machine, TILES)) if found else {}
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``."""
@@ -113,6 +123,8 @@ class X86:
             return attention_groups(task, self.machine)
         if op in TOKEN_OPS:
             return token_groups(task, self.machine)
+        if op in PRUNING_OPS:
+            return pruning_groups(task, self.machine)
         if op in ("max_pool2d", "avg_pool2d", "global_avg_pool"):
             return pool_groups(task, self.machine)
         return elementwise_groups(task, self.machine)
