@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the self-tests of exported kernels share: blocks of memory filled from a file, and a comparison. */
 #include <math.h>
 #include <stddef.h>

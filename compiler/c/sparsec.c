@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); nothing of it is used before it
  * is known to stay inside the file, the arena, the weights and the caller's tensors. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Runs a directory that `sparsec compile` wrote: C11, Linux, no libraries besides libc (and what the directory holds).
  *
  *     cc -O2 -I net.sparsec program.c net.sparsec/sparsec.c -ldl -lpthread

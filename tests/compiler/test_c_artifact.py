@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 from sparsec.artifact import load, save
-from sparsec.flat_program import checksums, flat_program
-from sparsec.program import Patch, Port, Program, Size
+from sparsec.flat_program import MOST_AXES, checksums, flat_program
+from sparsec.program import DTYPES, Patch, Port, Program, Size
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,9 @@ def growing() -> Program:
 
 def drawn(port: Port, batch: int, size: int) -> np.ndarray:
     shape = (batch, *port.shape_for({"n": size} if size else {}))
-    return RANDOM.integers(0, port.limit, shape, port.dtype) if port.limit else RANDOM.standard_normal(shape).astype(np.float32)
+    if port.dtype == "float32":
+        return RANDOM.standard_normal(shape).astype(np.float32)
+    return RANDOM.integers(0, port.limit, shape, port.dtype) if port.limit else np.ones(shape, port.dtype)
 
 
 def compared(harness: Path, artifact: Path, threads: int, batch: int, callers: int = 1, size: int = 0) -> None:
@@ -116,6 +119,22 @@ def test_a_network(harness: Path, tmp_path: Path, threads: int) -> None:
     prune(model, 0.9)
     compile(model, (torch.zeros(1, 3, 96, 96),), threads=threads).save(tmp_path / "net.sparsec")
     compared(harness, tmp_path / "net.sparsec", threads, 3, callers=2)
+
+
+@pytest.mark.slow
+def test_a_transformer_at_any_number_of_tokens(harness: Path, tmp_path: Path) -> None:
+    import torch
+
+    from sparsec import compile
+    from sparsec.models import prune
+    from sparsec.models.attention import seed_transformer
+    from sparsec.models.bert import Bert
+
+    model = prune(seed_transformer(Bert(100, 64, 64, 2, 4, 128), 0).eval(), 0.8)
+    tokens, example = torch.export.Dim("n", min=3, max=24), torch.ones(1, 24, dtype=torch.int64)
+    artifact = compile(model, (example, example), threads=2, dynamic_shapes=({1: tokens}, {1: tokens})).save(tmp_path / "net.sparsec")
+    for threads, size in [(1, 0), (1, 3), (2, 17), (2, 24)]:
+        compared(harness, artifact, threads, 3, callers=2, size=size)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -210,6 +229,13 @@ def test_mutated_and_sealed_programs_never_harm_the_loader(harness: Path, tmp_pa
     loaded, found = map(int, called(harness, "mutate", artifact, "program.bin", 500, 2, 1, 2).split())
     assert found > 250 and loaded < 250
     compared(harness, artifact, 1, 2)
+
+
+def test_the_header_and_the_writer_agree() -> None:
+    header = (ROOT / "compiler/c/sparsec.h").read_text()
+    (names,) = re.findall(r"typedef enum \{(.*)\} sparsec_dtype", header)
+    assert tuple(name.strip().removeprefix("SPARSEC_").lower() for name in names.split(",")) == DTYPES
+    assert f"#define SPARSEC_MOST_AXES {MOST_AXES}\n" in header
 
 
 def test_checksums_see_every_word() -> None:
