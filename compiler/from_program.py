@@ -48,6 +48,7 @@ class Symbolic:
 
     def graph(self, sizes: Mapping[str, int]) -> fx.Graph:
         """The program's graph for these sizes. UnsupportedModel where it cannot be had, InvalidInput where the program forbids them."""
+        self.signature.check(sizes)
         return _Specialisation(self, sizes).run()
 
     def first_choice(self, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -249,7 +250,8 @@ class _Specialisation:
 
     def _copy(self, node: fx.Node) -> fx.Node:
         self.moved[node] = made = self.graph.node_copy(node, self.moved.__getitem__)
-        made.meta = dict(node.meta)
+        # The signature speaks of nodes by name, also of those whose names a graph would not give out again.
+        made.name, made.meta = node.name, dict(node.meta)
         return made
 
     def _computed(self, node: fx.Node, args: Any, kwargs: Any) -> Any:

@@ -26,7 +26,8 @@ def opened(path: Path, batch: int) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     tensors = captured.flatten(examples, kwargs)
     if captured.symbols:
         captured = captured.at(captured.sizes_of(tensors))
-    fixed = [spec for spec, x in zip(captured.inputs, tensors, strict=True) if spec.shape != tuple(x.shape)]
+    pairs = zip(captured.inputs, tensors, strict=True)
+    fixed = [spec for spec, x in pairs if spec.shape != tuple(x.shape) or (x.dim() and len(x) != batch)]
     if fixed:
         why = f"Input {fixed[0].name!r} is {list(fixed[0].shape)}."
         raise InvalidInput(f"The model does not run with batch {batch}.", where=str(path), why=why, hint="Give --batch as in the file.")

@@ -89,6 +89,10 @@ class Signature:
         self._check_guards(shapes)
         return sizes
 
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """InvalidInput where the program does not allow these sizes."""
+        self.sizes([[dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims] for dims in self.dims])
+
     def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
         if not isinstance(dim, Axis):
             if dim != length:
