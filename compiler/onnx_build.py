@@ -55,7 +55,7 @@ class Builder:
         args, kwargs = tree_map_only(Tensor, self.place, (tuple(args), kwargs))
         value = self._run(target, *tree_map_only(fx.Node, lambda node: node.meta["val"], (args, kwargs)))
         name = getattr(target, "__name__", "").partition(".")[0] or None
-        return self._described(self.graph.create_node("call_function", target, args, kwargs, name), value)
+        return self._described(self.graph.create_node("call_function", target, tuple(args), kwargs, name), value)
 
     def item(self, value: Any, index: int) -> Value:
         """One of several results."""

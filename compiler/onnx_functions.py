@@ -3,7 +3,7 @@
 y = f(x)      f(a): t = Relu(a); return Neg(t)      →      f_0/t = Relu(x); y = Neg(f_0/t)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -31,7 +31,7 @@ class _Inlining:
         self.functions = functions
         self.calls = count()
 
-    def expand(self, nodes: Sequence[OnnxNode], depth: int) -> Iterator[OnnxNode]:
+    def expand(self, nodes: Iterable[OnnxNode], depth: int) -> Iterator[OnnxNode]:
         for node in nodes:
             function = self.functions.get((node.domain, node.op))
             if function is None:

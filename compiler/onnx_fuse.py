@@ -29,6 +29,7 @@ def fuse(graph_module: fx.GraphModule) -> None:
             if not node._erased and node.op == "call_function":
                 rewrite(edit, node)
         edit.sweep()
+    graph_module.recompile()
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _mean_axes(mean: object) -> int | None:
     if not isinstance(mean, fx.Node) or len(mean.args) < 3 or not mean.args[2]:
         return None
     rank = len(mean.meta["val"].shape)
-    axes = sorted(axis % rank for axis in mean.args[1])  # type: ignore[union-attr]
+    axes = sorted(axis % rank for axis in mean.args[1])  # type: ignore[union-attr, operator]
     return len(axes) if axes == list(range(rank - len(axes), rank)) else None
 
 

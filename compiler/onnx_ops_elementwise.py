@@ -19,9 +19,9 @@ def _unary(target: Any, step: Step) -> Value:
 
 def scalar(value: Value, other: Value) -> Any:
     """A constant of one element as a Python number where that changes neither shape nor dtype of what it does to `other`."""
-    alone = isinstance(value, Tensor) and value.numel() == 1 and isinstance(other, fx.Node) and value.dtype != torch.bool
-    fits = alone and value.dim() <= len(shape(other)) and value.dtype == dtype(other)
-    return value.item() if fits else value  # type: ignore[union-attr]
+    if not isinstance(value, Tensor) or not isinstance(other, fx.Node) or value.numel() != 1 or value.dtype == torch.bool:
+        return value
+    return value.item() if value.dim() <= len(shape(other)) and value.dtype == dtype(other) else value
 
 
 def _same_types(step: Step) -> tuple[Value, Value]:

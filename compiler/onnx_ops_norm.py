@@ -142,7 +142,7 @@ def _top_k(step: Step) -> tuple[Value, Value]:
     return step.item(result, 0), step.item(result, 1)
 
 
-_REDUCTIONS = {
+_REDUCTIONS: dict[str, Callable[[Step, Value, list[int], bool], Value]] = {
     "ReduceL1": _norm_1,
     "ReduceL2": _norm_2,
     "ReduceLogSumExp": _log_sum_exp,

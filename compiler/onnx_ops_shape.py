@@ -1,7 +1,7 @@
 """ONNX operators that move elements or speak of shapes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -217,7 +217,7 @@ def _space_to_depth(step: Step) -> Value:
     return reshaped(step, step.call(aten.permute.default, split, [0, 3, 5, 1, 2, 4]), [n, c * block**2, h // block, w // block])
 
 
-def constant_value(attributes: dict[str, Any], folder: Any, where: str) -> Tensor | None:
+def constant_value(attributes: Mapping[str, Any], folder: Any, where: str) -> Tensor | None:
     """What a Constant node holds; None for what is no tensor."""
     kinds: dict[str, torch.dtype] = {
         "value_float": torch.float32,
