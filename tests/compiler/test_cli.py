@@ -47,8 +47,8 @@ constant = 3
 class Compiled:
     """Stands in for a compiled model; remembers how it was asked for."""
 
-    model: torch.nn.Module
-    inputs: tuple[torch.Tensor, ...]
+    model: Any
+    inputs: Any
     options: dict[str, Any]
 
     def explain(self) -> Explanation:
@@ -61,12 +61,32 @@ class Compiled:
 Invoke = Callable[..., Result]
 
 
+class Two(torch.nn.Module):
+    """Two inputs with a common free batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(8, 4)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(left)) + right
+
+
+def save_program(path: Path) -> Path:
+    """`Two` as a file, exported for a batch of 3."""
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(Two().eval(), (torch.ones(3, 8), torch.ones(3, 4)), dynamic_shapes=({0: rows}, {0: rows}))
+    torch.export.save(program, path)
+    return path
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
     """A fake driver; the list receives each compilation."""
     made: list[Compiled] = []
 
-    def compile(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Compiled:
+    def compile(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> Compiled:
         if options["tune"] == "never":
             raise UnsupportedModel("This model is beyond us.", where="layer 3", hint="Try another.")
         made.append(Compiled(model, inputs, options))
@@ -83,6 +103,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run a command in an own directory that holds the module ``shop_of_models``."""
     (tmp_path / "shop_of_models.py").write_text(FACTORIES)
+    (tmp_path / "text.pt2").write_text("text")
+    (tmp_path / "folder.onnx").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "shop_of_models", raising=False)
@@ -135,6 +157,13 @@ def test_shapes_of_inputs(invoke: Invoke, calls: list[Compiled], arguments: tupl
         (("compile", "shop_of_models:both", "-o", "y", "--tune", "never"), "beyond us"),
         (("explain", "nowhere.sparsec"), "no artifact"),
         (("run", "nowhere.sparsec", "--input", "x.npy", "-o", "y.npy"), "no artifact"),
+        (("compile", "nothing.pt2", "-o", "y"), "does not exist"),
+        (("compile", "nothing.onnx", "-o", "y"), "does not exist"),
+        (("compile", "shop_of_models.py", "-o", "y"), "or the path of a .pt2 or .onnx file"),
+        (("explain", "text.pt2"), "no zip archive"),
+        (("tune", "folder.onnx"), "is a directory"),
+        (("bench", "text.pt2"), "no zip archive"),
+        (("bisect", "nothing.PT2"), "does not exist"),
         (("bench", "nonsense"), "does not name a factory"),
         (("bench", "shop_of_models:both", "--rivals", "abacus"), "abacus"),
     ],
@@ -145,6 +174,74 @@ def test_what_a_user_can_cause_is_a_message(invoke: Invoke, calls: list[Compiled
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert not calls
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "tune"])
+def test_programs_are_compiled_from_files(invoke: Invoke, calls: list[Compiled], tmp_path: Path, command: str) -> None:
+    save_program(tmp_path / "two.pt2")
+    output = ("-o", "out.sparsec") if command == "compile" else ()
+    done = invoke(command, "two.pt2", *output)
+    assert done.exit_code == 0, done.output
+    assert isinstance(calls[0].model, torch.export.ExportedProgram)
+    assert [tuple(x.shape) for x in calls[0].inputs] == [(3, 8), (3, 4)]
+
+
+@pytest.mark.parametrize("shapes", [("right=5,4", "left=5,8"), ("5,8", "right=5x4")])
+def test_shapes_of_inputs_of_files(invoke: Invoke, calls: list[Compiled], tmp_path: Path, shapes: tuple[str, ...]) -> None:
+    save_program(tmp_path / "two.pt2")
+    options = [part for shape in shapes for part in ("--input", shape)]
+    assert invoke("explain", "two.pt2", *options).exit_code == 0
+    assert [tuple(x.shape) for x in calls[0].inputs] == [(5, 8), (5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [(("middle=1,8",), "no input named middle"), (("1,8", "1,4", "1,4"), "has 2 inputs"), (("left=a",), "not a shape")],
+)
+def test_shapes_that_no_input_of_a_file_has(
+    invoke: Invoke, calls: list[Compiled], tmp_path: Path, shapes: tuple[str, ...], message: str
+) -> None:
+    save_program(tmp_path / "two.pt2")
+    done = invoke("explain", "two.pt2", *(part for shape in shapes for part in ("--input", shape)))
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not calls
+
+
+def test_onnx_models_are_compiled_from_files(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
+    torch.onnx.export(Two().eval(), (torch.ones(3, 8), torch.ones(3, 4)), tmp_path / "two.onnx", dynamo=True, verbose=False)
+    assert invoke("explain", "two.onnx").exit_code == 0
+    assert (str(calls[0].model), calls[0].inputs) == ("two.onnx", None)
+    assert invoke("explain", "two.onnx", "--input", "right=3,4").exit_code == 0
+    assert {name: tuple(x.shape) for name, x in calls[1].inputs.items()} == {"left": (3, 8), "right": (3, 4)}
+
+
+def test_a_file_is_a_factory_for_benchmarks(tmp_path: Path) -> None:
+    from sparsec.bench.program import load_program
+    from sparsec.opened import name_of
+
+    path = save_program(tmp_path / "two.pt2")
+    for batch in (1, 5):
+        program = load_program(name_of(path, batch), batch, tmp_path, 1, "off")
+        with torch.no_grad():
+            expected = Two().eval()(*program.inputs).numpy()
+        np.testing.assert_allclose(program.expected[0], expected, rtol=1e-6, atol=1e-6)
+        assert [tuple(x.shape) for x in program.inputs] == [(batch, 8), (batch, 4)]
+
+
+def test_a_file_with_another_batch_is_no_factory(invoke: Invoke, tmp_path: Path) -> None:
+    program = torch.export.export(Two().eval(), (torch.ones(3, 8), torch.ones(3, 4)))
+    torch.export.save(program, tmp_path / "fixed.pt2")
+    done = invoke("bench", "fixed.pt2", "--batch", "2")
+    assert done.exit_code == 2
+    assert "[3, 8]" in done.stderr or "(3, 8)" in done.stderr
+
+
+def test_bisect_of_a_file(invoke: Invoke, tmp_path: Path) -> None:
+    save_program(tmp_path / "two.pt2")
+    done = invoke("bisect", "two.pt2")
+    assert done.exit_code == 0, done.output
+    assert "passes changes the answer" in done.output
 
 
 @pytest.mark.parametrize("place", [0, 4])
