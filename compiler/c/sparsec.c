@@ -247,7 +247,7 @@ static int check_patch(const sparsec_model *m, const int64_t *patch) {
     if (patch[0] ? column != 2 : column == 0) return damaged("a patch is of an entry that cannot follow a size");
     for (int64_t i = 0; !patch[0] && i < m->moves.rows; i++)
         if (*row_of(&m->moves, i) == patch[1]) return damaged("a patch is of an address");
-    if (patch[3] < -MOST_FACTOR || patch[3] > MOST_FACTOR || !within(patch[4] - 1, MOST_FACTOR) || !within(patch[5], MOST_FACTOR)) return damaged("a patch makes no sense");
+    if (patch[3] < -MOST_FACTOR || patch[3] > MOST_FACTOR || patch[4] < 1 || patch[4] > MOST_FACTOR || !within(patch[5], MOST_FACTOR)) return damaged("a patch makes no sense");
     const sparsec_size *range = m->ranges + patch[2];
     return patched(patch, range->least) >= 0 && patched(patch, range->most) == t->data[patch[1]] ? 0 : damaged("a patch differs from its table");
 }
