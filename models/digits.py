@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,16 @@ RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest r
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: passes over the images, images per step, the peak of AdamW's one-cycle schedule, moved images.
+    """How to train: passes over the images, images per step, the peak of AdamW's one-cycle schedule.
 
-    `moves` is "batch", where all images of a step move together by up to one pixel, or "image", where each second one
-    moves on its own: a transformer, whose patches a move cuts otherwise, learns little from steps that all move.
+    With `moves` the images of a step move together by up to one pixel. A transformer, whose patches a move cuts
+    otherwise, learns little from that.
     """
 
     epochs: int = 32
     batch: int = 64
     rate: float = 4e-3
-    moves: Literal["batch", "image"] = "batch"
+    moves: bool = True
 
 
 DEFAULT = Recipe()
@@ -118,20 +118,12 @@ def _shuffled(split: Split, recipe: Recipe, generator: torch.Generator) -> Itera
     order = torch.randperm(len(split.images), generator=generator)
     for chosen in order.split(recipe.batch):
         images = split.images[chosen]
-        moved = _moved(images, generator) if recipe.moves == "batch" else _each_moved(images, generator)
-        yield moved, split.labels[chosen]
+        yield _moved(images, generator) if recipe.moves else images, split.labels[chosen]
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
     down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
     return F.pad(images, (1, 1, 1, 1))[:, :, 1 + down : 9 + down, 1 + right : 9 + right]
-
-
-def _each_moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    down, right = torch.randint(0, 3, (2, len(images)), generator=generator)  # 1 is the middle
-    still = torch.rand(len(images), generator=generator) < 0.5
-    windows = F.pad(images, (1, 1, 1, 1)).unfold(2, 8, 1).unfold(3, 8, 1)  # [N,1,3,3,8,8]
-    return windows[torch.arange(len(images)), :, down.masked_fill(still, 1), right.masked_fill(still, 1)]
 
 
 def _prune_in_ramp(model: nn.Module, progress: float, sparsity: float, pattern: str) -> list[tuple[Tensor, Tensor]]:
