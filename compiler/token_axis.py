@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import fx
 
-from sparsec import pruning_ops, token_ops
+from sparsec import token_ops
 from sparsec.calls import IDENTITIES, arguments, is_identity
 from sparsec.forms import ACTIVATION_OPS, is_value
 from sparsec.graph import Miss
@@ -111,7 +111,7 @@ def _step(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
         return _elementwise(node, carried, found)
     if node.target in (aten.select.int, aten.slice.Tensor):
         return _selection(node, found)
-    if node.target in (aten.mean.dim, pruning_ops.mean_merged):
+    if node.target is aten.mean.dim:
         return _mean(node, found)
     reason = _unary_refusal(node, carried)
     return reason or True
@@ -170,14 +170,14 @@ def _selection(node: fx.Node, found: Followed) -> bool | str:
 
 
 def _mean(node: fx.Node, found: Followed) -> bool | str:
-    if node.target is aten.mean.dim and [dim % 3 for dim in arguments(node)["dim"] or ()] != [1]:
+    if [dim % 3 for dim in arguments(node)["dim"] or ()] != [1]:
         return "the mean is not over the tokens alone"
     found.means.append(node)
     return False
 
 
 def _name(node: fx.Node) -> str:
-    return getattr(node.target, "__name__", "") if node.target in pruning_ops.FUNCTIONS else str(node.target)
+    return str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", str(node.target))
 
 
 class TokenSets:

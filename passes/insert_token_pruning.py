@@ -48,65 +48,72 @@ class InsertTokenPruning(Pass):
         if isinstance(cuts, Miss):
             edit.misses.append(cuts)
             return
+        if not cuts:
+            return
+        weights: dict[fx.Node, fx.Node] = {}
+        with _resizing(edit, option):
+            for cut in cuts:
+                followed = _followed(cut)
+                weights |= (_merge if option.strategy == "merge" else _prune)(edit, cut, followed)
+                _shorten(followed, cut.keep)
+        for mean, sizes in weights.items():
+            edit.replace(mean, pruning_ops.mean_merged, (mean.args[0], sizes))
         for cut in cuts:
-            tokens = token_count(cut.at)
-            (_merge if option.strategy == "merge" else _prune)(edit, cut, option)
             judge = "by similarity" if option.strategy == "merge" else f"judged by {'token 0' if cut.cls else 'all tokens'}"
-            edit.hit(cut.at, f"{cut.keep} of {tokens} tokens stay after block {cut.number}, {judge}")
+            edit.hit(cut.at, f"{cut.keep} of {token_count(cut.at)} tokens stay after block {cut.number}, {judge}")
 
 
-def _prune(edit: Editor, cut: Cut, option: TokenPruning) -> None:
-    followed, anchor = _followed(cut), cut.at.next
-    named = arguments(cut.attention)
-    operands = [named[name] for name in ("query", "key", "key_bias", "pair_bias")]
+def _prune(edit: Editor, cut: Cut, followed: Followed) -> dict[fx.Node, fx.Node]:
+    named, anchor = arguments(cut.attention), cut.at.next
+    operands = tuple(named[name] for name in ("query", "key", "key_bias", "pair_bias"))
     traits = {name: named[name] for name in ("heads", "scale", "causal")}
+    gathers = {"tokens": pruning_ops.gather_tokens, "keys": pruning_ops.gather_keys, "pairs": pruning_ops.gather_pairs}
 
     def insert(target: object, args: tuple, before: fx.Node = anchor, **kwargs: object) -> fx.Node:
         return edit.call(target, args, kwargs, before=before, sources=(cut.attention,))  # type: ignore[arg-type]
 
-    with _resizing(edit, option):
-        scores = insert(pruning_ops.token_scores, tuple(operands), **traits, cls=cut.cls)
-        index = insert(pruning_ops.keep_tokens, (scores,), keep=cut.keep, first=cut.first)
-        short = insert(pruning_ops.gather_tokens, (cut.at, index))
+    scores = insert(pruning_ops.token_scores, operands, **traits, cls=cut.cls)
+    index = insert(pruning_ops.keep_tokens, (scores,), keep=cut.keep, first=cut.first)
+    short = insert(pruning_ops.gather_tokens, (cut.at, index))
 
-        def reduce(operand: fx.Node, kind: str, before: fx.Node) -> fx.Node:
-            if kind == "tokens" and (table := _table(edit, operand, before)) is not None:
-                return insert(aten.embedding.default, (table, index), before)
-            gather = {"tokens": pruning_ops.gather_tokens, "keys": pruning_ops.gather_keys, "pairs": pruning_ops.gather_pairs}
-            return insert(gather[kind], (operand, index), before)
+    def reduce(operand: fx.Node, kind: str, before: fx.Node) -> fx.Node:
+        if kind == "tokens" and (table := _table(edit, operand, before)) is not None:
+            return insert(aten.embedding.default, (table, index), before)
+        return insert(gathers[kind], (operand, index), before)
 
-        _reconnect(edit, followed, short, reduce)
+    _reconnect(edit, followed, short, reduce)
+    return {}
 
 
-def _merge(edit: Editor, cut: Cut, option: TokenPruning) -> None:
-    followed, anchor = _followed(cut), cut.at.next
-    named = arguments(cut.attention)
+def _merge(edit: Editor, cut: Cut, followed: Followed) -> dict[fx.Node, fx.Node]:
+    """Returns how much the tokens of each mean that follows count."""
+    named, anchor = arguments(cut.attention), cut.at.next
 
     def insert(target: object, args: tuple, before: fx.Node = anchor, **kwargs: object) -> fx.Node:
         return edit.call(target, args, kwargs, before=before, sources=(cut.attention,))  # type: ignore[arg-type]
 
-    with _resizing(edit, option):
-        sizes = _sizes(named["key_bias"], insert)
-        plan = insert(pruning_ops.merge_plan, (named["key"],), heads=named["heads"], keep=cut.keep, first=cut.first)
-        merged = insert(pruning_ops.merge_tokens, (cut.at, plan, sizes), keep=cut.keep)
-        left = insert(pruning_ops.merge_sizes, (plan, sizes), keep=cut.keep)
-        bias = insert(pruning_ops.log_sizes, (left,))
+    sizes = _sizes(named["key_bias"], insert)
+    plan = insert(pruning_ops.merge_plan, (named["key"],), heads=named["heads"], keep=cut.keep, first=cut.first)
+    merged = insert(pruning_ops.merge_tokens, (cut.at, plan, sizes), keep=cut.keep)
+    left = insert(pruning_ops.merge_sizes, (plan, sizes), keep=cut.keep)
+    bias = insert(pruning_ops.log_sizes, (left,))
 
-        def reduce(operand: fx.Node, kind: str, before: fx.Node) -> fx.Node:
-            if kind == "keys":
-                return bias
-            rows = operand if operand.meta["val"].dim() == 3 else insert(aten.unsqueeze.default, (operand, 0), before)
-            return insert(pruning_ops.merge_tokens, (rows, plan, sizes), before, keep=cut.keep)
+    def reduce(operand: fx.Node, kind: str, before: fx.Node) -> fx.Node:
+        if kind == "keys":
+            return bias
+        rows = operand if operand.meta["val"].dim() == 3 else insert(aten.unsqueeze.default, (operand, 0), before)
+        return insert(pruning_ops.merge_tokens, (rows, plan, sizes), before, keep=cut.keep)
 
-        _reconnect(edit, followed, merged, reduce)
-        for attention in followed.attentions:
-            edit.set_args(attention, *positional(token_ops.attention, arguments(attention) | {"key_bias": bias}))
-        for mean in followed.means:
-            if mean.target is pruning_ops.mean_merged:
-                edit.set_args(mean, (mean.args[0], left))
-    for mean in followed.means:
-        if mean.target is not pruning_ops.mean_merged:
-            edit.replace(mean, pruning_ops.mean_merged, (mean.args[0], left))
+    _reconnect(edit, followed, merged, reduce)
+    for attention in followed.attentions:
+        edit.set_args(attention, *positional(token_ops.attention, arguments(attention) | {"key_bias": bias}))
+    return dict.fromkeys(followed.means, left)
+
+
+def _shorten(followed: Followed, keep: int) -> None:
+    """Let later cuts see that fewer tokens are left; `edit.resizing` computes the values themselves at its end, once for all cuts."""
+    for node in followed.carriers[1:]:
+        node.meta["val"] = node.meta["val"][:, :keep]
 
 
 def _sizes(bias: fx.Node | None, insert: Callable[..., fx.Node]) -> fx.Node | None:
