@@ -16,5 +16,5 @@ def digits_vit(seed: int = 0) -> VisionTransformer:
 
 
 def pruned_digits_vit(sparsity: float = 0.9, seed: int = 0, epochs: int | None = None, pattern: str = "unstructured") -> DigitsResult:
-    """`digits_vit` trained while the linear layers of its blocks are pruned to `sparsity`. About half a minute on one core."""
+    """`digits_vit` trained while the linear layers of its blocks are pruned to `sparsity`. About 25 seconds on one core."""
     return trained(digits_vit(seed), RECIPE, epochs, seed, sparsity, pattern)
