@@ -18,8 +18,17 @@ from sparsec.backends.x86.token_choice import is_nan
 
 _INF = float("inf")
 # log(1 + m) = m - m^2 / 2 + m^3 p(m) on sqrt(1/2) - 1 <= m <= sqrt(2) - 1 (Cephes logf).
-_LOG_POLY = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1)
-_LOG_POLY += (-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
+_LOG_POLY = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
 
 
 def log(x: Any) -> Any:
@@ -134,17 +143,17 @@ def merge_plan(lanes: int, tile: int) -> Source:
                         if room[like + odd + 2 * b] > room[best + a]:
                             room[best + a] = room[like + odd + 2 * b]
                             partner[a] = odd + 2 * b
-                for n in range(evens):
-                    a: T.let = even + 2 * n
+                for m in range(evens):
+                    this: T.let = even + 2 * m
                     at[0] = 0
                     for o in range(evens):
                         if T.Or(
-                            room[best + even + 2 * o] > room[best + a],
-                            T.And(room[best + even + 2 * o] == room[best + a], o < n),
+                            room[best + even + 2 * o] > room[best + this],
+                            T.And(room[best + even + 2 * o] == room[best + this], o < m),
                         ):
                             at[0] = at[0] + 1
                     if at[0] >= gone:
-                        partner[a] = -1
+                        partner[this] = -1
                 at[0] = 0
                 for t in range(count):
                     if partner[t] < 0:
@@ -206,11 +215,11 @@ def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
                 room[count + slot] = room[count + slot] + (sizes[t] if sized else T.float32(1))
                 room[count + keep + slot] = room[count + keep + slot] + T.float32(1)
             for t in range(count):
-                slot: T.let = T.Cast("int32", plan[t])
-                if room[count + slot] == T.float32(0):
-                    room[t] = T.float32(1) / room[count + keep + slot]
+                home: T.let = T.Cast("int32", plan[t])
+                if room[count + home] == T.float32(0):
+                    room[t] = T.float32(1) / room[count + keep + home]
                 else:
-                    room[t] = (sizes[t] if sized else T.float32(1)) / room[count + slot]
+                    room[t] = (sizes[t] if sized else T.float32(1)) / room[count + home]
             for i in range(end - begin):
                 for c in range(y_tiles * (tile // lanes)):
                     for e in T.vectorized(lanes):
