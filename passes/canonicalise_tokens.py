@@ -104,8 +104,8 @@ def _map(node: fx.Node) -> Rewrite:
     samples, channels, rows, columns = (axis_of(view.root, axis) for axis in range(4))
     parts = (samples, rows + columns, channels)
     order = [parts.index(dim) for dim in view.dims if dim in parts]
-    # [N,C,H·W] is a map still.
-    if sorted(order) != [0, 1, 2] or order == [0, 2, 1]:
+    # [N,C,H·W] is a map still; [N,H,T,1] are heads of one feature rather than a map.
+    if not rows or not columns or sorted(order) != [0, 1, 2] or order == [0, 2, 1]:
         return None
 
     def rewrite(edit: Editor) -> str:

@@ -101,9 +101,10 @@ def _heads(view: View, turned: bool) -> Heads | str:
     merged = [atom for dim in leading for atom in dim]
     of_heads = [atom for atom in merged if atom.axis == rank - 1]
     samples = [atom for atom in merged if atom.axis != rank - 1]
-    if (*samples, *of_heads) != tuple(merged) or (len(leading) == 2 and size_of(leading[0]) != size_of(tuple(samples))):
-        return f"is split across samples in another order, up to {view.root.name}"
-    if any(atom.axis != rank - 1 for atom in width) or not _all_tokens(view, (*samples, *tokens)):
+    if (*samples, *of_heads) != tuple(merged):
+        return f"has heads before samples of {view.root.name}"
+    in_head = all(atom.axis == rank - 1 for atom in width) and (len(leading) == 1 or size_of(leading[0]) == size_of(tuple(samples)))
+    if not in_head or not _all_tokens(view, (*samples, *tokens)):
         return f"is no split of the features of {view.root.name} into heads"
     features = indices((tuple(of_heads), width), view.starts[-1])
     return Heads(view.root, tuple(samples), tokens, tuple(features), size_of(tuple(of_heads)), view.factor)
