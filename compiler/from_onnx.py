@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_onnx_file import read_model
 from sparsec.from_torch import Captured, InputSpec
-from sparsec.onnx_build import Builder, Step, Value
+from sparsec.onnx_build import Builder, Constants, Step, Value
 from sparsec.onnx_fuse import fuse
 from sparsec.onnx_graph import Network, OnnxInput, OnnxNode, read_network
 from sparsec.onnx_ops_convolution import TABLE as CONVOLUTION
@@ -27,6 +27,8 @@ from sparsec.onnx_ops_matmul import TABLE as MATMUL
 from sparsec.onnx_ops_norm import TABLE as NORM
 from sparsec.onnx_ops_shape import TABLE as SHAPE
 from sparsec.onnx_ops_shape import constant_value
+from sparsec.onnx_sizes import batch_symbol, example_shapes, first_choice, followed, shapes_at, signature_of
+from sparsec.symbols import Signature
 
 if TYPE_CHECKING:
     import onnx
@@ -37,10 +39,27 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """What graphs for all sizes are made of: the network, its constants, and what its inputs follow."""
+
+    network: Network
+    constants: Constants
+    signature: Signature
+
+    def graph(self, sizes: Mapping[str, int]) -> fx.GraphModule:
+        """The graph for these sizes of the symbols. UnsupportedModel where the model does not run at them."""
+        shapes = shapes_at(self.signature, sizes)
+        _check_sizes(self.network.inputs, shapes)
+        with torch.inference_mode(False), torch.no_grad(), _quiet():
+            return _Import(self.network, self.constants, shapes).run()
+
+
+@dataclass(frozen=True, eq=False)
 class OnnxCaptured(Captured):
     """As `Captured`; every input may be given by position or by its ONNX name, which are `names`."""
 
     names: tuple[str, ...] = ()
+    source: Source | None = None
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
         """The tensors of a call in the order of `inputs`. InvalidInput where one is missing, unknown or given twice."""
@@ -51,28 +70,73 @@ class OnnxCaptured(Captured):
             raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
         return super().flatten((*args, *named), {})
 
+    def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """See `Captured.sizes_of`."""
+        return self.source.signature.sizes([x.shape for x in tensors]) if self.source else {}
+
+    def at(self, sizes: Mapping[str, int]) -> OnnxCaptured:
+        """See `Captured.at`."""
+        if self.source is None:
+            raise InvalidInput("The model has fixed sizes.", why=str(dict(sizes)))
+        graph_module = self.source.graph(sizes)
+        return replace(self, graph_module=graph_module, inputs=_inputs(graph_module, self.source.signature), sizes=dict(sizes))
+
 
 def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None) -> OnnxCaptured:
     """Capture an ONNX model: a file, with its external data beside it, or a message in memory.
 
     example_inputs: one tensor or array, a sequence of them in the order of the model's inputs, or a mapping by name; their
-    shapes give symbolic dimensions a size. Without them a symbolic first dimension is 1 and others are refused.
+    shapes give symbolic dimensions a size. Without them a symbolic first dimension is 1 and others are refused. The graph is made
+    for a number of tokens rounded up to a bucket (see `first_choice`); `OnnxCaptured.at` makes it for other sizes.
     The result of the captured graph is a tensor, or a tuple where the model has several outputs.
 
     Raises InvalidInput for a missing file or examples that do not fit or are missing, MachineError without the package onnx,
     UnsupportedModel for malformed models, unknown opsets and operators, all of which are named.
     """
-    model, folder = read_model(path)
-    where = "the model" if folder is None else str(path)
+    network = read_network(*read_model(path))
+    _check_operators(network)
+    shapes = example_shapes(network.inputs, example_inputs)
+    signature = signature_of(network.inputs, shapes)
+    source = Source(network, Constants(network), signature)
+    sizes = signature.sizes(shapes)
+    return _captured(source, *_chosen(source, sizes))
+
+
+def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict[str, int]]:
+    """The graph for the sizes that serve most calls, or where the model does not run at those, for the example's."""
+    chosen = first_choice(source.signature, sizes)
     try:
-        network = read_network(model, folder)
-    except SparsecError:
-        raise
-    except (UnicodeDecodeError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
-        raise UnsupportedModel("The ONNX model is malformed.", where=where, why=str(error)) from error
-    _check_operators(network, where)
-    with torch.inference_mode(False), torch.no_grad(), _quiet():
-        return _Import(network, _sizes(network, example_inputs)).run()
+        return source.graph(chosen), chosen
+    except (UnsupportedModel, InvalidInput):
+        if chosen == sizes:
+            raise
+        return source.graph(sizes), sizes
+
+
+def _captured(source: Source, graph_module: fx.GraphModule, sizes: dict[str, int]) -> OnnxCaptured:
+    outputs = followed(graph_module, sizes, source.graph)
+    count, results = len(source.network.inputs), len(source.network.outputs)
+    return OnnxCaptured(
+        graph_module=graph_module,
+        inputs=_inputs(graph_module, source.signature),
+        in_spec=pytree.tree_structure(((0,) * count, {})),
+        out_spec=pytree.tree_structure(0 if results == 1 else (0,) * results),
+        in_slots=tuple(range(count)),
+        out_slots=tuple(range(results)),
+        keywords=(),
+        symbols=source.signature.symbols,
+        sizes=sizes,
+        batch=batch_symbol(source.signature, outputs),
+        output_dims=outputs,
+        names=tuple(entry.name for entry in source.network.inputs),
+        source=source if sizes else None,
+    )
+
+
+def _inputs(graph_module: fx.GraphModule, signature: Signature) -> tuple[InputSpec, ...]:
+    values = [(node.name, node.meta["val"]) for node in graph_module.graph.find_nodes(op="placeholder")]
+    pairs = zip(values, signature.dims, strict=True)
+    return tuple(InputSpec(name, tuple(x.shape), x.dtype, dims if signature.symbols else ()) for (name, x), dims in pairs)
 
 
 @contextmanager
@@ -93,14 +157,14 @@ def _other_than_shapes(record: logging.LogRecord) -> bool:
 class _Import:
     """The walk over the nodes of one network."""
 
-    def __init__(self, network: Network, sizes: Mapping[str, tuple[int, ...]]) -> None:
-        self.network, self.sizes = network, sizes
-        self.build = Builder()
+    def __init__(self, network: Network, constants: Constants, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.network, self.shapes = network, shapes
+        self.build = Builder(constants)
         self.values: dict[str, Value] = {}
 
-    def run(self) -> OnnxCaptured:
-        for entry in self.network.inputs:
-            self.values[entry.name] = self.build.placeholder(entry.name, self.sizes[entry.name], entry.dtype)
+    def run(self) -> fx.GraphModule:
+        for entry, shape in zip(self.network.inputs, self.shapes, strict=True):
+            self.values[entry.name] = self.build.placeholder(entry.name, shape, entry.dtype)
         for node in self.network.nodes:
             self._translate(node)
         outputs = [self._value(name) for name in self.network.outputs]
@@ -109,11 +173,11 @@ class _Import:
         self.build.graph.output(results).meta["val"] = None
         graph_module = fx.GraphModule(self.build.root, self.build.graph)
         fuse(graph_module)
-        return self._described(graph_module)
+        return graph_module
 
     def _value(self, name: str) -> Value:
         if name not in self.values:
-            self.values[name] = self.network.constant(name)
+            self.values[name] = self.build.constants[name]
             self.build.name(self.values[name], name)
         return self.values[name]
 
@@ -143,23 +207,8 @@ class _Import:
         result = OPERATORS[node.kind](Step(self.build, node, inputs))
         return result if isinstance(result, tuple) else (result,)
 
-    def _described(self, graph_module: fx.GraphModule) -> OnnxCaptured:
-        placeholders = graph_module.graph.find_nodes(op="placeholder")
-        specs = tuple(InputSpec(node.name, tuple(node.meta["val"].shape), node.meta["val"].dtype) for node in placeholders)
-        count, results = len(specs), len(self.network.outputs)
-        return OnnxCaptured(
-            graph_module=graph_module,
-            inputs=specs,
-            in_spec=pytree.tree_structure(((0,) * count, {})),
-            out_spec=pytree.tree_structure(0 if results == 1 else (0,) * results),
-            in_slots=tuple(range(count)),
-            out_slots=tuple(range(results)),
-            keywords=(),
-            names=tuple(entry.name for entry in self.network.inputs),
-        )
 
-
-def _check_operators(network: Network, where: str) -> None:
+def _check_operators(network: Network) -> None:
     """All operators that are not known, with their nodes, in one error."""
     unknown: dict[str, list[str]] = {}
     for node in network.nodes:
@@ -172,86 +221,15 @@ def _check_operators(network: Network, where: str) -> None:
         ]
         raise UnsupportedModel(
             f"The model uses {len(unknown)} operators that are not supported: {', '.join(sorted(unknown))}.",
-            where=where,
             why="; ".join(lines),
             hint="Export the model without them, or compile the torch model itself.",
         )
 
 
-# Sizes
-
-
-def _sizes(network: Network, example_inputs: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each input. InvalidInput for examples that do not fit, or are needed and missing."""
-    if example_inputs is None:
-        sizes = _default_sizes(network.inputs)
-    else:
-        sizes = _example_sizes(network.inputs, example_inputs)
-    for name, shape in sizes.items():
-        if int(np.prod([float(size) for size in shape])) > LARGEST_INPUT:
-            raise InvalidInput(f"Input {name!r} is too large.", why=str(list(shape)))
-    return sizes
-
-
-def _default_sizes(inputs: Sequence[OnnxInput]) -> dict[str, tuple[int, ...]]:
-    batch = {entry.dims[0] for entry in inputs if entry.dims}
-    unknown = [entry for entry in inputs if entry.dims is None or any(_is_open(dim, axis, batch) for axis, dim in enumerate(entry.dims))]
-    if unknown:
-        shown = "; ".join(f"{entry.name}: {_shown(entry.dims)}" for entry in unknown)
-        raise InvalidInput("The model has inputs of unknown sizes.", why=shown, hint="Give example inputs of the sizes to compile for.")
-    return {entry.name: tuple(dim if isinstance(dim, int) else 1 for dim in entry.dims or ()) for entry in inputs}
-
-
-def _is_open(dim: int | str, axis: int, batch: set[int | str]) -> bool:
-    """Whether nothing says how large a dimension is; a symbolic first one is taken to be a batch of 1."""
-    return isinstance(dim, str) and axis > 0 and (not dim or dim not in batch)
-
-
-def _shown(dims: Sequence[int | str] | None) -> str:
-    return "unknown rank" if dims is None else f"[{', '.join(str(dim) or '?' for dim in dims)}]"
-
-
-def _example_sizes(inputs: Sequence[OnnxInput], example_inputs: Any) -> dict[str, tuple[int, ...]]:
-    examples = _by_name(inputs, example_inputs)
-    symbols: dict[str, int] = {}
-    sizes = {}
-    for entry in inputs:
-        tensor = _as_tensor(examples[entry.name], entry.name)
-        sizes[entry.name] = tuple(tensor.shape)
-        fits = entry.dims is None or (
-            len(entry.dims) == tensor.dim() and all(map(_fits, entry.dims, tensor.shape, [symbols] * tensor.dim()))
-        )
-        if tensor.dtype != entry.dtype or not fits:
-            wanted = f"The model takes {_shown(entry.dims)} {entry.dtype}"
-            raise InvalidInput(f"The example for {entry.name!r} does not fit.", why=f"{wanted}, not {list(tensor.shape)} {tensor.dtype}.")
-    return sizes
-
-
-def _fits(dim: int | str, size: int, symbols: dict[str, int]) -> bool:
-    """Whether a size is what a dimension says, a symbol the same wherever it stands."""
-    return size == (dim if isinstance(dim, int) else symbols.setdefault(dim, size) if dim else size)
-
-
-def _by_name(inputs: Sequence[OnnxInput], example_inputs: Any) -> dict[str, Any]:
-    names = [entry.name for entry in inputs]
-    if isinstance(example_inputs, Mapping):
-        given = dict(example_inputs)
-    else:
-        alone = isinstance(example_inputs, Tensor | np.ndarray)
-        values = [example_inputs] if alone else list(example_inputs)
-        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
-    if set(given) != set(names):
-        raise InvalidInput("The example inputs are not those of the model.", hint=f"Its inputs are {', '.join(names)}.")
-    return given
-
-
-def _as_tensor(value: Any, name: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return torch.from_numpy(np.empty(value.shape, value.dtype))
-    except (AttributeError, TypeError) as error:
-        raise InvalidInput(f"The example for {name!r} is neither tensor nor array of numbers.", why=str(error)) from error
+def _check_sizes(inputs: Sequence[OnnxInput], shapes: Sequence[tuple[int, ...]]) -> None:
+    for entry, shape in zip(inputs, shapes, strict=True):
+        if math.prod(shape) > LARGEST_INPUT:
+            raise InvalidInput(f"Input {entry.name!r} is too large.", why=str(list(shape)))
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsec.errors import UnsupportedModel
-from sparsec.onnx_graph import OnnxNode, Subgraph
+from sparsec.onnx_graph import Network, OnnxNode, Subgraph
 
 Value: TypeAlias = Tensor | fx.Node
 aten = torch.ops.aten
@@ -23,10 +23,34 @@ GROWTH = 4
 _REQUIRED = object()
 
 
-class Builder:
-    """One graph in the making; `folder` is where the model's external data lies."""
+class Constants:
+    """The constants of a network as tensors, each read and each transposed once for all graphs that are made of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._read: dict[str, Tensor] = {}
+        self._transposed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._read:
+            self._read[name] = self._network.constant(name)
+        return self._read[name]
+
+    def transposed(self, weight: Tensor) -> Tensor:
+        """A matrix [I,O] as [O,I]; remembered if it is one of the network's."""
+        if id(weight) in self._transposed:
+            return self._transposed[id(weight)][1]
+        turned = weight.t().contiguous()
+        if any(weight is known for known in self._read.values()):
+            self._transposed[id(weight)] = weight, turned
+        return turned
+
+
+class Builder:
+    """One graph in the making."""
+
+    def __init__(self, constants: Constants) -> None:
+        self.constants = constants
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.source = ""
@@ -77,7 +101,7 @@ class Builder:
     def transposed(self, weight: Tensor) -> Tensor:
         """A constant [I,O] as [O,I], once for all its readers."""
         if id(weight) not in self._transposed:
-            turned = weight.t().contiguous()
+            turned = self.constants.transposed(weight)
             self._transposed[id(weight)] = weight, turned
             self.name(turned, self._names.get(id(weight), (weight, "weight"))[1])
         return self._transposed[id(weight)][1]

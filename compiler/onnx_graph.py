@@ -79,6 +79,13 @@ def read_network(model: Any, folder: Path | None = None) -> Network:
 
     folder: where external data lies. Local functions are inlined; what no output needs is dropped.
     """
+    try:
+        return _read(model, folder)
+    except (UnicodeDecodeError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
+        raise UnsupportedModel("The ONNX model is malformed.", why=str(error), hint="The file may be damaged: export it again.") from error
+
+
+def _read(model: Any, folder: Path | None) -> Network:
     from sparsec.onnx_functions import inline
 
     graph = model.graph

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from sparsec.forms import Form, constant, notes  # noqa: E402
 from sparsec.from_onnx import OnnxCaptured, capture_onnx  # noqa: E402
+from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
@@ -100,8 +101,10 @@ def test_examples_give_symbols_their_sizes() -> None:
     arrays = np.ones((3, 4), np.float32), np.ones((3, 4), np.float32)
     for examples in (arrays, {"b": arrays[1], "a.1": arrays[0]}):
         assert capture_onnx(two_inputs(), examples).inputs[1].shape == (3, 4)
-    with pytest.raises(InvalidInput, match="'b' does not fit"):
+    with pytest.raises(InvalidInput, match="Symbolic dimension mismatch"):
         capture_onnx(two_inputs(), (arrays[0], arrays[1][:2]))
+    with pytest.raises(InvalidInput, match="'b' does not fit"):
+        capture_onnx(two_inputs(), (arrays[0], arrays[1][:, :2]))
     with pytest.raises(InvalidInput, match="not those of the model"):
         capture_onnx(two_inputs(), arrays[:1])
     with pytest.raises(InvalidInput, match="float64"):
@@ -112,7 +115,64 @@ def test_only_a_symbolic_batch_has_a_default() -> None:
     model = small([node("Relu", ["x"], ["y"])], inputs=[("x", FLOAT, ["n", "tokens", None])], outputs=[("y", FLOAT, None)])
     with pytest.raises(InvalidInput, match=r"x: \[n, tokens, \?\]"):
         capture_onnx(model)
-    assert capture_onnx(model, torch.ones(2, 5, 3)).inputs[0].shape == (2, 5, 3)
+    captured = capture_onnx(model, torch.ones(2, 5, 3))
+    assert captured.sizes == {"n": 2, "tokens": 64, "x_2": 3} and captured.inputs[0].shape == (2, 64, 3)
+    assert captured.inputs[0].dims == captured.output_dims[0] == (Axis("n"), Axis("tokens"), Axis("x_2"))
+
+
+def pieces(*nodes, dims=("n", "t", 8), constants=None, results=("y",)):
+    """A model of tokens with free batch and length."""
+    outputs = [(name, TensorProto.UNDEFINED, None) for name in results]
+    return small(list(nodes), constants, inputs=[("x", FLOAT, list(dims))], outputs=outputs)
+
+
+def test_results_follow_sizes_as_the_graph_says() -> None:
+    number = {"minus": np.array([0, -1, 16]), "one": np.array([1]), "end": np.array([1 << 40]), "two": np.array([2])}
+    model = pieces(
+        node("Slice", ["x", "one", "end", "one"], ["cut"]),
+        node("Concat", ["x", "x", "cut"], ["long"], axis=1),
+        node("Slice", ["x", "one", "end", "one", "two"], ["half"]),
+        node("Reshape", ["cut", "minus"], ["mixed"]),
+        node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=0),
+        node("Shape", ["x"], ["sizes"]),
+        constants=number,
+        results=("long", "half", "mean", "sizes"),
+    )
+    captured = capture_onnx(model, torch.ones(2, 10, 8))
+    n = Axis("n")
+    assert captured.output_dims == ((n, Axis("t", -1, 3), 8), (n, None, 8), (n, 8), (3,))
+    assert captured.batch == "" and set(captured.symbols) == {"n", "t"}
+
+
+def test_a_batch_that_everything_follows_is_the_batch() -> None:
+    captured = capture_onnx(pieces(node("Relu", ["x"], ["y"])), torch.ones(3, 10, 8))
+    assert (captured.batch, captured.sizes) == ("n", {"n": 3, "t": 64})
+    assert capture_onnx(pieces(node("Transpose", ["x"], ["y"])), torch.ones(3, 10, 8)).batch == ""
+
+
+def test_one_model_serves_all_sizes_that_it_can_be_made_for() -> None:
+    table = np.random.default_rng(0).standard_normal((1, 40, 8)).astype(np.float32)
+    bounds = {"zero": np.array([0]), "axis": np.array([1]), "weight": np.eye(8, dtype=np.float32), "table": table}
+    model = pieces(
+        node("Shape", ["x"], ["length"], start=1, end=2),
+        node("Slice", ["table", "zero", "length", "axis"], ["positions"]),
+        node("MatMul", ["x", "weight"], ["u"]),
+        node("Add", ["u", "positions"], ["y"]),
+        constants=bounds,
+    )
+    captured = capture_onnx(model, torch.ones(1, 10, 8))
+    assert captured.sizes == {"n": 1, "t": 10}  # 64 tokens have no positions
+    for sizes in ((1, 10), (4, 40), (2, 1)):
+        x = torch.randn(*sizes, 8)
+        made = captured.at(captured.sizes_of([x]))
+        assert made.inputs[0].shape == tuple(x.shape)
+        close(run(made, x), x + torch.from_numpy(table[:, : sizes[1]]))
+    with pytest.raises(UnsupportedModel, match="Add"):
+        captured.at({"n": 1, "t": 41})
+    with pytest.raises(InvalidInput, match="Axis 2"):
+        captured.sizes_of([torch.ones(1, 10, 9)])
+    with pytest.raises(InvalidInput, match="fixed sizes"):
+        capture_onnx(onnx_files.tokens()).at({})
 
 
 def test_outputs_that_are_inputs_constants_or_repeated() -> None:

@@ -1,0 +1,160 @@
+"""Symbolic dimensions of ONNX models: sizes from examples, what inputs and outputs follow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.onnx_graph import OnnxInput
+from sparsec.symbols import Axis, Dim, Signature, SymbolSpec
+
+Shapes = list[tuple[int, ...]]
+
+
+def example_shapes(inputs: Sequence[OnnxInput], example_inputs: Any = None) -> Shapes:
+    """The shape of each input. InvalidInput for examples that do not fit, or are needed and missing."""
+    return _default_shapes(inputs) if example_inputs is None else _given_shapes(inputs, example_inputs)
+
+
+def _default_shapes(inputs: Sequence[OnnxInput]) -> Shapes:
+    batch = {entry.dims[0] for entry in inputs if entry.dims}
+    unknown = [entry for entry in inputs if entry.dims is None or any(_is_open(dim, axis, batch) for axis, dim in enumerate(entry.dims))]
+    if unknown:
+        shown = "; ".join(f"{entry.name}: {_shown(entry.dims)}" for entry in unknown)
+        raise InvalidInput("The model has inputs of unknown sizes.", why=shown, hint="Give example inputs of the sizes to compile for.")
+    return [tuple(dim if isinstance(dim, int) else 1 for dim in entry.dims or ()) for entry in inputs]
+
+
+def _is_open(dim: int | str, axis: int, batch: set[int | str]) -> bool:
+    """Whether nothing says how large a dimension is; a symbolic first one is taken to be a batch of 1."""
+    return isinstance(dim, str) and axis > 0 and (not dim or dim not in batch)
+
+
+def _shown(dims: Sequence[int | str] | None) -> str:
+    return "unknown rank" if dims is None else f"[{', '.join(str(dim) or '?' for dim in dims)}]"
+
+
+def _given_shapes(inputs: Sequence[OnnxInput], example_inputs: Any) -> Shapes:
+    examples, shapes = _by_name(inputs, example_inputs), []
+    for entry in inputs:
+        tensor = _as_tensor(examples[entry.name], entry.name)
+        shapes.append(tuple(tensor.shape))
+        fits = entry.dims is None or len(entry.dims) == tensor.dim()
+        wrong = fits and any(dim != size for dim, size in zip(entry.dims or (), tensor.shape, strict=False) if isinstance(dim, int))
+        if tensor.dtype != entry.dtype or not fits or wrong:
+            wanted = f"The model takes {_shown(entry.dims)} {entry.dtype}"
+            raise InvalidInput(f"The example for {entry.name!r} does not fit.", why=f"{wanted}, not {list(tensor.shape)} {tensor.dtype}.")
+    return shapes
+
+
+def _by_name(inputs: Sequence[OnnxInput], example_inputs: Any) -> dict[str, Any]:
+    names = [entry.name for entry in inputs]
+    if isinstance(example_inputs, Mapping):
+        given = dict(example_inputs)
+    else:
+        values = [example_inputs] if isinstance(example_inputs, Tensor | np.ndarray) else list(example_inputs)
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        raise InvalidInput("The example inputs are not those of the model.", hint=f"Its inputs are {', '.join(names)}.")
+    return given
+
+
+def _as_tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.from_numpy(np.empty(value.shape, value.dtype))
+    except (AttributeError, TypeError) as error:
+        raise InvalidInput(f"The example for {name!r} is neither tensor nor array of numbers.", why=str(error)) from error
+
+
+# What axes follow
+
+
+def signature_of(inputs: Sequence[OnnxInput], shapes: Shapes) -> Signature:
+    """Every symbolic dimension as a free size of its name; one without a name is free by itself."""
+    dims = [
+        tuple(
+            _axis(entry, axis, dim) if isinstance(dim, str) else dim for axis, dim in enumerate(shape if entry.dims is None else entry.dims)
+        )
+        for entry, shape in zip(inputs, shapes, strict=True)
+    ]
+    symbols = {dim.symbol: SymbolSpec(dim.symbol) for each in dims for dim in each if isinstance(dim, Axis)}
+    return Signature(tuple(entry.name for entry in inputs), tuple(dims), symbols)
+
+
+def _axis(entry: OnnxInput, axis: int, name: str) -> Axis:
+    return Axis(name or f"{entry.name}_{axis}")
+
+
+def shapes_at(signature: Signature, sizes: Mapping[str, int]) -> Shapes:
+    """The shapes of all inputs for these sizes."""
+    return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in signature.dims]
+
+
+def first_choice(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes to compile for, given an example's: of tokens, dimension 1 of inputs [N,T] or [N,T,F], the next bucket."""
+    first = {dims[0].symbol for dims in signature.dims if dims and isinstance(dims[0], Axis)}
+    rows = [dims[1] for dims in signature.dims if len(dims) in (2, 3)]
+    tokens = {dim.symbol for dim in rows if isinstance(dim, Axis)} - first
+    return {name: signature.symbols[name].aligned(size) if name in tokens else size for name, size in sizes.items()}
+
+
+def followed(
+    graph_module: fx.GraphModule, sizes: Mapping[str, int], remake: Callable[[Mapping[str, int]], fx.GraphModule]
+) -> tuple[tuple[Dim | None, ...], ...]:
+    """What the dimensions of the results follow, found by making the graph again with one size changed at a time.
+
+    None where a length follows sizes in a way that an Axis cannot say, or where the graph cannot be made with another size.
+    """
+    base = _result_shapes(graph_module)
+    changed: dict[str, Shapes | None] = {}
+    for name, size in sizes.items():
+        try:
+            changed[name] = _result_shapes(remake({**sizes, name: _other(size)}))
+        except (UnsupportedModel, InvalidInput):
+            changed[name] = None
+    return tuple(
+        tuple(
+            _followed_by(length, {name: _length(shapes, result, axis, len(shape)) for name, shapes in changed.items()}, sizes)
+            for axis, length in enumerate(shape)
+        )
+        for result, shape in enumerate(base)
+    )
+
+
+def _other(size: int) -> int:
+    """About two thirds, and odd, so that roundings show."""
+    smaller = size * 2 // 3 | 1
+    return smaller if smaller != size else size + 2
+
+
+def _result_shapes(graph_module: fx.GraphModule) -> Shapes:
+    results = graph_module.graph.output_node().args[0]
+    return [tuple(node.meta["val"].shape) for node in results]  # type: ignore[union-attr]
+
+
+def _length(shapes: Shapes | None, result: int, axis: int, rank: int) -> int | None:
+    return shapes[result][axis] if shapes is not None and len(shapes[result]) == rank else None
+
+
+def _followed_by(length: int, changed: Mapping[str, int | None], sizes: Mapping[str, int]) -> Dim | None:
+    moved = {name: other for name, other in changed.items() if other != length}
+    if not moved:
+        return length
+    ((name, other), *more) = moved.items()
+    times, rest = (0, 1) if other is None else divmod(other - length, _other(sizes[name]) - sizes[name])
+    return None if more or rest or times < 1 else Axis(name, length - times * sizes[name], times)
+
+
+def batch_symbol(signature: Signature, outputs: Sequence[Sequence[Dim | None]]) -> str:
+    """The symbol that dimension 0 of every input and result follows and nothing else does; empty if there is none."""
+    everything = [*signature.dims, *outputs]
+    first = everything[0][0] if everything and everything[0] else None
+    if not isinstance(first, Axis) or first != Axis(first.symbol) or not all(dims and dims[0] == first for dims in everything):
+        return ""
+    alone = all(dim is not None and (isinstance(dim, int) or dim.symbol != first.symbol) for dims in everything for dim in dims[1:])
+    return first.symbol if alone else ""
