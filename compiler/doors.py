@@ -93,10 +93,9 @@ def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[
     given = shapes_by_name([entry.name for entry in entries], texts)
     examples = {}
     for entry in entries:
-        shape = list(
-            given.get(entry.name) or (1 if isinstance(dim, str) and not axis else dim for axis, dim in enumerate(entry.dims or ()))
-        )
-        if (entry.dims is None and entry.name not in given) or any(isinstance(size, str) for size in shape):
+        dims = [1 if isinstance(dim, str) and not axis else dim for axis, dim in enumerate(entry.dims or ())]
+        shape = list(given.get(entry.name) or [dim for dim in dims if isinstance(dim, int)])
+        if entry.name not in given and (entry.dims is None or len(shape) < len(dims)):
             raise InvalidInput(f"Nothing says how large input {entry.name!r} is.", where=str(path), hint=f"Give --input {entry.name}=1,...")
         if batch is not None and shape and not (entry.dims and isinstance(entry.dims[0], int)):
             shape[0] = batch

@@ -37,13 +37,13 @@ class Symbolic:
     """A functional program with symbolic sizes.
 
     signature: names and dimensions of its inputs. outputs: dimensions of its results, None where a length follows sizes in a way that an
-    Axis cannot say. batch: the symbol that dimension 0 of every input and output follows, and nothing else; empty if there is none.
+    Axis cannot say. batches: the symbols that are dimension 0 of every input and output, and no other dimension; empty if there are none.
     """
 
     program: ExportedProgram
     signature: Signature
     outputs: tuple[tuple[Dim | None, ...], ...]
-    batch: str
+    batches: frozenset[str]
     names: Mapping[Any, str]
 
     def graph(self, sizes: Mapping[str, int]) -> fx.Graph:
@@ -64,7 +64,7 @@ class Symbolic:
 
     def _tokens(self) -> set[str]:
         rows = [dims for dims in self.signature.dims if len(dims) in (2, 3)]
-        return {dims[1].symbol for dims in rows if isinstance(dims[1], Axis)} - {self.batch}
+        return {dims[1].symbol for dims in rows if isinstance(dims[1], Axis)} - self.batches
 
 
 def is_symbolic(program: ExportedProgram) -> bool:
@@ -80,7 +80,7 @@ def read_symbols(program: ExportedProgram) -> Symbolic:
                 "The program takes a number that is free.", where=spec.arg.name, hint="Export it with a fixed number there."
             )
     taken, returned = _taken(program), [node.meta["val"] for node in _results(program)]
-    batch = _batch_symbol([value for _, value in taken], returned)
+    batch = _batch_symbols([value for _, value in taken], returned)
     names = _names(taken, batch)
     signature = Signature(
         names=tuple(name for name, _ in taken),
@@ -89,7 +89,7 @@ def read_symbols(program: ExportedProgram) -> Symbolic:
         guards=read_guards(getattr(program, "_guards_code", None) or (), {name: [1] * value.dim() for name, value in taken}),
     )
     outputs = tuple(tuple(_dim(size, names) for size in value.shape) if isinstance(value, Tensor) else () for value in returned)
-    return Symbolic(program, signature, outputs, names.get(batch, ""), names)
+    return Symbolic(program, signature, outputs, frozenset(names[symbol] for symbol in batch), names)
 
 
 def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -99,7 +99,7 @@ def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[s
         return tuple(args), dict(kwargs)
     symbolic = read_symbols(program)
     symbols = symbolic.signature.symbols
-    sizes = {name: spec.least if name == symbolic.batch else max(spec.least, spec.aligned(1)) for name, spec in symbols.items()}
+    sizes = {name: spec.least if name in symbolic.batches else max(spec.least, spec.aligned(1)) for name, spec in symbols.items()}
     tensors = dict(_taken(program))
     made = {
         name: random_tensor([dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims], tensors[name].dtype)
@@ -141,33 +141,34 @@ def _results(program: ExportedProgram) -> list[fx.Node]:
     return [value for value in program.graph.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
 
 
-def _batch_symbol(taken: Sequence[Tensor], returned: Sequence[Any]) -> Any:
-    """The symbol that is dimension 0 of every tensor and part of no other dimension, or None."""
-    if not taken or not all(isinstance(value, Tensor) and value.dim() for value in (*taken, *returned)):
-        return None
-    first = expression(taken[0].shape[0])
-    alone = all(first not in _free(size) for value in (*taken, *returned) for size in value.shape[1:])
-    common = all(expression(value.shape[0]) == first for value in (*taken, *returned))
-    return first if alone and common and _free(taken[0].shape[0]) == {first} else None
+def _batch_symbols(taken: Sequence[Tensor], returned: Sequence[Any]) -> set[Any]:
+    """The symbols that are dimension 0 of every tensor and part of no other dimension; export may not see that inputs share one."""
+    values = [*taken, *returned]
+    if not taken or not all(isinstance(value, Tensor) and value.dim() for value in values):
+        return set()
+    found = {expression(value.shape[0]) for value in taken}
+    others = set().union(*(_free(size) for value in values for size in value.shape[1:]))
+    common = all(_free(value.shape[0]) == {expression(value.shape[0])} for value in values)
+    return found if common and not found & others and {expression(value.shape[0]) for value in returned} <= found else set()
 
 
 def _free(size: Any) -> set[Any]:
     return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
 
 
-def _names(taken: Sequence[tuple[str, Tensor]], batch: Any) -> dict[Any, str]:
+def _names(taken: Sequence[tuple[str, Tensor]], batch: set[Any]) -> dict[Any, str]:
     """A name for every symbol: that of the user's Dim, "batch", or the input and axis where it comes first."""
     names: dict[Any, str] = {}
     for name, value in taken:
         for axis, size in enumerate(value.shape):
             for symbol in sorted(_free(size) - names.keys(), key=str):
                 own = _dim_name(size, name, axis) if expression(size) == symbol else ""
-                made = own or (BATCH if symbol == batch else f"{name}_{axis}")
+                made = own or (BATCH if batch == {symbol} else f"{name}_{axis}")
                 names[symbol] = made if made not in names.values() else str(symbol)
     return names
 
 
-def _dim_name(size: torch.SymInt, name: str, axis: int) -> str:
+def _dim_name(size: Any, name: str, axis: int) -> str:
     """The name of the user's Dim, which a program remembers until it is saved."""
     known = getattr(size.node.shape_env, "source_name_to_debug_name", {}).get(f"L['{name}'].size()[{axis}]", "")
     return known if known.isidentifier() and not known.startswith("_") else ""

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,8 +41,9 @@ class Captured:
     The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
     contiguous; they share memory with the model where the model's own tensors are already so.
 
-    Of a program with symbolic sizes: ``symbols`` by name, the ``sizes`` for which this graph is made, which symbol is the ``batch`` (empty
-    if none is dimension 0 of everything), and what the dimensions of the graph's results follow, None where that is no Axis.
+    Of a program with symbolic sizes: ``symbols`` by name, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
+    ``Symbolic``), and what the dimensions of the graph's results follow, None where that is no Axis. ``remade`` gives the graph at other
+    sizes where there is no symbolic program.
     """
 
     graph_module: fx.GraphModule
@@ -54,9 +55,15 @@ class Captured:
     keywords: tuple[str, ...]
     symbols: Mapping[str, SymbolSpec] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
-    batch: str = ""
+    batches: frozenset[str] = frozenset()
     output_dims: tuple[tuple[Dim | None, ...], ...] = ()
     symbolic: Symbolic | None = None
+    remade: "Callable[[Mapping[str, int]], Captured] | None" = None
+
+    @property
+    def batch(self) -> str:
+        """The symbol that is dimension 0 of everything; empty if there is none or inputs have several."""
+        return next(iter(self.batches)) if len(self.batches) == 1 else ""
 
     def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
         """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
@@ -64,6 +71,8 @@ class Captured:
 
     def at(self, sizes: Mapping[str, int]) -> "Captured":
         """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
+        if self.remade is not None:
+            return self.remade(sizes)
         if self.symbolic is None:
             raise InvalidInput("The program has fixed sizes.", why=str(dict(sizes)))
         with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
@@ -178,7 +187,7 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
         inputs=tuple(inputs),
         symbols=symbolic.signature.symbols,
         sizes=dict(sizes),
-        batch=symbolic.batch,
+        batches=symbolic.batches,
         output_dims=symbolic.outputs,
         symbolic=symbolic,
     )

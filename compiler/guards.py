@@ -71,8 +71,10 @@ def _value(tree: ast.expr, shapes: Shapes) -> Any:
     match tree:
         case ast.Constant(value=int() as value):
             return value
-        case ast.Subscript(value=ast.Call(func=ast.Attribute(value=ast.Subscript() as source, attr="size"), args=[]), slice=ast.Constant()):
-            return _length(source, tree.slice.value, shapes)
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(value=ast.Subscript() as source, attr="size"), args=[]), slice=ast.Constant(value=axis)
+        ):
+            return _length(source, axis, shapes)
         case ast.BinOp() if type(tree.op) in _ARITHMETIC:
             return _ARITHMETIC[type(tree.op)](_value(tree.left, shapes), _value(tree.right, shapes))
         case ast.Compare(ops=[op], comparators=[right]) if type(op) in _COMPARISONS:

@@ -21,9 +21,7 @@ def opened(path: Path, batch: int) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     """The graph of a file at one batch size, and its inputs. InvalidInput where the file has another batch size fixed."""
     model, examples, kwargs = with_shapes(path, (), batch)
     captured = open_model(model, examples, kwargs)
-    if isinstance(examples, dict):
-        examples, kwargs = (), examples
-    tensors = captured.flatten(examples, kwargs)
+    tensors = captured.flatten((), examples) if isinstance(examples, dict) else captured.flatten(examples, kwargs)
     if captured.symbols:
         captured = captured.at(captured.sizes_of(tensors))
     pairs = zip(captured.inputs, tensors, strict=True)

@@ -21,16 +21,18 @@ class _Entry:
     sizes: Mapping[str, int]
     graph: CompiledGraph
 
-    def serves(self, sizes: Mapping[str, int], batch: str) -> bool:
+    def serves(self, sizes: Mapping[str, int], batches: frozenset[str]) -> bool:
         """Whether the graph runs at these sizes: those that it does not take at run time are the ones that it was compiled for."""
-        free = self.free(sizes, batch)
+        free = self.free(sizes, batches)
         return all(size == self.sizes[name] for name, size in sizes.items() if name not in free)
 
-    def free(self, sizes: Mapping[str, int], batch: str) -> set[str]:
+    def free(self, sizes: Mapping[str, int], batches: frozenset[str]) -> set[str]:
+        """The sizes that do not matter; those of the batch where all inputs have the same."""
         if not self.graph.fully_compiled:
             return set()
         taken = self.graph.programs[0].program.sizes
-        return {batch} | {size.name for size in taken if size.least <= sizes.get(size.name, 0) <= size.most}
+        alike = all(len({given[name] for name in batches}) <= 1 for given in (sizes, self.sizes))
+        return {size.name for size in taken if size.least <= sizes[size.name] <= size.most} | (batches if alike else frozenset())
 
 
 class GraphsBySize:
@@ -46,10 +48,10 @@ class GraphsBySize:
 
     def __call__(self, sizes: Mapping[str, int]) -> CompiledGraph:
         """The graph for these sizes. InvalidInput or UnsupportedModel where the program cannot be had at them."""
-        if self._first.serves(sizes, self._captured.batch):
+        if self._first.serves(sizes, self._captured.batches):
             return self._first.graph
         with self._lock:
-            found = next((entry for entry in self._kept if entry.serves(sizes, self._captured.batch)), None)
+            found = next((entry for entry in self._kept if entry.serves(sizes, self._captured.batches)), None)
             if found is None:
                 found = self._compiled(sizes)
                 self._dropped += len(self._kept) == KEPT
@@ -73,5 +75,5 @@ class GraphsBySize:
 
     def _text(self, entry: _Entry) -> str:
         """As in "tokens=97"; with the batch only where it is not free."""
-        free = entry.free({}, self._captured.batch)
+        free = entry.free(entry.sizes, self._captured.batches) & self._captured.batches
         return ", ".join(f"{name}={size}" for name, size in entry.sizes.items() if name not in free)

@@ -178,7 +178,7 @@ def test_sizes_without_end_are_compiled_for_a_bucket_and_images_for_the_example(
     x = torch.randn(2, 70, 16)
     rows = capture(nn.Linear(16, 4).eval(), (x,), dynamic_shapes=({1: Dim.DYNAMIC},))
     assert rows.inputs[0].shape == (2, 128, 16)
-    assert rows.batch == ""
+    assert not rows.batches
     image = torch.randn(2, 3, 20, 24)
     found = capture(Convolved().eval(), (image,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
     assert found.inputs[0].shape == (2, 3, 20, 24)
@@ -193,6 +193,16 @@ def test_where_the_largest_size_cannot_be_had_the_example_s_is_used() -> None:
     odd = capture(Fives().eval(), (torch.randn(2, 10, 3),), dynamic_shapes=({1: Dim.AUTO},))
     assert odd.sizes == {"x_1": 10}
     agrees(odd, Fives(), torch.randn(2, 25, 3))
+
+
+def test_batches_that_export_does_not_see_to_be_one_are_batches_all_the_same() -> None:
+    class Apart(nn.Module):
+        def forward(self, x, y):
+            return x * 2, y.relu()
+
+    found = capture(Apart().eval(), (torch.randn(2, 4), torch.randn(2, 4)), dynamic_shapes=({0: Dim.AUTO}, {0: Dim.AUTO}))
+    assert (found.batch, found.batches) == ("", {"x_0", "y_0"})
+    agrees(found, Apart(), torch.randn(3, 4), torch.randn(5, 4))
 
 
 def test_numbers_that_are_free_are_refused() -> None:

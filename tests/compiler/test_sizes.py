@@ -18,13 +18,13 @@ class Program:
     """Stands in for a captured program with a batch and tokens."""
 
     sizes: dict[str, int]
-    batch: str = "batch"
+    batches: frozenset[str] = frozenset({"batch"})
     symbols: dict[str, SymbolSpec] = field(default_factory=lambda: {"batch": SymbolSpec("batch"), "tokens": SymbolSpec("tokens")})
 
     def at(self, sizes: dict[str, int]) -> "Program":
         if sizes["tokens"] == 13:
             raise InvalidInput("No 13.")
-        return Program(sizes)
+        return Program(sizes, self.batches, self.symbols)
 
 
 def graph(captured: Program, *, whole: bool, least: int = 0) -> Any:
@@ -103,3 +103,20 @@ def test_threads_compile_a_size_once() -> None:
     for thread in threads:
         thread.join()
     assert len(built) == 1
+
+
+def test_inputs_with_batches_of_their_own_share_a_graph_while_these_are_alike() -> None:
+    built: list[dict[str, int]] = []
+
+    def build(captured: Any) -> Any:
+        built.append(dict(captured.sizes))
+        return graph(captured, whole=True)
+
+    names = frozenset({"ids", "mask"})
+    first: Any = Program({"ids": 2, "mask": 2, "tokens": 64}, names, {name: SymbolSpec(name) for name in (*names, "tokens")})
+    by_size = GraphsBySize(first, graph(first, whole=True), build)
+    by_size({"ids": 5, "mask": 5, "tokens": 64})
+    assert not built
+    for _ in range(2):
+        by_size({"ids": 5, "mask": 1, "tokens": 64})
+    assert built == [{"ids": 5, "mask": 1, "tokens": 64}]
