@@ -161,6 +161,11 @@ def _run(node: fx.Node, pick: Callable[[fx.Node], Tensor]) -> Any:
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+def _side(node: fx.Node, operands: Operands, side: str) -> Tensor:
+    """The result where all operands are on one side, "off" or "on"."""
+    return _run(node, lambda source: getattr(operands[source], side))
+
+
 def _apply(node: fx.Node, operands: Operands) -> Pattern | None:
     varying = [pattern for pattern in operands.values() if not pattern.is_fixed]
     if not varying or node.target in LIKE:
@@ -169,7 +174,7 @@ def _apply(node: fx.Node, operands: Operands) -> Pattern | None:
         return _rearranged(node, operands)
     if not _is_known(node):
         return None
-    off, on = (_run(node, lambda source, side=side: getattr(operands[source], side)) for side in ("off", "on"))
+    off, on = _side(node, operands, "off"), _side(node, operands, "on")
     source = _sources(varying, off.shape)
     if source is None:
         return None
@@ -190,10 +195,8 @@ def _rearranged(node: fx.Node, operands: Operands) -> Pattern | None:
     first = node.args[0]
     if any(source is not first and not pattern.is_fixed for source, pattern in operands.items()):
         return None
-    off, on, source = (
-        _run(node, lambda n, side=side: getattr(operands[n], side if n is first else "off")) for side in ("off", "on", "source")
-    )
-    return Pattern(off, on, source, operands[first].affine)  # type: ignore[index]
+    source = _run(node, lambda operand: operands[operand].source if operand is first else operands[operand].off)
+    return Pattern(_side(node, operands, "off"), _side(node, operands, "on"), source, operands[first].affine)  # type: ignore[index]
 
 
 def _sources(varying: list[Pattern], shape: torch.Size) -> Tensor | None:
@@ -231,7 +234,7 @@ def _affinity(node: fx.Node, operands: Operands, off: Tensor, on: Tensor) -> boo
 
 
 def _equals(node: fx.Node, operands: Operands, side: str) -> Tensor:
-    found = _run(node, lambda source: getattr(operands[source], side))
+    found = _side(node, operands, side)
     return ~found if node.target in (aten.ne.Scalar, aten.ne.Tensor) else found
 
 
@@ -249,10 +252,10 @@ def _chosen(node: fx.Node, operands: Operands) -> bool | None:
     fills = node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
     condition = operands[named["mask" if fills else "condition"]]
     branches = [named["value"], named["self"]] if fills else [named["self"], named["other"]]
-    slopes = [operands[b].depends & operands[b].affine if isinstance(b, fx.Node) else torch.tensor(False) for b in branches]
+    a, b = (operands[b].depends & operands[b].affine if isinstance(b, fx.Node) else torch.tensor(False) for b in branches)
     if condition.is_fixed:
         steps = [operands[b] for b in branches if isinstance(b, fx.Node) and not operands[b].is_fixed and not operands[b].affine]
         return None if steps else True
     if condition.affine:
         return None
-    return None if bool(torch.where(condition.on, *slopes).any()) else False
+    return None if bool(torch.where(condition.on, a, b).any()) else False

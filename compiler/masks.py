@@ -144,7 +144,7 @@ def _shaped(pattern: Pattern, scores: Scores) -> Pattern | None:
     whole = (scores.batch, scores.heads, scores.queries, scores.keys)
     if len(shape) != 4 or any(size not in (1, most) for size, most in zip(shape, whole, strict=True)):
         return None
-    return Pattern(*(part.reshape(shape) for part in (pattern.off, pattern.on, pattern.source)), pattern.affine)
+    return Pattern(pattern.off.reshape(shape), pattern.on.reshape(shape), pattern.source.reshape(shape), pattern.affine)
 
 
 def _of_any_sample(pattern: Pattern, scores: Scores) -> Pattern | str:

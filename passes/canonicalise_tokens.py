@@ -143,7 +143,7 @@ def _dimension(node: fx.Node) -> Rewrite:
     if node.target not in (aten.cat.default, aten.mean.dim, aten.select.int):
         return None
     named = arguments(node)
-    source = named["tensors"][0] if node.target is aten.cat.default else node.args[0]
+    source: Any = named["tensors"][0] if node.target is aten.cat.default else node.args[0]
     rank, dim = source.meta["val"].dim(), named["dim"]
     counted = sorted(d % rank for d in dim) if isinstance(dim, list | tuple) else dim if dim is None else dim % rank
     if rank != 3 or counted is None or counted == (list(dim) if isinstance(counted, list) else dim):
