@@ -60,7 +60,7 @@ static inline int compared(const float *got, const float *want, size_t count, do
     }
     const double error = scale > 0 ? worst / scale : worst;
     const int bad = strange || outside || error > tolerance;
-    printf("%s: error %.1e of the largest value, %.0e allowed; %zu values not finite, %zu written outside\n", bad ? "FAILED" : "passed", error,
-           tolerance, strange, outside);
+    printf("%s: error %.1e of the largest value, %.0e allowed; %zu values not finite, %zu written outside\n", bad ? "FAILED" : "passed",
+           error, tolerance, strange, outside);
     return bad;
 }

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 
-enum { VERSION = 1, HEADER = 5, LINE = 64, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 1, HEADER = 5, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
 enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
@@ -29,7 +29,11 @@ static const int64_t item_bytes[] = {4, 8, 4, 1};
 typedef struct {
     int32_t kind;
     uint32_t padding;
-    union { int64_t number; const char *text; void *object; } value;
+    union {
+        int64_t number;
+        const char *text;
+        void *object;
+    } value;
 } argument;
 enum { NUMBER = 1, TEXT = 8, OBJECT = 64 };
 typedef int entry(void *self, const argument *arguments, int32_t count, argument *result);
@@ -138,26 +142,42 @@ static bool same_sums(const char *data, size_t bytes, const int64_t *sums) {
 /* ---- program.bin ---- */
 
 static int read_sections(sparsec_model *m) {
-    struct { char tag[8]; table *place; int64_t width; } known[] = {
-        {"PROGRAM", &m->program, 3}, {"INPUTS", &m->inputs, PORT_WIDTH}, {"OUTPUTS", &m->outputs, PORT_WIDTH},
-        {"RECORDS", &m->records, 2}, {"GROUPS", &m->groups, GROUP_WIDTH}, {"MOVES", &m->moves, 4}, {"FILES", &m->files, 4},
-        {"WEIGHTS", &m->weights, 2}, {"SIZES", &m->sizes, 3}, {"PATCHES", &m->patches, 6},
-        {"MACHINE", &m->machine, 1}, {"STRINGS", &m->strings, 1}};
+    struct {
+        char tag[8];
+        table *place;
+        int64_t width;
+    } known[] = {{"PROGRAM", &m->program, 3},
+                 {"INPUTS", &m->inputs, PORT_WIDTH},
+                 {"OUTPUTS", &m->outputs, PORT_WIDTH},
+                 {"RECORDS", &m->records, RECORD_WIDTH},
+                 {"GROUPS", &m->groups, GROUP_WIDTH},
+                 {"MOVES", &m->moves, 4},
+                 {"FILES", &m->files, 4},
+                 {"WEIGHTS", &m->weights, 2},
+                 {"SIZES", &m->sizes, 3},
+                 {"PATCHES", &m->patches, 6},
+                 {"MACHINE", &m->machine, 1},
+                 {"STRINGS", &m->strings, 1}};
     const size_t count = sizeof known / sizeof *known, bytes = m->file.bytes;
     const int64_t *words = (const int64_t *)(const void *)content(&m->file), length = (int64_t)(bytes / 8);
     if (bytes < 8 * (HEADER + 1) || memcmp(words, "SPARSEC", 8)) return damaged("program.bin is not the file of a program");
-    if (words[1] != VERSION) return fail("program.bin has version %lld, this loader reads %d. Use the sparsec.c of the same directory.", (long long)words[1], VERSION);
+    if (words[1] != VERSION)
+        return fail("program.bin has version %lld, this loader reads %d. Use the sparsec.c of the same directory.", (long long)words[1],
+                    VERSION);
     if (words[2] != (int64_t)bytes || bytes % 8) return damaged("program.bin is not complete");
     if (!same_sums((const char *)(words + HEADER), bytes - 8 * HEADER, words + 3)) return damaged("program.bin has been altered");
     if (words[HEADER] < 0 || words[HEADER] > (length - HEADER - 1) / 4) return damaged("program.bin has no directory");
     for (int64_t s = 0; s < words[HEADER]; s++) {
         const int64_t *row = words + HEADER + 1 + 4 * s, first = row[1], rows = row[2], width = row[3];
-        if (first < 0 || first > length || rows < 0 || width < 1 || width > length || rows > (length - first) / width) return damaged("a section of program.bin is not inside it");
+        if (first < 0 || first > length || rows < 0 || width < 1 || width > length || rows > (length - first) / width)
+            return damaged("a section of program.bin is not inside it");
         size_t k = 0;
         while (k < count && memcmp(row, known[k].tag, 8)) k++;
         if (k < count && width >= known[k].width) *known[k].place = (table){rows, width, words + first};
         else if (k < count) return damaged("a section of program.bin is too narrow");
-        else if (*(const char *)row >= 'A' && *(const char *)row <= 'Z') return fail("program.bin has a part %.8s that this loader does not know. Use the sparsec.c of the same directory.", (const char *)row);
+        else if (*(const char *)row >= 'A' && *(const char *)row <= 'Z')
+            return fail("program.bin has a part %.8s that this loader does not know. Use the sparsec.c of the same directory.",
+                        (const char *)row);
     }
     for (size_t k = 0; k < count; k++)
         if (!known[k].place->data) return damaged("a section of program.bin is missing");
@@ -174,7 +194,8 @@ static const char *text_at(const sparsec_model *m, int64_t offset) {
 static const int64_t *row_of(const table *t, int64_t row) { return t->data + row * t->width; }
 
 static int read_sizes(sparsec_model *m) {
-    if (m->sizes.rows > MOST || !(m->ranges = calloc((size_t)m->sizes.rows + 1, sizeof *m->ranges))) return fail("There is not enough memory.");
+    if (m->sizes.rows > MOST || !(m->ranges = calloc((size_t)m->sizes.rows + 1, sizeof *m->ranges)))
+        return fail("There is not enough memory.");
     for (int64_t i = 0; i < m->sizes.rows; i++) {
         const int64_t *row = row_of(&m->sizes, i);
         m->ranges[i] = (sparsec_size){text_at(m, row[0]), row[1], row[2]};
@@ -185,7 +206,8 @@ static int read_sizes(sparsec_model *m) {
 
 static int read_port(sparsec_model *m, const int64_t *row, sparsec_port *port) {
     port->name = text_at(m, row[0]);
-    if (!port->name || row[1] < 0 || row[1] > SPARSEC_BOOL || row[2] < 0 || row[2] > SPARSEC_MOST_AXES) return damaged("a tensor is malformed");
+    if (!port->name || row[1] < 0 || row[1] > SPARSEC_BOOL || row[2] < 0 || row[2] > SPARSEC_MOST_AXES)
+        return damaged("a tensor is malformed");
     port->dtype = (sparsec_dtype)row[1];
     port->rank = (int)row[2];
     port->limit = row[3];
@@ -199,10 +221,13 @@ static int read_port(sparsec_model *m, const int64_t *row, sparsec_port *port) {
     port->size = row[4] == -1 ? -1 : (int)row[4];
     port->plus = row[5];
     if (row[4] < -1 || row[4] >= m->sizes.rows || row[5] < -MOST || row[5] > MOST) return damaged("a tensor follows an unknown size");
-    if (port->limit < -1 || (port->limit >= 0 && port->dtype != SPARSEC_INT64 && port->dtype != SPARSEC_INT32)) return damaged("the limit of a tensor makes no sense");
+    if (port->limit < -1 || (port->limit >= 0 && port->dtype != SPARSEC_INT64 && port->dtype != SPARSEC_INT32))
+        return damaged("the limit of a tensor makes no sense");
     if (port->size < 0) return 0;
     const sparsec_size *range = m->ranges + port->size;
-    return port->rank && port->shape[0] == range->most + port->plus && range->least + port->plus >= 0 ? 0 : damaged("a tensor does not follow its size");
+    return port->rank && port->shape[0] == range->most + port->plus && range->least + port->plus >= 0
+               ? 0
+               : damaged("a tensor does not follow its size");
 }
 
 static int read_ports(sparsec_model *m) {
@@ -224,14 +249,15 @@ static int check_move(const sparsec_model *m, const int64_t *move) {
     if (!within(segment, SEGMENTS)) return damaged("an address is in an unknown segment");
     if (segment == INPUT && !within(port, m->inputs.rows)) return damaged("an address is in an unknown input");
     if (segment == OUTPUT && !within(port, m->outputs.rows)) return damaged("an address is in an unknown output");
-    const int64_t sizes[] = {m->program.data[0], m->weights.data[1],
-                             segment == INPUT ? (int64_t)m->ports[port].bytes : 0,
+    const int64_t sizes[] = {m->program.data[0], m->weights.data[1], segment == INPUT ? (int64_t)m->ports[port].bytes : 0,
                              segment == OUTPUT ? (int64_t)m->ports[m->inputs.rows + port].bytes : 0};
     if (!within(offset, sizes[segment] + 1)) return damaged("an address is outside its segment");
     if (segment != ARENA || field + 1 >= fields) return 0;
     const int64_t slot = m->records.data[field + 1], slots = m->program.data[1] ? m->program.data[1] : 1;
     if (slot < 0 || slot > (sizes[ARENA] - offset) / slots) return damaged("a strip buffer is outside the arena");
-    return slot && m->threads > 1 && !m->program.data[1] ? fail("The artifact does not say how many threads it has room for: load it for one.") : 0;
+    return slot && m->threads > 1 && !m->program.data[1]
+               ? fail("The artifact does not say how many threads it has room for: load it for one.")
+               : 0;
 }
 
 /* times * ceil((size + plus) / over) */
@@ -242,27 +268,36 @@ static int64_t patched(const int64_t *patch, int64_t size) {
 
 static int check_patch(const sparsec_model *m, const int64_t *patch) {
     const table *t = patch[0] ? &m->groups : &m->records;
-    if (!within(patch[0], 2) || !within(patch[1], t->rows * t->width) || !within(patch[2], m->sizes.rows)) return damaged("a patch is outside the tables");
+    if (!within(patch[0], 2) || !within(patch[1], t->rows * t->width) || !within(patch[2], m->sizes.rows))
+        return damaged("a patch is outside the tables");
     const int64_t column = patch[1] % t->width;
     if (patch[0] ? column != 2 : column == 0) return damaged("a patch is of an entry that cannot follow a size");
     for (int64_t i = 0; !patch[0] && i < m->moves.rows; i++)
         if (*row_of(&m->moves, i) == patch[1]) return damaged("a patch is of an address");
-    if (patch[3] < -MOST_FACTOR || patch[3] > MOST_FACTOR || patch[4] < 1 || patch[4] > MOST_FACTOR || !within(patch[5], MOST_FACTOR)) return damaged("a patch makes no sense");
+    if (patch[3] < -MOST_FACTOR || patch[3] > MOST_FACTOR || patch[4] < 1 || patch[4] > MOST_FACTOR || !within(patch[5], MOST_FACTOR))
+        return damaged("a patch makes no sense");
     const sparsec_size *range = m->ranges + patch[2];
-    return patched(patch, range->least) >= 0 && patched(patch, range->most) == t->data[patch[1]] ? 0 : damaged("a patch differs from its table");
+    return patched(patch, range->least) >= 0 && patched(patch, range->most) == t->data[patch[1]]
+               ? 0
+               : damaged("a patch differs from its table");
 }
 
 static int check_tables(const sparsec_model *m) {
     const int64_t *p = m->program.data;
-    if (m->program.rows != 1 || m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX) return damaged("its sizes make no sense");
+    if (m->program.rows != 1 || m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX)
+        return damaged("its sizes make no sense");
     if (!within(m->weights.data[0], MOST) || !within(m->weights.data[1], MOST)) return damaged("its weights make no sense");
-    if (m->groups.width != GROUP_WIDTH || m->groups.rows > INT32_MAX || m->moves.rows > INT32_MAX) return damaged("its tables make no sense");
-    if (p[1] && m->threads > p[1]) return fail("The artifact was compiled for at most %lld thread(s), %d were asked for.", (long long)p[1], m->threads);
+    if (m->records.width != RECORD_WIDTH || m->groups.width != GROUP_WIDTH || m->groups.rows > INT32_MAX || m->moves.rows > INT32_MAX)
+        return damaged("its tables make no sense");
+    if (p[1] && m->threads > p[1])
+        return fail("The artifact was compiled for at most %lld thread(s), %d were asked for.", (long long)p[1], m->threads);
     for (int64_t i = 0; i < m->records.rows; i++)
         if (!within(*row_of(&m->records, i), p[2])) return damaged("a record names an unknown kernel");
     for (int64_t i = 0; i < m->groups.rows; i++) {
         const int64_t *g = row_of(&m->groups, i);
-        if (!within(g[1], m->records.rows + 1) || !within(g[0], g[1] + 1) || !within(g[2], INT64_C(1) << 31) || !within(g[3], INT64_C(1) << 31)) return damaged("a group is not a range of records");
+        if (!within(g[1], m->records.rows + 1) || !within(g[0], g[1] + 1) || !within(g[2], INT64_C(1) << 31) ||
+            !within(g[3], INT64_C(1) << 31))
+            return damaged("a group is not a range of records");
     }
     for (int64_t i = 0; i < m->moves.rows; i++)
         if (check_move(m, row_of(&m->moves, i))) return -1;
@@ -275,7 +310,8 @@ static int check_machine(const sparsec_model *m) {
     struct utsname here;
     const char *arch = m->machine.rows ? text_at(m, m->machine.data[0]) : NULL;
     if (!arch || uname(&here)) return damaged("it does not say which machine it needs");
-    if (strcmp(arch, here.machine)) return fail("The artifact is for %s processors, this one is %s. Compile the model on this machine.", arch, here.machine);
+    if (strcmp(arch, here.machine))
+        return fail("The artifact is for %s processors, this one is %s. Compile the model on this machine.", arch, here.machine);
     char *line = NULL;
     size_t room = 0;
     FILE *stream = fopen("/proc/cpuinfo", "r");
@@ -326,10 +362,13 @@ static const char *file_name(const sparsec_model *m, int file) { return text_at(
 
 static int load_kernels(sparsec_model *m, const char *folder) {
     /* What a kernel library calls in TVM it finds in variables of these names with two underscores before them. */
-    static const char *const hooks[] = {"TVMBackendParallelLaunch", "TVMBackendParallelBarrier", "TVMBackendAllocWorkspace", "TVMBackendFreeWorkspace"};
+    static const char *const hooks[] = {"TVMBackendParallelLaunch", "TVMBackendParallelBarrier", "TVMBackendAllocWorkspace",
+                                        "TVMBackendFreeWorkspace"};
     setenv("TVM_BIND_THREADS", "0", 0); /* by default TVM pins the caller's thread */
     void *runtime = NULL;
-    if (!shared_library("libtvm_ffi.so", folder, file_name(m, FFI)) || !(runtime = shared_library("libtvm_runtime.so", folder, file_name(m, RUNTIME)))) return -1;
+    if (!shared_library("libtvm_ffi.so", folder, file_name(m, FFI)) ||
+        !(runtime = shared_library("libtvm_runtime.so", folder, file_name(m, RUNTIME))))
+        return -1;
     char path[MOST_PATH];
     snprintf(path, sizeof path, "%s/%s", folder, file_name(m, KERNELS));
     if (!(m->kernels = dlopen(path, RTLD_NOW | RTLD_LOCAL))) return fail("%s cannot be loaded: %s.", path, dlerror());
@@ -430,7 +469,8 @@ static void settle(const sparsec_model *m, instance *made) {
 }
 
 static instance *new_instance(const sparsec_model *m) {
-    const size_t records = lines((size_t)(m->records.rows * m->records.width) * 8), groups = lines((size_t)(m->groups.rows * GROUP_WIDTH) * 8);
+    const size_t records = lines((size_t)(m->records.rows * m->records.width) * 8),
+                 groups = lines((size_t)(m->groups.rows * GROUP_WIDTH) * 8);
     const size_t head = lines(sizeof(instance)), steps = lines((size_t)m->edges * 16 + 16);
     const size_t sizes = lines((size_t)m->sizes.rows * 8);
     const size_t bytes = head + records + groups + steps + sizes + (size_t)m->program.data[0] + SLACK;
@@ -474,7 +514,10 @@ static void bind(const sparsec_model *m, instance *made, const void *const *inpu
 
 /* Calls a function of TVM's by name; without such a function nothing happens. */
 static void call_global(const char *name, const argument *arguments, int32_t count, argument *result) {
-    struct { const char *data; size_t bytes; } text = {name, strlen(name)};
+    struct {
+        const char *data;
+        size_t bytes;
+    } text = {name, strlen(name)};
     int (*find)(const void *, void **), (*call)(void *, const argument *, int32_t, argument *), (*release)(void *);
     *(void **)&find = dlsym(RTLD_DEFAULT, "TVMFFIFunctionGetGlobal");
     *(void **)&call = dlsym(RTLD_DEFAULT, "TVMFFIFunctionCall");
@@ -514,14 +557,16 @@ static void size_pool(int threads) {
 static int check_indices(const sparsec_port *port, const void *data, size_t bytes) {
     for (size_t i = 0; port->limit >= 0 && i < bytes / (size_t)item_bytes[port->dtype]; i++) {
         const int64_t index = port->dtype == SPARSEC_INT64 ? ((const int64_t *)data)[i] : ((const int32_t *)data)[i];
-        if (!within(index, port->limit)) return fail("%s holds the index %lld, its table has rows 0 to %lld.", port->name, (long long)index, (long long)port->limit - 1);
+        if (!within(index, port->limit))
+            return fail("%s holds the index %lld, its table has rows 0 to %lld.", port->name, (long long)index, (long long)port->limit - 1);
     }
     return 0;
 }
 
 static int check_tensor(const sparsec_port *port, const void *data) {
     if (!data && port->bytes) return fail("There is no memory for %s.", port->name);
-    if ((uintptr_t)data % (uintptr_t)item_bytes[port->dtype]) return fail("The memory of %s is not aligned to %d bytes.", port->name, (int)item_bytes[port->dtype]);
+    if ((uintptr_t)data % (uintptr_t)item_bytes[port->dtype])
+        return fail("The memory of %s is not aligned to %d bytes.", port->name, (int)item_bytes[port->dtype]);
     return 0;
 }
 
@@ -530,7 +575,8 @@ static int check_call(const sparsec_model *m, const void *const *inputs, void *c
     if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
     for (int64_t i = 0; sizes && i < m->sizes.rows; i++)
         if (sizes[i] < m->ranges[i].least || sizes[i] > m->ranges[i].most)
-            return fail("%s must be between %lld and %lld, it is %lld.", m->ranges[i].name, (long long)m->ranges[i].least, (long long)m->ranges[i].most, (long long)sizes[i]);
+            return fail("%s must be between %lld and %lld, it is %lld.", m->ranges[i].name, (long long)m->ranges[i].least,
+                        (long long)m->ranges[i].most, (long long)sizes[i]);
     if (batch && ((ins && !inputs) || (outs && !outputs))) return fail("There are no inputs or no outputs.");
     for (int64_t i = 0; batch && i < ins + outs; i++)
         if (check_tensor(m->ports + i, i < ins ? inputs[i] : outputs[i - ins])) return -1;
@@ -552,8 +598,13 @@ int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *
     if (!mine) return -1;
     if (!fits(m, mine, sizes)) fit(m, mine, sizes);
     bind(m, mine, inputs, outputs);
-    const int64_t values[] = {(int64_t)(intptr_t)mine->records, (int64_t)(intptr_t)mine->groups, (int64_t)(intptr_t)mine->steps,
-                              m->groups.rows, m->edges, batch, m->threads};
+    const int64_t values[] = {(int64_t)(intptr_t)mine->records,
+                              (int64_t)(intptr_t)mine->groups,
+                              (int64_t)(intptr_t)mine->steps,
+                              m->groups.rows,
+                              m->edges,
+                              batch,
+                              m->threads};
     argument arguments[7], result = {0};
     for (int i = 0; i < 7; i++) arguments[i] = (argument){.kind = NUMBER, .value.number = values[i]};
     const int bad = m->run(NULL, arguments, 7, &result);

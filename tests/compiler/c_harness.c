@@ -87,7 +87,8 @@ static size_t mutated(char *data, size_t bytes) {
         case 0: data[at] ^= (char)(1 << drawn(8)); break;
         case 1: data[at] = (char)drawn(256); break;
         case 2: memcpy(data + at / 8 * 8, special + drawn(10), bytes - at / 8 * 8 < 8 ? 1 : 8); break;
-        default: if (!drawn(4)) bytes = at;
+        default:
+            if (!drawn(4)) bytes = at;
         }
     }
     return bytes;

@@ -13,7 +13,7 @@ import pytest
 
 from sparsec.artifact import load, save
 from sparsec.flat_program import MOST_AXES, checksums, flat_program
-from sparsec.program import DTYPES, Patch, Port, Program, Size
+from sparsec.program import DTYPES, GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Size
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +236,7 @@ def test_the_header_and_the_writer_agree() -> None:
     (names,) = re.findall(r"typedef enum \{(.*)\} sparsec_dtype", header)
     assert tuple(name.strip().removeprefix("SPARSEC_").lower() for name in names.split(",")) == DTYPES
     assert f"#define SPARSEC_MOST_AXES {MOST_AXES}\n" in header
+    assert f"RECORD_WIDTH = {RECORD_WIDTH}, GROUP_WIDTH = {GROUP_WIDTH}," in (ROOT / "compiler/c/sparsec.c").read_text()
 
 
 def test_checksums_see_every_word() -> None:
