@@ -27,7 +27,7 @@ from sparsec.onnx_ops_matmul import TABLE as MATMUL
 from sparsec.onnx_ops_norm import TABLE as NORM
 from sparsec.onnx_ops_shape import TABLE as SHAPE
 from sparsec.onnx_ops_shape import constant_value
-from sparsec.onnx_sizes import batch_symbol, example_shapes, first_choice, followed, shapes_at, signature_of
+from sparsec.onnx_sizes import batch_symbols, example_shapes, first_choice, followed, shapes_at, signature_of
 from sparsec.symbols import Signature
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict
 
 
 def _captured(source: Source, graph_module: fx.GraphModule, sizes: dict[str, int]) -> OnnxCaptured:
-    outputs = followed(graph_module, sizes, source.graph)
+    outputs = followed(graph_module, source.signature, sizes, source.graph)
     count, results = len(source.network.inputs), len(source.network.outputs)
     return OnnxCaptured(
         graph_module=graph_module,
@@ -126,7 +126,7 @@ def _captured(source: Source, graph_module: fx.GraphModule, sizes: dict[str, int
         keywords=(),
         symbols=source.signature.symbols,
         sizes=sizes,
-        batch=batch_symbol(source.signature, outputs),
+        batches=batch_symbols(source.signature, outputs),
         output_dims=outputs,
         names=tuple(entry.name for entry in source.network.inputs),
         source=source if sizes else None,

@@ -97,24 +97,37 @@ def shapes_at(signature: Signature, sizes: Mapping[str, int]) -> Shapes:
 
 def first_choice(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
     """Sizes to compile for, given an example's: of tokens, dimension 1 of inputs [N,T] or [N,T,F], the next bucket."""
-    first = {dims[0].symbol for dims in signature.dims if dims and isinstance(dims[0], Axis)}
     rows = [dims[1] for dims in signature.dims if len(dims) in (2, 3)]
-    tokens = {dim.symbol for dim in rows if isinstance(dim, Axis)} - first
+    tokens = {dim.symbol for dim in rows if isinstance(dim, Axis)} - _leading(signature)
     return {name: signature.symbols[name].aligned(size) if name in tokens else size for name, size in sizes.items()}
 
 
+def _leading(signature: Signature) -> set[str]:
+    """The symbols that are dimension 0 of inputs."""
+    return {dims[0].symbol for dims in signature.dims if dims and isinstance(dims[0], Axis)}
+
+
+def _inner(dims: Sequence[Sequence[Dim | None]]) -> set[str]:
+    """The symbols of other dimensions."""
+    return {dim.symbol for each in dims for dim in each[1:] if isinstance(dim, Axis)}
+
+
 def followed(
-    graph_module: fx.GraphModule, sizes: Mapping[str, int], remake: Callable[[Mapping[str, int]], fx.GraphModule]
+    graph_module: fx.GraphModule,
+    signature: Signature,
+    sizes: Mapping[str, int],
+    remake: Callable[[Mapping[str, int]], fx.GraphModule],
 ) -> tuple[tuple[Dim | None, ...], ...]:
     """What the dimensions of the results follow, found by making the graph again with one size changed at a time.
 
-    None where a length follows sizes in a way that an Axis cannot say, or where the graph cannot be made with another size.
+    Batches of several inputs change together and count as that of the first. None where a length follows sizes in a way that an
+    Axis cannot say, or where the graph cannot be made with another size.
     """
     base = _result_shapes(graph_module)
     changed: dict[str, Shapes | None] = {}
-    for name, size in sizes.items():
+    for name, alike in _groups(signature, sizes).items():
         try:
-            changed[name] = _result_shapes(remake({**sizes, name: _other(size)}))
+            changed[name] = _result_shapes(remake({**sizes, **dict.fromkeys(alike, _other(sizes[name]))}))
         except (UnsupportedModel, InvalidInput):
             changed[name] = None
     return tuple(
@@ -124,6 +137,15 @@ def followed(
         )
         for result, shape in enumerate(base)
     )
+
+
+def _groups(signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """Symbols to change together, by the first of them."""
+    leading = _leading(signature)
+    batches = [name for name in sizes if name in leading]
+    if len({sizes[name] for name in batches}) > 1 or leading & _inner(signature.dims):
+        batches = batches[:1]
+    return {name: batches if name in batches else [name] for name in sizes if name not in batches[1:]}
 
 
 def _other(size: int) -> int:
@@ -150,11 +172,10 @@ def _followed_by(length: int, changed: Mapping[str, int | None], sizes: Mapping[
     return None if more or rest or times < 1 else Axis(name, length - times * sizes[name], times)
 
 
-def batch_symbol(signature: Signature, outputs: Sequence[Sequence[Dim | None]]) -> str:
-    """The symbol that dimension 0 of every input and result follows and nothing else does; empty if there is none."""
+def batch_symbols(signature: Signature, outputs: Sequence[Sequence[Dim | None]]) -> frozenset[str]:
+    """The symbols that dimension 0 of every input and result follows and nothing else does; none where there is another."""
     everything = [*signature.dims, *outputs]
-    first = everything[0][0] if everything and everything[0] else None
-    if not isinstance(first, Axis) or first != Axis(first.symbol) or not all(dims and dims[0] == first for dims in everything):
-        return ""
-    alone = all(dim is not None and (isinstance(dim, int) or dim.symbol != first.symbol) for dims in everything for dim in dims[1:])
-    return first.symbol if alone else ""
+    leading = _leading(signature)
+    common = all(dims and dims[0] in [Axis(name) for name in leading] for dims in everything)
+    alone = not any(dim is None for dims in everything for dim in dims[1:]) and not leading & _inner(everything)
+    return frozenset(leading) if common and alone else frozenset()

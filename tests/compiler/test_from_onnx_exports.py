@@ -128,13 +128,17 @@ def combinations() -> list:
 def exported(name: str, dynamo: bool, opset: int, folder: Path) -> tuple[Path, Example]:
     model, inputs = EXAMPLES[name]()
     path = folder / f"{name}.onnx"
+    write(model, inputs, path, dynamo=dynamo, opset_version=opset)
+    assert onnx.load(path, load_external_data=False).opset_import[0].version == opset
+    return path, (model, inputs)
+
+
+def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, **options: Any) -> None:
+    """Export without a word."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        more = {"verbose": False} if dynamo else {}
-        torch.onnx.export(model, inputs, path, dynamo=dynamo, opset_version=opset, **more)
-    assert onnx.load(path, load_external_data=False).opset_import[0].version == opset
-    return path, (model, inputs)
+        torch.onnx.export(model, inputs, path, **options, **({"verbose": False} if options["dynamo"] else {}))
 
 
 def runtime(path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -183,8 +187,7 @@ def assert_attention_is_found(captured, inputs: tuple[Tensor, ...], before: list
 def test_free_axes_take_the_sizes_of_examples(tmp_path: Path) -> None:
     path, (layer, (x,)) = tmp_path / "free.onnx", encoder()
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(layer, (x,), path, dynamo=True, opset_version=18, dynamic_shapes=(free,), verbose=False)
+    write(layer, (x,), path, dynamo=True, opset_version=18, dynamic_shapes=(free,))
     for sizes in ((2, 8), (3, 5)):
         example = torch.randn(*sizes, 32)
         captured = capture_onnx(path, example)

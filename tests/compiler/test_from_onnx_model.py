@@ -147,7 +147,15 @@ def test_results_follow_sizes_as_the_graph_says() -> None:
 def test_a_batch_that_everything_follows_is_the_batch() -> None:
     captured = capture_onnx(pieces(node("Relu", ["x"], ["y"])), torch.ones(3, 10, 8))
     assert (captured.batch, captured.sizes) == ("n", {"n": 3, "t": 64})
-    assert capture_onnx(pieces(node("Transpose", ["x"], ["y"])), torch.ones(3, 10, 8)).batch == ""
+    assert capture_onnx(pieces(node("Transpose", ["x"], ["y"])), torch.ones(3, 10, 8)).batches == frozenset()
+
+
+def test_batches_of_several_names_are_changed_together() -> None:
+    inputs = [("a", FLOAT, ["n", "t", 8]), ("b", FLOAT, [None, "t", 1])]
+    model = small([node("Add", ["a", "b"], ["y"])], inputs=inputs, outputs=[("y", FLOAT, None)])
+    captured = capture_onnx(model, (torch.ones(3, 10, 8), torch.ones(3, 10, 1)))
+    assert captured.batches == {"n", "b_0"} and captured.output_dims == ((Axis("n"), Axis("t"), 8),)
+    assert captured.at({"n": 5, "b_0": 5, "t": 7}).inputs[1].shape == (5, 7, 1)
 
 
 def test_one_model_serves_all_sizes_that_it_can_be_made_for() -> None:
