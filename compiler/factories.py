@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsec.errors import InvalidInput
+from sparsec.errors import InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +26,11 @@ def is_model_file(what: str) -> bool:
 
 
 def checked_path(given: str | os.PathLike[str]) -> Path:
-    """The path of a model file. InvalidInput for one that is not there or of another kind."""
+    """The path of a model file. UnsupportedModel for one of another kind, InvalidInput for one that is not there."""
     path = Path(given)
     if path.suffix.lower() not in SUFFIXES:
         hint = "Give a .pt2 or .onnx file; sparsec.load reads artifacts; the command line takes module:factory as well."
-        raise InvalidInput(f"{path.name!r} is no model file.", where=str(path), hint=hint)
+        raise UnsupportedModel(f"{path.name!r} is no model file.", where=str(path), hint=hint)
     if not path.is_file():
         raise InvalidInput("The model file is a directory." if path.exists() else "The model file does not exist.", where=str(path))
     return path

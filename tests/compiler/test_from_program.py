@@ -257,8 +257,6 @@ def test_models_are_opened_from_paths_programs_and_arrays(tmp_path, program: Exp
     ("name", "content", "message"),
     [
         ("model.pt2", None, "does not exist"),
-        ("model.txt", b"x", "is no model file"),
-        ("model", b"x", "is no model file"),
         ("model.pt2", b"text", "no zip archive"),
         ("model.onnx", b"PK\x03\x04", "is a zip archive"),
     ],
@@ -268,6 +266,12 @@ def test_files_that_are_no_models(tmp_path, name: str, content: bytes | None, me
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInput, match=message):
         sparsec.compile(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.txt", "model", "sparsec.models.zoo:mobilenet_v1_90"])
+def test_paths_of_other_kinds(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match="is no model file"):
+        sparsec.compile(name)
 
 
 def test_a_directory_is_no_model(tmp_path) -> None:
