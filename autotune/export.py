@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from sparsec.autotune.database import FILE
 from sparsec.autotune.kernel_case import case_of, smallest
 from sparsec.autotune.kernel_text import TOLERANCE, header, self_test
 from sparsec.autotune.record import Record
-from sparsec.autotune.records import Records
+from sparsec.autotune.records import Place, Records
 from sparsec.autotune.tasks import storages, task_key
 from sparsec.autotune.tune import place_of, tools
 from sparsec.backends.base import Machine, Source
@@ -171,14 +172,18 @@ class _Exporter:
         }
 
     def _record(self, task: Task) -> Record | None:
-        """The latest measurement, on this machine, of the schedule that the layer has."""
+        """The latest measurement of the schedule that the layer has."""
+        key, schedule = task_key(task), self._lowered.schedules.get(task.node)
+        return next((r for r in reversed(self._records) if r.task == key and r.schedule == schedule), None)
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        """All measurements of this machine, oldest first."""
         if not (self._settings.cache_dir / FILE).exists():
-            return None
-        place, key = place_of(self._machine, self._settings), task_key(task)
+            return []
+        place = place_of(self._machine, self._settings)
         with Records(self._settings.cache_dir) as records:
-            found = [r for r in records.all() if r.task == key and r.schedule == self._lowered.schedules.get(task.node)]
-        here = [r for r in found if (r.machine, r.threads, r.library) == (place.machine, place.threads, place.library)]
-        return here[-1] if here else None
+            return [r for r in records.all() if Place(r.machine, r.threads, r.library) == place]
 
 
 def _strict(value: Any) -> Any:
