@@ -6,7 +6,7 @@ and every constant must be the same in the graph made for another size, tables o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +64,10 @@ def unserved(region: Region, captured: Captured, returned: Sequence[Any]) -> str
     return ""
 
 
-def _free(dims: Sequence[Dim | None], batch: str) -> Iterator[tuple[int, Any]]:
+def _free(dims: Sequence[Dim | None], batch: Collection[str]) -> Iterator[tuple[int, Any]]:
     """Positions of axes that follow a size other than the batch's; None where it is unknown what they follow."""
     for position, dim in enumerate(dims):
-        if not isinstance(dim, int) and (position or not isinstance(dim, Axis) or dim.symbol != batch):
+        if not isinstance(dim, int) and (position or not isinstance(dim, Axis) or dim.symbol not in batch):
             yield position, dim
 
 

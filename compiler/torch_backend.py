@@ -5,6 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from sparsec.from_torch import Captured, capture_graph
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
 from sparsec.torch_dynamo import bake, copied, weight_positions
-from sparsec.torch_entries import Entry, Table, drop_entries, sizes_of
+from sparsec.torch_entries import Entry, Freed, Table, drop_entries, free_batch, sizes_of
 from sparsec.torch_guards import watch
+from sparsec.torch_sizes import TOKENS, TokenSizes, bucket_of, token_sizes
 from sparsec.torch_template import Template, signature
 from sparsec.torch_watch import Watch
 
@@ -49,7 +51,7 @@ def sparse_backend(
         return compile_dense(graph_module, example_inputs)
     own = copied(graph_module)
     weights = weight_positions(own, example_inputs)
-    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights))
+    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights))
 
 
 def refresh(compiled: object = None) -> None:
@@ -74,9 +76,16 @@ class Door:
     """What Dynamo calls in place of one graph: finds or makes the program for the weights it is called with."""
 
     def __init__(
-        self, graph_module: fx.GraphModule, count: int, weights: Sequence[int], settings: Settings, watch: Watch | None = None
+        self,
+        graph_module: fx.GraphModule,
+        count: int,
+        weights: Sequence[int],
+        settings: Settings,
+        watch: Watch | None = None,
+        tokens: TokenSizes | None = None,
     ) -> None:
         self.graph_module, self.settings, self.weights, self.watch = graph_module, settings, weights, watch
+        self.tokens = tokens
         self.table = Table(count, weights)
         self.templates: dict[Any, Template] = {}
         self.dense: Callable[..., Sequence[Any]] | None = None
@@ -139,6 +148,8 @@ class Door:
         try:
             from sparsec.driver import compile_graph
 
+            if self.tokens is not None and (entry := self._make_free(args, self.tokens)) is not None:
+                return entry
             captured = self._capture(args)
             program = compile_graph(captured, self.settings)
         except UnsupportedModel as error:
@@ -159,6 +170,25 @@ class Door:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
             return Entry(self._run_dense if program.reasons else self._dense_with_constants(args))
         return _entry(program, captured)
+
+    def _make_free(self, args: tuple, tokens: TokenSizes) -> Entry | None:
+        """For all numbers of tokens of a bucket; None where no program serves them, which is not tried again."""
+        from sparsec.driver import compile_graph
+
+        self.tokens, most, others = None, bucket_of(tokens.size(args)), self.table.others
+        try:
+            inputs = [position for position in others if isinstance(args[position], Tensor)]
+            captured = tokens.described(self._capture(tokens.at(args, most)), inputs, most)
+            captured = replace(captured, remade=lambda sizes: self._capture(tokens.at(args, sizes[TOKENS])))
+            program = compile_graph(captured, self.settings)
+        except UnsupportedModel:
+            return None
+        if not program.fully_compiled or not program.programs[0].program.sizes:
+            return None
+        self.tokens = tokens
+        for reason in program.reasons:
+            say(reason)
+        return _entry(program, captured, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
 
     def _capture(self, args: tuple) -> Captured:
         key = signature(args)
@@ -182,15 +212,15 @@ class Door:
         return self.dense(*args)
 
 
-def _entry(program: Any, captured: Captured) -> Entry:
-    """Runs the program on inputs that are contiguous and aligned to 64 bytes."""
+def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
+    """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
     restore: Callable[[Any], Any] = tuple if whole else captured.restore
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:
         return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
 
-    return Entry(call, takes_inputs=True, any_batch=program.any_batch and whole)
+    return Entry(call, takes_inputs=True, freed=(freed or free_batch) if program.any_batch and whole else None)
 
 
 def ready(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ _version = operator.attrgetter("_version")
 _tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
 
 Sizes = list[Any]
+Freed = Callable[[Sizes], Sizes]
 
 
 class Entry:
@@ -21,6 +22,7 @@ class Entry:
 
     The storages of the weights are kept alive, so an address cannot come to mean other values; a weight is then the same
     if address and version are. The weights themselves are not kept: when one dies, the entry goes.
+    ``freed`` gives the same for all sizes of inputs that the program serves.
     """
 
     def __init__(
@@ -28,18 +30,19 @@ class Entry:
         run: Callable[[tuple], Sequence[Any]],
         *,
         takes_inputs: bool = False,
-        any_batch: bool = False,
+        freed: Freed | None = None,
     ) -> None:
-        self.run, self.takes_inputs, self.any_batch = run, takes_inputs, any_batch
+        self.run, self.takes_inputs, self.freed = run, takes_inputs, freed
         self.pointers: list[int] = []
         self.versions: list[int] = []
         self.sizes: Sizes = []
+        self.served: Sizes = []
         self.kept: list[Tensor] = []
         self.owners: list[weakref.ref] = []
 
     def fits(self, sizes: Sizes) -> bool:
-        """Whether the inputs have the sizes compiled for, up to the batch where that is free."""
-        return sizes == self.sizes or (self.any_batch and free_batch(sizes) == free_batch(self.sizes))
+        """Whether the inputs have the sizes compiled for, up to what is free."""
+        return sizes == self.sizes or (self.freed is not None and self.freed(sizes) == self.served)
 
 
 class Table:
@@ -50,6 +53,7 @@ class Table:
         self.weights, self.others = weights, [position for position in range(count) if position not in constant]
         self.pick_weights, self.pick_inputs = _picker(self.weights), _picker(self.others)
         self.entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self.freedoms: list[Freed | None] = [None]
         self.recent: Entry | None = None
         self.hit = False
         _tables.add(self)
@@ -86,10 +90,10 @@ class Table:
             pointers, versions = list(map(_pointer, weights)), list(map(_version, weights))
         except RuntimeError:
             return None, False
-        for free in (False, True):
-            key = _key(pointers, sizes, free)
+        for freed in self.freedoms:
+            key = _key(pointers, sizes, freed)
             entry = self.entries.get(key)
-            if entry is None or entry.any_batch != free:
+            if entry is None or entry.freed is not freed:
                 continue
             if entry.versions != versions:
                 self.drop(key)
@@ -104,7 +108,9 @@ class Table:
         weights = self.pick_weights(args)
         entry.pointers, entry.versions = list(map(_pointer, weights)), list(map(_version, weights))
         entry.sizes, entry.kept = sizes_of(self.pick_inputs(args)), [weight.detach() for weight in weights]
-        key, table = _key(entry.pointers, entry.sizes, entry.any_batch), weakref.ref(self)
+        entry.served = entry.sizes if entry.freed is None else entry.freed(entry.sizes)
+        self.freedoms = [freed for freed in self.freedoms if freed is not entry.freed] + [entry.freed]
+        key, table = _key(entry.pointers, entry.sizes, entry.freed), weakref.ref(self)
 
         def forget(_: object) -> None:
             if (alive := table()) is not None:
@@ -143,8 +149,8 @@ def free_batch(sizes: Sizes) -> Sizes:
     return [(-1, *size[1:]) if isinstance(size, tuple) and size and size[0] == batch else -1 if size == batch else size for size in sizes]
 
 
-def _key(pointers: list[int], sizes: Sizes, free: bool) -> tuple:
-    return tuple(pointers), tuple(free_batch(sizes) if free else sizes)
+def _key(pointers: list[int], sizes: Sizes, freed: Freed | None) -> tuple:
+    return tuple(pointers), tuple(sizes if freed is None else freed(sizes)), id(freed)
 
 
 def _picker(positions: Sequence[int]) -> Callable[[tuple], tuple]:
