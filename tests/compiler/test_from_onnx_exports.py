@@ -26,6 +26,7 @@ from sparsec.passes.fold_constants import FoldConstants  # noqa: E402
 from sparsec.passes.fuse_attention import FuseAttention  # noqa: E402
 from sparsec.pipeline import Context, Editor  # noqa: E402
 from sparsec.settings import Settings  # noqa: E402
+from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 
 Example = tuple[nn.Module, tuple[Tensor, ...]]
@@ -196,3 +197,24 @@ def test_free_axes_take_the_sizes_of_examples(tmp_path: Path) -> None:
         with torch.no_grad():
             found = captured.restore(captured.graph_module(*captured.flatten((example,))))
             assert error([found], [layer(example)]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["Bert-eager", "DistilBert-sdpa"])
+def test_one_file_of_a_transformer_serves_all_sizes(name: str, tmp_path: Path) -> None:
+    path, (model, inputs) = tmp_path / "free.onnx", EXAMPLES[name]()
+    free = {key: {0: "batch", 1: "tokens"} for key in ("ids", "mask")}
+    write(model, inputs, path, dynamo=False, opset_version=17, input_names=list(free), dynamic_axes=free)
+    captured = capture_onnx(path, inputs)
+    assert captured.sizes == {"batch": 2, "tokens": 9} and captured.batches == {
+        "batch"
+    }  # 64 tokens are more than the model has positions for
+    assert captured.output_dims[0] == (Axis("batch"), Axis("tokens"), 32)
+    for batch, tokens in ((1, 5), (3, 32)):
+        given = {
+            "ids": torch.randint(0, 50, (batch, tokens)),
+            "mask": (torch.arange(tokens) < tokens - torch.arange(batch)[:, None]).long(),
+        }
+        made = captured.at(captured.sizes_of(list(given.values())))
+        with torch.no_grad():
+            found = listed(made.restore(made.graph_module(*made.flatten((), given))))
+        assert error(found, runtime(path, tuple(given.values()))) <= 1e-5
