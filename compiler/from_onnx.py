@@ -19,7 +19,8 @@ from sparsec.from_onnx_file import read_model
 from sparsec.from_torch import Captured, InputSpec
 from sparsec.onnx_build import Builder, Constants, Step, Value
 from sparsec.onnx_fuse import fuse
-from sparsec.onnx_graph import Network, OnnxInput, OnnxNode, read_network
+from sparsec.onnx_graph import Network, OnnxInput, read_network
+from sparsec.onnx_nodes import OnnxNode
 from sparsec.onnx_ops_convolution import TABLE as CONVOLUTION
 from sparsec.onnx_ops_elementwise import TABLE as ELEMENTWISE
 from sparsec.onnx_ops_gather import TABLE as GATHER

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsec.errors import UnsupportedModel
-from sparsec.onnx_graph import Network, OnnxNode, Subgraph
+from sparsec.onnx_graph import Network
+from sparsec.onnx_nodes import OnnxNode, Subgraph
 
 Value: TypeAlias = Tensor | fx.Node
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from sparsec.errors import UnsupportedModel
-from sparsec.onnx_graph import STANDARD, OnnxNode, Reference, check_opset, opset_versions, read_attribute, read_node
+from sparsec.onnx_nodes import STANDARD, OnnxNode, Reference, check_opset, opset_versions, read_attribute, read_node
 
 LARGEST = 200_000
 DEEPEST = 64

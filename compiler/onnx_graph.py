@@ -12,37 +12,9 @@ import torch
 from torch import Tensor
 
 from sparsec.errors import UnsupportedModel
-from sparsec.onnx_tensors import dense_tensor, dtype_of, sparse_tensor
-
-OPSETS = range(13, 29)
-STANDARD = ("", "ai.onnx")
-
-
-class Subgraph:
-    """The value of an attribute that holds graphs or types, which no operator here reads."""
-
-
-@dataclass(frozen=True)
-class OnnxNode:
-    """One operator: `opset` is the version of its own domain; an empty name among inputs or outputs is one left out."""
-
-    op: str
-    domain: str
-    opset: int
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """The operator with its domain, if that is not the standard one."""
-        return f"{self.domain}.{self.op}" if self.domain else self.op
-
-    @property
-    def place(self) -> str:
-        """The node's name, or its first output where it has none."""
-        return self.name or next((f"{self.op} of {name}" for name in self.outputs if name), self.op)
+from sparsec.onnx_functions import inline
+from sparsec.onnx_nodes import OnnxNode, check_opset, opset_versions, read_node
+from sparsec.onnx_tensors import attribute_tensor, dtype_of
 
 
 @dataclass(frozen=True)
@@ -69,11 +41,6 @@ class Network:
         return attribute_tensor(self.stored[name], self.folder, name)
 
 
-def attribute_tensor(proto: Any, folder: Path | None, where: str) -> Tensor:
-    """A TensorProto or SparseTensorProto as a dense tensor."""
-    return sparse_tensor(proto, folder, where) if hasattr(proto, "indices") else dense_tensor(proto, folder, where)
-
-
 def read_network(model: Any, folder: Path | None = None) -> Network:
     """Check a ModelProto and make it plain. UnsupportedModel names what is malformed or not known.
 
@@ -86,8 +53,6 @@ def read_network(model: Any, folder: Path | None = None) -> Network:
 
 
 def _read(model: Any, folder: Path | None) -> Network:
-    from sparsec.onnx_functions import inline
-
     graph = model.graph
     versions = _versions(model.opset_import)
     stored = _initializers(graph)
@@ -100,61 +65,12 @@ def _read(model: Any, folder: Path | None) -> Network:
     return Network(inputs, outputs, _needed(nodes, outputs), stored, folder)
 
 
-def read_node(proto: Any, versions: Mapping[str, int]) -> OnnxNode:
-    """A NodeProto whose domain has its version among `versions` (0 where it has none)."""
-    domain = "" if proto.domain in STANDARD else proto.domain
-    overload = f":{proto.overload}" if proto.overload else ""
-    attributes = {attribute.name: read_attribute(attribute) for attribute in proto.attribute}
-    version = versions.get(domain, 0)
-    return OnnxNode(proto.op_type + overload, domain, version, proto.name, tuple(proto.input), tuple(proto.output), attributes)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """In a function: the attribute of this name of whoever calls it."""
-
-    name: str
-
-
-def read_attribute(proto: Any) -> Any:
-    """The value of an AttributeProto: number, text, list, or a tensor's proto (see attribute_tensor)."""
-    if proto.ref_attr_name:
-        return Reference(proto.ref_attr_name)
-    readers: dict[int, Any] = {
-        1: lambda: float(proto.f),
-        2: lambda: int(proto.i),
-        3: lambda: proto.s.decode(),
-        4: lambda: proto.t,
-        6: lambda: [float(value) for value in proto.floats],
-        7: lambda: [int(value) for value in proto.ints],
-        8: lambda: [value.decode() for value in proto.strings],
-        11: lambda: proto.sparse_tensor,
-    }
-    return readers.get(proto.type, Subgraph)()
-
-
 def _versions(imports: Sequence[Any]) -> dict[str, int]:
     versions = opset_versions(imports)
     if "" not in versions:
         raise UnsupportedModel("The model names no version of the ONNX operators.", hint="The file may be damaged: export it again.")
     check_opset(versions[""])
     return versions
-
-
-def opset_versions(imports: Sequence[Any]) -> dict[str, int]:
-    """Versions by domain, the standard domain under ""."""
-    return {"" if entry.domain in STANDARD else entry.domain: int(entry.version) for entry in imports}
-
-
-def check_opset(version: int) -> None:
-    """UnsupportedModel for a version of the standard operators outside `OPSETS`."""
-    if version not in OPSETS:
-        convert = "onnx.version_converter.convert_version(model, 17) may help"
-        raise UnsupportedModel(
-            f"The model uses opset {version} of the ONNX operators.",
-            why=f"Opsets {OPSETS[0]} to {OPSETS[-1]} are known.",
-            hint=f"Export with opset_version=17 or 18; {convert}.",
-        )
 
 
 def _initializers(graph: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.onnx_build import Step, Value, dtype, fake, shape
-from sparsec.onnx_graph import attribute_tensor
+from sparsec.onnx_tensors import attribute_tensor
 
 aten = torch.ops.aten
 

@@ -39,6 +39,11 @@ def dtype_of(number: int, where: str) -> torch.dtype:
     return DTYPES[number]
 
 
+def attribute_tensor(proto: Any, folder: Path | None, where: str) -> Tensor:
+    """A TensorProto or SparseTensorProto as a dense tensor."""
+    return sparse_tensor(proto, folder, where) if hasattr(proto, "indices") else dense_tensor(proto, folder, where)
+
+
 def dense_tensor(proto: Any, folder: Path | None, where: str) -> Tensor:
     """A TensorProto as a tensor; `folder` holds external data. UnsupportedModel where shape, type and data do not fit."""
     dtype, shape = dtype_of(proto.data_type, where), _shape(proto.dims, where)
