@@ -1,5 +1,6 @@
 """Views are followed axis by axis: what a chain of views shows, and how it is built again."""
 
+import itertools
 import math
 import operator
 
@@ -185,3 +186,26 @@ def test_following_ends_at_a_noted_root() -> None:
     net.edit.note(turned, root=True)
     assert view_of(turned).root is turned
     assert view_of(net.add(aten.permute.default, turned, [1, 0, 2])).root is turned
+
+
+def test_parts_of_merged_dimensions() -> None:
+    """[2,3,4] ── permute 1 0 2 ── [6,4]: one index can always be told, several where whole samples stay together."""
+    for start, end, step in itertools.product(range(6), range(1, 7), (1, 2)):
+        if start < end:
+            net = Network((2, 3, 4), 0)
+            net.add(aten.reshape.default, net.add(aten.permute.default, net.last, [1, 0, 2]), [6, 4])
+            node = net.add(aten.slice.Tensor, net.last, 0, start, end, step)
+            view = view_of(node)
+            told = net.size(node)[0] == 1 or (start % 2 == end % 2 == 0 and step == 1)
+            assert (view.root is net.values[0]) == told
+            if told:
+                assert torch.equal(shown(view), numbered(net, node))
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_one_index_of_merged_dimensions(index: int) -> None:
+    net = Network((2, 3, 4), 0)
+    net.add(aten.reshape.default, net.add(aten.permute.default, net.last, [1, 0, 2]), [6, 4])
+    node = net.add(aten.select.int, net.last, 0, index)
+    assert view_of(node).root is net.values[0]
+    assert torch.equal(shown(view_of(node)), numbered(net, node))
