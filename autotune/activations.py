@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sparsec.layouts import LINE, Storage, ceil_to
+from sparsec.regions import parity_step, reads_one_plane
+from sparsec.spec import KernelSpec
 
 
 def storage_elements(storage: Storage) -> int:
@@ -53,6 +55,13 @@ def from_storage(stored: np.ndarray, storage: Storage) -> np.ndarray:
         flat = body.reshape(space.tiles, storage.channels, space.tile).swapaxes(0, 1).reshape(storage.channels, -1)
         return flat[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width]
     return body
+
+
+def read_by(spec: KernelSpec, x: np.ndarray) -> np.ndarray:
+    """The value that a product reads as its first source: itself, or its parity planes where the convolution is strided."""
+    step = parity_step(spec)
+    planes = parity_planes(x, step) if step > 1 else x
+    return planes[:: step * step] if reads_one_plane(spec) else planes
 
 
 def parity_planes(x: np.ndarray, step: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsec.autotune.activations import from_storage, parity_planes, rows, storage_elements, to_storage
+from sparsec.autotune.activations import from_storage, read_by, rows, storage_elements, to_storage
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
@@ -24,7 +24,6 @@ from sparsec.backends.plan import Buffer, Group, Plan, Task
 from sparsec.backends.x86 import library
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
-from sparsec.regions import parity_step
 from sparsec.runtime import Runner
 
 #: Largest error of a right result, relative to the largest magnitude of the reference.
@@ -180,8 +179,7 @@ def _random_inputs(job: Job) -> list[np.ndarray]:
 
 
 def _stored(job: Job, index: int, x: np.ndarray) -> np.ndarray:
-    step = parity_step(job.task.spec) if index == 0 else 1
-    return to_storage(parity_planes(x, step) if step > 1 else x, _input_storages(job)[index])
+    return to_storage(read_by(job.task.spec, x) if index == 0 else x, _input_storages(job)[index])
 
 
 def _reference(job: Job, values: Sequence[np.ndarray]) -> np.ndarray:

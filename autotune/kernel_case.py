@@ -6,6 +6,7 @@ layer's task ─ random activations ─┬─ spec.reference in float64 ─ in t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsec.autotune.activations import parity_planes, storage_elements, to_storage
+from sparsec.autotune.activations import parity_planes, read_by, storage_elements, to_storage
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.layouts import LINE, Storage, ceil_to
-from sparsec.regions import parity_step
 
 _SEED = 7
 
@@ -68,7 +68,7 @@ def case_of(task: Task | None, groups: Sequence[Group]) -> Case:
         return _case(node, groups, None, {source: stored(x, source.storage)}, target, _moved(x, source, target))
     reads = (*task.sources, *([task.residual] if task.residual else []))
     values = _drawn(task, reads)
-    filled = {b: stored(_planes(task, i, x), b.storage) for i, (b, x) in enumerate(zip(reads, values, strict=True))}
+    filled = {b: stored(x if i else read_by(task.spec, x), b.storage) for i, (b, x) in enumerate(zip(reads, values, strict=True))}
     return _case(node, groups, task, filled, task.target, _reference(task, values))
 
 
@@ -106,12 +106,10 @@ def _moved(x: np.ndarray, source: Buffer, target: Buffer) -> np.ndarray:
     have, want = _shape(source.storage), _shape(target.storage)
     if "rows" in (source.storage.layout, target.storage.layout) and x.ndim != len(want):
         return x.reshape(have).T.reshape(want) if x.ndim == 2 else x.reshape(have[0], -1).T
+    if want[0] == have[0] and want != have:
+        step = next(s for s in itertools.count(2) if all(-(-a // s) == b for a, b in zip(have[1:], want[1:], strict=True)))
+        return x[:, ::step, ::step]
     step = math.isqrt(want[0] // have[0]) if want[0] > have[0] else 1
-    return parity_planes(x, step) if step > 1 else x
-
-
-def _planes(task: Task, index: int, x: np.ndarray) -> np.ndarray:
-    step = parity_step(task.spec) if index == 0 else 1
     return parity_planes(x, step) if step > 1 else x
 
 

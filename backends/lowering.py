@@ -17,7 +17,7 @@ from sparsec.backends.plan import Buffer, Call, Group, Plan, Task
 from sparsec.forms import constant
 from sparsec.layouts import Geometry, Storage
 from sparsec.operands import operands, residual, shape_of, sources, weights
-from sparsec.regions import Region, parity_step
+from sparsec.regions import Region, parity_step, reads_one_plane
 from sparsec.spec import KernelSpec, Schedule
 
 
@@ -40,7 +40,7 @@ class Lowerer(Protocol):
         """Move a value from one storage to another: nchw, flat, packed, vector, rows."""
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
-        """Space-to-depth of a contiguous map into flat parity planes."""
+        """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
 
 
 @dataclass
@@ -155,15 +155,13 @@ def _contiguous(storage: Storage) -> bool:
 
 
 def _planes(state: _State, source: Buffer, spec: KernelSpec, step: int) -> Buffer:
-    key = (source, f"planes{step}")
+    kept = 1 if reads_one_plane(spec) else step * step
+    key = (source, f"planes{step}x{kept}")
     if key not in state.derived:
         channels, height, width = spec.inputs[0]
-        if source.storage.layout != "nchw":
+        if source.storage.layout == "packed":
             source = _as(state, source, Storage("flat", channels, state.region.space(height, width)))
-            plain = Buffer(f"{source.name}.nchw", Storage("nchw", channels, Geometry(height, width, 0)))
-            state.groups.append(Group((state.backend.copy(source, plain),)))
-            source = plain
-        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * step * step, state.region.space(*spec.output[1:])))
+        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:])))
         state.groups.append(Group((state.backend.planes(source, made, step),)))
         state.derived[key] = made
     return state.derived[key]

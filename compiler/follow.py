@@ -22,7 +22,7 @@ def followers(captured: Captured) -> dict[str, Follows] | str:
     """For each input by name, the size that its tokens follow; why not, where other axes than those of tokens follow one."""
     found: dict[str, Follows] = {}
     for spec in captured.inputs:
-        for position, dim in _free(spec.dims, captured.batch):
+        for position, dim in _free(spec.dims, captured.batches):
             if position != 1 or len(spec.shape) not in (2, 3) or dim.times != 1:
                 return f"axis {position} of {spec.name} follows {dim}, and kernels take a number of tokens at run time only"
             found[spec.name] = dim.symbol, dim.plus
@@ -55,7 +55,7 @@ def difference(large: fx.GraphModule, small: fx.GraphModule) -> str:
 def unserved(region: Region, captured: Captured, returned: Sequence[Any]) -> str:
     """What a region that is the whole graph cannot follow; empty if nothing."""
     for node, dims in zip(returned, captured.output_dims, strict=True):
-        for position, dim in _free(dims, captured.batch):
+        for position, dim in _free(dims, captured.batches):
             if position != 1 or dim is None or region.follows.get(node) != (dim.symbol, dim.plus) or dim.times != 1:
                 return f"axis {position} of the result {node.name} follows {dim}"
     for node, spec in region.specs.items():

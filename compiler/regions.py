@@ -110,6 +110,11 @@ def parity_step(spec: KernelSpec) -> int:
     return 1 if spec.inputs[0][1:] == (1, 1) else int(spec["stride"][0])
 
 
+def reads_one_plane(spec: KernelSpec) -> bool:
+    """Whether a strided convolution reads the first of its parity planes only: one tap without padding, such as a shortcut's."""
+    return parity_step(spec) > 1 and spec.weights[0] is not None and spec.weights[0][2:] == (1, 1) and spec["padding"] == (0, 0)
+
+
 def _pads(specs: dict[fx.Node, KernelSpec]) -> dict[tuple[int, int], int]:
     """Zero columns that the stencils of a region need at each resolution they read, or read through parity planes."""
     pads: dict[tuple[int, int], int] = defaultdict(int)

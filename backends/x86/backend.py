@@ -172,16 +172,20 @@ class X86:
         return _move(kernel, source, target, convert.copy_vector(want.elements), 1)
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
-        """Space-to-depth of a contiguous map into flat parity planes."""
+        """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
         have, space = source.storage, target.storage.space
+        only_first = target.storage.channels == have.channels
         scalars = {
             "height": have.space.height,
             "width": have.space.width,
+            "x_row": have.space.stride if have.layout == "flat" else have.space.height * have.space.width,
+            "x_pitch": have.space.pitch if have.layout == "flat" else have.space.width,
             "y_height": space.height,
             "y_pitch": space.pitch,
             "y_row": space.stride,
         }
-        return _move(convert.nchw_to_planes(self.machine.lanes, step), source, target, scalars, have.channels * step)
+        kernel = convert.to_planes(self.machine.lanes, step, only_first)
+        return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))
 
     def build(self, kernels: list[Source], cache: Path | None) -> Path:
         """The path of a library with these kernels."""

@@ -1,7 +1,7 @@
 """Copies between storage layouts: the edges of a region and the seams between kernels that want different layouts.
 
 - ``copy_rows``: contiguous tensor <-> flat rows <-> vector, as a strided copy of rows.
-- ``nchw_to_planes``: contiguous tensor -> space-to-depth in flat rows, which makes a strided stem a stride-1 stencil.
+- ``to_planes``: contiguous tensor or flat rows -> space-to-depth in flat rows, which makes a strided stem a stride-1 stencil.
 - ``retile``: flat <-> packed.
 """
 
@@ -91,20 +91,23 @@ def _rows(g: Geometry, fill: int) -> dict[str, int]:
     return {"height": g.height, "width": g.width, "fill": fill}
 
 
-def nchw_to_planes(lanes: int, step: int) -> Source:
+def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
     """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
 
-    x is contiguous [C, height, width]; y is flat with ``step**2 * C`` channels of ``y_height`` rows at ``y_pitch``, channels at
-    ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
-    Units of work are the pairs (c, a): ``step * C`` of them. Long steps have a kernel of their own.
+    x is [C, height, width], channels at ``x_row`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height`` rows at
+    ``y_pitch``, channels at ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
+    Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units. Long steps have a
+    kernel of their own.
     """
     if step > _SHUFFLED:
         return wide_planes(lanes, step)
-    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
+    kept, lines = (1, 1) if only_first else (step, step)
+    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
     def store_columns(y: Any, y0: Any, pixels: Any, limit: Any) -> None:
         """Emit the stores of every ``step``-th pixel to the planes; ``limit`` columns of them, all where it is None."""
-        for b in range(step):
+        for b in range(kept):
             column = T.Shuffle([pixels[T.Ramp(j * lanes, 1, lanes)] for j in range(step)], [b + step * e for e in range(lanes)])
             where = T.Ramp(y0[b], 1, lanes)
             if limit is None:
@@ -119,6 +122,8 @@ def nchw_to_planes(lanes: int, step: int) -> Source:
             y_: T.handle("float32"),
             height: T.int32,
             width: T.int32,
+            x_row: T.int32,
+            x_pitch: T.int32,
             y_height: T.int32,
             y_pitch: T.int32,
             y_row: T.int32,
@@ -129,9 +134,9 @@ def nchw_to_planes(lanes: int, step: int) -> Source:
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
             for i in range(end - begin):
                 for h in range(y_height):
-                    line: T.let = h * step + (begin + i) % step
-                    x0: T.let = ((begin + i) // step * height + line) * width
-                    y0: T.let = (begin + i) * step * y_row + h * y_pitch
+                    line: T.let = h * step + (begin + i) % lines
+                    x0: T.let = (begin + i) // lines * x_row + line * x_pitch
+                    y0: T.let = (begin + i) * kept * y_row + h * y_pitch
                     present: T.let = T.Select(line < height, width, T.int32(0))
                     whole: T.let = present // (step * lanes)
                     pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
@@ -139,7 +144,7 @@ def nchw_to_planes(lanes: int, step: int) -> Source:
                         for j in T.unroll(step):
                             for e in T.vectorized(lanes):
                                 pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
-                        store_columns(y, [y0 + b * y_row + v * lanes for b in range(step)], pixels, None)
+                        store_columns(y, [y0 + b * y_row + v * lanes for b in range(kept)], pixels, None)
                     for v in range((y_pitch + lanes - 1) // lanes - whole):
                         for j in T.unroll(step):
                             at: T.let = ((whole + v) * step + j) * lanes
@@ -147,12 +152,12 @@ def nchw_to_planes(lanes: int, step: int) -> Source:
                                 f"float32x{lanes}", x, T.Ramp(x0 + at, 1, lanes), lanes_below(lanes, present - at)
                             )
                         last: T.let = (whole + v) * lanes
-                        store_columns(y, [y0 + b * y_row + last for b in range(step)], pixels, y_pitch - last)
+                        store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
             return T.int32(0)
 
         return kernel
 
-    return Source(f"nchw_to_planes_l{lanes}_s{step}", params, make)
+    return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make)
 
 
 def retile(lanes: int, vectors: int, masked: bool) -> Source:

@@ -12,11 +12,12 @@ from sparsec.backends.x86.spmm import FAR
 
 
 def wide_planes(lanes: int, step: int) -> Source:
-    """``convert.nchw_to_planes`` for a long ``step``: runs of ``lanes`` cells x ``lanes`` columns of a cell are transposed.
+    """``convert.to_planes`` for a long ``step``: runs of ``lanes`` cells x ``lanes`` columns of a cell are transposed.
 
     A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
     """
-    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("height", "width", "y_height", "y_pitch", "y_row")))
+    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
     def block(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
         """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
@@ -41,6 +42,8 @@ def wide_planes(lanes: int, step: int) -> Source:
             y_: T.handle("float32"),
             height: T.int32,
             width: T.int32,
+            x_row: T.int32,
+            x_pitch: T.int32,
             y_height: T.int32,
             y_pitch: T.int32,
             y_row: T.int32,
@@ -56,7 +59,7 @@ def wide_planes(lanes: int, step: int) -> Source:
                     for g in range((step + lanes - 1) // lanes):
                         for v in range((y_pitch + lanes - 1) // lanes):
                             column: T.let = v * lanes * step + g * lanes
-                            x0: T.let = ((begin + i) // step * height + line) * width + column
+                            x0: T.let = (begin + i) // step * x_row + line * x_pitch + column
                             y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
                             block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
             return T.int32(0)

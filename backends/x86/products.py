@@ -21,6 +21,7 @@ from sparsec.backends.x86.panel_costs import Work, block_rows
 from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
 from sparsec.layouts import Geometry, Storage
+from sparsec.regions import reads_one_plane
 from sparsec.spec import KernelSpec, Schedule
 
 
@@ -65,8 +66,11 @@ def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, so
 
 
 def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Storage) -> np.ndarray:
-    """[I, kh, kw]: tap (i, j) of input c reads row s*oh + i*d - p = s*(oh + shift) + parity, that is plane (c*s + a)*s + b, shifted."""
-    step = spec["stride"][0]
+    """[I, kh, kw]: tap (i, j) of input c reads row s*oh + i*d - p = s*(oh + shift) + parity, that is plane (c*s + a)*s + b, shifted.
+
+    Where only the first plane of each channel is there, it is plane c.
+    """
+    step = 1 if reads_one_plane(spec) else spec["stride"][0]
     (a, dy), (b, dx) = (
         (taps % step, taps // step)
         for taps in (np.arange(k) * d - p for k, d, p in zip(kernel, spec["dilation"], spec["padding"], strict=True))

@@ -19,7 +19,7 @@ SIZES = st.integers(1, 70)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     retiles = [convert.retile(lanes, 64 // lanes, masked) for masked in (False, True)]
-    planes = [convert.nchw_to_planes(lanes, s) for s in STEPS]
+    planes = [convert.to_planes(lanes, s) for s in STEPS] + [convert.to_planes(lanes, s, only_first=True) for s in (2, 3)]
     return lanes, Kernels([convert.copy_rows(lanes), *planes, *retiles], request.param)
 
 
@@ -67,15 +67,29 @@ def space_to_depth(x: np.ndarray, step: int) -> np.ndarray:
 
 
 @settings(max_examples=40)
-@given(step=st.sampled_from(STEPS), channels=st.integers(1, 3), height=SIZES, width=SIZES, pad=st.integers(0, 3), threads=st.integers(1, 2))
-def test_planes_of_a_strided_stem(built: Any, step: int, channels: int, height: int, width: int, pad: int, threads: int) -> None:
+@given(
+    step=st.sampled_from(STEPS),
+    channels=st.integers(1, 3),
+    height=SIZES,
+    width=SIZES,
+    pads=st.tuples(st.integers(-1, 3), st.integers(0, 3)),
+    threads=st.integers(1, 2),
+    first=st.booleans(),
+)
+def test_planes_of_a_strided_convolution(
+    built: Any, step: int, channels: int, height: int, width: int, pads: tuple[int, int], threads: int, first: bool
+) -> None:
+    """From contiguous memory (no pad: -1) or flat rows; all planes or the first of each channel."""
     lanes, kernels = built
-    x = values(width, channels, height, width)
-    want = space_to_depth(x, step)
-    g = Geometry(want.shape[1], want.shape[2], pad)
-    arguments = {"height": height, "width": width, "y_height": g.height, "y_pitch": g.pitch, "y_row": g.stride}
-    call = Call(convert.nchw_to_planes(lanes, step), {"x": "x", "y": At("y", g.front)} | arguments)
-    out = kernels.run([call], {"x": x, "y": empty(len(want), g)}, step * channels, threads=threads)
+    x, only_first = values(width, channels, height, width), first and step in (2, 3)
+    want = space_to_depth(x, step)[:: step * step if only_first else 1]
+    g, source = Geometry(want.shape[1], want.shape[2], pads[1]), Geometry(height, width, max(pads[0], 0))
+    steps = {"x_row": source.stride, "x_pitch": source.pitch} if pads[0] >= 0 else {"x_row": height * width, "x_pitch": width}
+    arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_row": g.stride}
+    place = At("x", source.front if pads[0] >= 0 else 0)
+    call = Call(convert.to_planes(lanes, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
+    memory = {"x": to_flat(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
+    out = kernels.run([call], memory, channels * (1 if only_first else step), threads=threads)
     np.testing.assert_array_equal(out["y"], to_flat(want, g))
 
 

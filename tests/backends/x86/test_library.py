@@ -11,7 +11,7 @@ from sparsec.runtime import load_kernels
 from tests.convnets import machines
 
 WIDEST, AVX2 = machines()["widest"], machines()["avx2"]
-ROWS, PLANES = convert.copy_rows(8), convert.nchw_to_planes(8, 2)
+ROWS, PLANES = convert.copy_rows(8), convert.to_planes(8, 2)
 
 
 @pytest.fixture
