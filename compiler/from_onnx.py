@@ -28,7 +28,7 @@ from sparsec.onnx_ops_matmul import TABLE as MATMUL
 from sparsec.onnx_ops_norm import TABLE as NORM
 from sparsec.onnx_ops_shape import TABLE as SHAPE
 from sparsec.onnx_ops_shape import constant_value
-from sparsec.onnx_sizes import batch_symbols, example_shapes, first_choice, followed, shapes_at, signature_of
+from sparsec.onnx_sizes import batch_symbols, bounded, example_shapes, first_choice, followed, shapes_at, signature_of
 from sparsec.symbols import Signature
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None)
     signature = signature_of(network.inputs, shapes)
     source = Source(network, Constants(network), signature)
     sizes = signature.sizes(shapes)
+    source = replace(source, signature=bounded(signature, sizes, network.lengths, source.graph))
     return _captured(source, *_chosen(source, sizes))
 
 

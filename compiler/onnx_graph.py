@@ -36,6 +36,11 @@ class Network:
     stored: Mapping[str, Any]
     folder: Path | None
 
+    @property
+    def lengths(self) -> set[int]:
+        """Every length of every initialiser."""
+        return {int(length) for proto in self.stored.values() for length in proto.dims}
+
     def constant(self, name: str) -> Tensor:
         """The initialiser of this name, dense."""
         return attribute_tensor(self.stored[name], self.folder, name)

@@ -1,6 +1,7 @@
 """Symbolic dimensions of ONNX models: sizes from examples, what inputs and outputs follow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor, fx
 
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.onnx_graph import OnnxInput
-from sparsec.symbols import Axis, Dim, Signature, SymbolSpec
+from sparsec.symbols import LARGEST, Axis, Dim, Signature, SymbolSpec
 
 Shapes = list[tuple[int, ...]]
+Remake = Callable[[Mapping[str, int]], fx.GraphModule]
 
 
 def example_shapes(inputs: Sequence[OnnxInput], example_inputs: Any = None) -> Shapes:
@@ -96,10 +98,49 @@ def shapes_at(signature: Signature, sizes: Mapping[str, int]) -> Shapes:
 
 
 def first_choice(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes to compile for, given an example's: of tokens, dimension 1 of inputs [N,T] or [N,T,F], the next bucket."""
-    rows = [dims[1] for dims in signature.dims if len(dims) in (2, 3)]
-    tokens = {dim.symbol for dim in rows if isinstance(dim, Axis)} - _leading(signature)
+    """Sizes to compile for, given an example's: of tokens the next bucket."""
+    tokens = _tokens(signature)
     return {name: signature.symbols[name].aligned(size) if name in tokens else size for name, size in sizes.items()}
+
+
+def _tokens(signature: Signature) -> set[str]:
+    """The symbols that are dimension 1 of inputs [N,T] or [N,T,F]."""
+    rows = [dims[1] for dims in signature.dims if len(dims) in (2, 3)]
+    return {dim.symbol for dim in rows if isinstance(dim, Axis)} - _leading(signature)
+
+
+def bounded(signature: Signature, sizes: Mapping[str, int], lengths: Iterable[int], remake: Remake) -> Signature:
+    """The signature with the largest number of tokens that the graph can be made for; none is noted where that is beyond `LARGEST`.
+
+    `lengths` are those of the model's tables, one of which is the likely limit.
+    """
+    symbols = {}
+    for name in _tokens(signature):
+
+        def works(size: int, name: str = name) -> bool:
+            try:
+                remake({**sizes, name: size})
+            except (UnsupportedModel, InvalidInput):
+                return False
+            return True
+
+        symbols[name] = SymbolSpec(name, most=None if works(LARGEST) else _largest(sizes[name], lengths, works))
+    return replace(signature, symbols={**signature.symbols, **symbols})
+
+
+def _largest(size: int, lengths: Iterable[int], works: Callable[[int], bool]) -> int | None:
+    """The largest size that works, `size` being one; None where its neighbours do not, since it then hangs together with others."""
+    low, high = size, LARGEST
+    for length in sorted({length for length in lengths if size < length < LARGEST}, reverse=True):
+        if works(length):
+            low = length
+            break
+        high = length
+    middle = low + 1
+    while high - low > 1:
+        low, high = (middle, high) if works(middle) else (low, middle)
+        middle = (low + high) // 2
+    return low if low > size or size == 1 or works(size - 1) else None
 
 
 def _leading(signature: Signature) -> set[str]:
@@ -113,10 +154,7 @@ def _inner(dims: Sequence[Sequence[Dim | None]]) -> set[str]:
 
 
 def followed(
-    graph_module: fx.GraphModule,
-    signature: Signature,
-    sizes: Mapping[str, int],
-    remake: Callable[[Mapping[str, int]], fx.GraphModule],
+    graph_module: fx.GraphModule, signature: Signature, sizes: Mapping[str, int], remake: Remake
 ) -> tuple[tuple[Dim | None, ...], ...]:
     """What the dimensions of the results follow, found by making the graph again with one size changed at a time.
 

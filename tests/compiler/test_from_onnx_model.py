@@ -169,7 +169,8 @@ def test_one_model_serves_all_sizes_that_it_can_be_made_for() -> None:
         constants=bounds,
     )
     captured = capture_onnx(model, torch.ones(1, 10, 8))
-    assert captured.sizes == {"n": 1, "t": 10}  # 64 tokens have no positions
+    # More than 40 tokens have no positions.
+    assert captured.sizes == {"n": 1, "t": 40} and captured.symbols["t"].most == 40 and captured.symbols["n"].most is None
     for sizes in ((1, 10), (4, 40), (2, 1)):
         x = torch.randn(*sizes, 8)
         made = captured.at(captured.sizes_of([x]))
@@ -177,6 +178,8 @@ def test_one_model_serves_all_sizes_that_it_can_be_made_for() -> None:
         close(run(made, x), x + torch.from_numpy(table[:, : sizes[1]]))
     with pytest.raises(UnsupportedModel, match="Add"):
         captured.at({"n": 1, "t": 41})
+    with pytest.raises(InvalidInput, match="t 1 to 40"):
+        captured.sizes_of([torch.ones(1, 41, 8)])
     with pytest.raises(InvalidInput, match="Axis 2"):
         captured.sizes_of([torch.ones(1, 10, 9)])
     with pytest.raises(InvalidInput, match="fixed sizes"):
