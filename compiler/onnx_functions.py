@@ -11,7 +11,7 @@ from typing import Any
 from sparsec.errors import UnsupportedModel
 from sparsec.onnx_nodes import STANDARD, OnnxNode, Reference, check_opset, opset_versions, read_attribute, read_node
 
-LARGEST = 200_000
+LARGEST = 50_000
 DEEPEST = 64
 
 
