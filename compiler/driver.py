@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -16,85 +15,23 @@ from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
 from sparsec.backends.assemble import assemble
-from sparsec.backends.base import Machine, Source
+from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
+from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.doors import open_model
-from sparsec.errors import InvalidInput
-from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch import Captured
-from sparsec.inputs import check_indices, sizes_of
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Story, run
-from sparsec.program import Program
+from sparsec.passes.insert_token_pruning import InsertTokenPruning
+from sparsec.pipeline import Context, Result, run
 from sparsec.rows import explanation_of
 from sparsec.runtime import Runner
 from sparsec.settings import Settings
 
-
-@dataclass(frozen=True, eq=False)
-class RegionProgram:
-    """One region, executable: its program bound to weights and kernels."""
-
-    region: region_module.Region
-    lowered: Lowered
-    program: Program
-    library: Path
-    runner: Runner
-    machine: Machine
-
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run on contiguous tensors with a common leading batch axis. InvalidInput for sizes or indices out of range."""
-        batch, program = inputs[0].shape[0], self.program
-        sizes = sizes_of(program, inputs) if program.sizes else {}
-        arrays = [x.numpy() for x in inputs] if self.looks_inside else []
-        if arrays:
-            check_indices(program, arrays)
-        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=torch.float32) for port in program.outputs]
-        if batch and program.padding is not None:
-            self.runner.run_arrays(arrays, [y.numpy() for y in outputs], sizes)
-        elif batch:
-            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch, sizes)
-        return outputs
-
-    @cached_property
-    def looks_inside(self) -> bool:
-        """Whether values of inputs are read before the program runs: indices to check, a padding mask."""
-        return self.program.padding is not None or any(port.limit is not None for port in self.program.inputs)
-
-
-@dataclass(eq=False)
-class CompiledGraph:
-    """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
-
-    ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
-    ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
-    the graph's, ``returns`` the positions of the graph's outputs among its.
-    """
-
-    programs: list[RegionProgram]
-    story: Story
-    explanation: Explanation
-    fully_compiled: bool
-    nothing_sparse: bool
-    reasons: list[str] = field(default_factory=list)
-    run_rest: Any = None
-    picks: tuple[int, ...] = ()
-    returns: tuple[int, ...] = ()
-
-    @property
-    def any_batch(self) -> bool:
-        """Whether the batch size is free: the executor loops over images."""
-        return self.fully_compiled
-
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run the graph."""
-        if not self.fully_compiled:
-            return list(self.run_rest(inputs))
-        results = self.programs[0]([inputs[i] for i in self.picks])
-        return [results[i] for i in self.returns]
+#: The passes that only simplify.
+_SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
 
 
 def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = False) -> CompiledGraph:
@@ -105,48 +42,26 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     """
     settings = replace(settings, threads=settings.threads or torch.get_num_threads())
     backend = X86()
-    context = Context(settings, backend.offers, _costs(backend, settings, keep_dense))
+    context = Context(settings, backend.offers, _costs(backend, settings, keep_dense or settings.token_pruning is not None))
     result = run(captured.graph_module, PIPELINE, context)
-    reasons = _odd_weights(result.graph_module)
-    follows, rigid = _follows(captured, result.graph_module, context)
+    reasons = [*_odd_weights(result.graph_module), *_unpruned(result)]
+    follows, rigid = follow.free_sizes(captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context).graph_module)
     mask = None
     if settings.remove_padding:
-        mask, follows = _padding(result.graph_module, follows)
+        mask, follows = padding.removable(result.graph_module, follows)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
     programs = [_compile_region(region, backend, settings, least, mask) for region in found]
-    whole = len(programs) == 1 and _covers(programs[0].region, result.graph_module)
+    whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
     explanation = explanation_of(result, programs, backend, settings)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid))
-    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons)
+    kept = captured.graph_module if settings.token_pruning is None else result.graph_module
+    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept)
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
         compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
     return compiled
-
-
-def _follows(captured: Captured, graph_module: fx.GraphModule, context: Context) -> tuple[dict[str, region_module.Follows], list[str]]:
-    """Which inputs' tokens follow a run-time size that kernels can take; if there is one that they cannot, a note that says why."""
-    found = follow.followers(captured)
-    if not found:
-        return {}, []
-    reason = found if isinstance(found, str) else _rigid(captured, graph_module, context, found)
-    if isinstance(found, str) or reason:
-        return {}, [f"compiled for fixed sizes: {reason}"]
-    return found, []
-
-
-def _rigid(captured: Captured, graph_module: fx.GraphModule, context: Context, follows: Mapping[str, region_module.Follows]) -> str:
-    """Why kernels cannot take every size at run time; empty if they can."""
-    regions = region_module.extract(graph_module, 1, follows)
-    if len(regions) != 1 or not _covers(regions[0], graph_module):
-        return "parts of the graph are not in one region"
-    if reason := follow.unserved(regions[0], captured, _returned(graph_module.graph)):
-        return reason
-    simple = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
-    other = captured.at(follow.smaller(captured, follows))
-    return follow.difference(*(run(part.graph_module, simple, context).graph_module for part in (captured, other)))
 
 
 def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]:
@@ -156,16 +71,6 @@ def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]
     # break the long streams of the depthwise, which costs more than a map that the next cache level holds.
     joined = {"depthwise_pointwise_bytes": 4 * backend.machine.l2}
     return {"keep_dense": keep_dense, **joined, **(asdict(measured) if measured else {})}
-
-
-def _padding(graph_module: fx.GraphModule, follows: dict[str, region_module.Follows]) -> tuple[fx.Node, dict[str, region_module.Follows]]:
-    """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
-    regions = region_module.extract(graph_module, 1, follows)
-    whole = len(regions) == 1 and _covers(regions[0], graph_module)
-    mask = padding.mask_of(regions[0]) if whole else "parts of the graph are not in one region"
-    if isinstance(mask, str):
-        raise InvalidInput("Padding cannot be removed.", why=mask, hint="Compile without remove_padding.")
-    return mask, follows or padding.follows_of(regions[0].inputs, mask)
 
 
 def _compile_region(
@@ -196,24 +101,17 @@ def _kernels(lowered: Lowered, backend: X86) -> list[Source]:
     return [used[symbol] for symbol in sorted(used)]
 
 
-def _returned(graph: fx.Graph) -> tuple[Any, ...]:
-    (output,) = graph.find_nodes(op="output")
-    values = output.args[0]
-    return tuple(values) if isinstance(values, list | tuple) else (values,)
-
-
-def _covers(region: region_module.Region, graph_module: fx.GraphModule) -> bool:
-    """Whether the region computes every output of the graph and leaves no operator out."""
-    graph = graph_module.graph
-    calls = [n for n in graph.nodes if n.op == "call_function"]
-    return set(_returned(graph)) <= set(region.outputs) and all(n in region.specs for n in calls)
-
-
 def _ports(region: region_module.Region, graph_module: fx.GraphModule) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Positions of the region's inputs among the graph's, and of the graph's outputs among the region's."""
     placeholders = list(graph_module.graph.find_nodes(op="placeholder"))
-    returned = _returned(graph_module.graph)
+    returned = region_module.returned(graph_module.graph)
     return tuple(placeholders.index(n) for n in region.inputs), tuple(region.outputs.index(n) for n in returned)
+
+
+def _unpruned(result: Result) -> list[str]:
+    """Why tokens stay that the user asked to leave out."""
+    misses = [m for chapter in result.story.chapters if chapter.name == InsertTokenPruning.name for m in chapter.misses]
+    return [f"No tokens are left out: {miss.reason} ({miss.node})." for miss in misses]
 
 
 def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
@@ -268,7 +166,9 @@ def compile(
     def build(part: Captured) -> CompiledGraph:
         compiled = compile_graph(part, settings, keep_dense=True)
         if compiled.nothing_sparse:
-            compiled.run_rest = _compile_rest(part.graph_module, [], part)
+            compiled.run_rest = _compile_rest(compiled.dense, [], part)
+        for reason in compiled.reasons:
+            warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled
 
     return CompiledModel(captured, build(captured), settings, build)

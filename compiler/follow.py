@@ -6,7 +6,7 @@ and every constant must be the same in the graph made for another size, tables o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,33 @@ from torch import Tensor, fx
 
 from sparsec.forms import constant
 from sparsec.from_torch import Captured
-from sparsec.regions import Follows, Region
+from sparsec.regions import Follows, Region, covers, extract, returned
 from sparsec.symbols import Axis, Dim
+
+
+def free_sizes(
+    captured: Captured, graph_module: fx.GraphModule, simplified: Callable[[Captured], fx.GraphModule]
+) -> tuple[dict[str, Follows], list[str]]:
+    """Which inputs' tokens follow a run-time size that kernels can take; if there is one that they cannot, a note that says why.
+
+    ``simplified`` gives the graph before facts and layouts, to compare that of two sizes.
+    """
+    found = followers(captured)
+    if not found:
+        return {}, []
+    reason = found if isinstance(found, str) else _rigid(captured, graph_module, found, simplified)
+    return ({}, [f"compiled for fixed sizes: {reason}"]) if isinstance(found, str) or reason else (found, [])
+
+
+def _rigid(
+    captured: Captured, graph_module: fx.GraphModule, follows: Mapping[str, Follows], simplified: Callable[[Captured], fx.GraphModule]
+) -> str:
+    """Why kernels cannot take every size at run time; empty if they can."""
+    regions = extract(graph_module, 1, follows)
+    if len(regions) != 1 or not covers(regions[0], graph_module):
+        return "parts of the graph are not in one region"
+    reason = unserved(regions[0], captured, returned(graph_module.graph))
+    return reason or difference(simplified(captured), simplified(captured.at(smaller(captured, follows))))
 
 
 def followers(captured: Captured) -> dict[str, Follows] | str:
@@ -52,9 +77,9 @@ def difference(large: fx.GraphModule, small: fx.GraphModule) -> str:
     return ""
 
 
-def unserved(region: Region, captured: Captured, returned: Sequence[Any]) -> str:
+def unserved(region: Region, captured: Captured, results: Sequence[Any]) -> str:
     """What a region that is the whole graph cannot follow; empty if nothing."""
-    for node, dims in zip(returned, captured.output_dims, strict=True):
+    for node, dims in zip(results, captured.output_dims, strict=True):
         for position, dim in _free(dims, captured.batches):
             if position != 1 or dim is None or region.follows.get(node) != (dim.symbol, dim.plus) or dim.times != 1:
                 return f"axis {position} of the result {node.name} follows {dim}"

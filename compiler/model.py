@@ -23,7 +23,7 @@ from sparsec.sizes import GraphsBySize
 from sparsec.symbols import shape_text
 
 if TYPE_CHECKING:
-    from sparsec.driver import CompiledGraph
+    from sparsec.compiled import CompiledGraph
 
 
 _REPEATS = 10

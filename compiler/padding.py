@@ -11,12 +11,23 @@ from collections.abc import Sequence
 from torch import fx
 
 from sparsec import token_ops
+from sparsec.errors import InvalidInput
 from sparsec.operands import is_row, shape_of
-from sparsec.regions import Follows, Region
+from sparsec.regions import Follows, Region, covers, extract
 
 SYMBOL = "tokens"
 #: exp of a score this far below another is 0 in float32.
 HIDDEN = -1e4
+
+
+def removable(graph_module: fx.GraphModule, follows: dict[str, Follows]) -> tuple[fx.Node, dict[str, Follows]]:
+    """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
+    regions = extract(graph_module, 1, follows)
+    whole = len(regions) == 1 and covers(regions[0], graph_module)
+    mask = mask_of(regions[0]) if whole else "parts of the graph are not in one region"
+    if isinstance(mask, str):
+        raise InvalidInput("Padding cannot be removed.", why=mask, hint="Compile without remove_padding.")
+    return mask, follows or follows_of(regions[0].inputs, mask)
 
 
 def mask_of(region: Region) -> fx.Node | str:

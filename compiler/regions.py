@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx
 
@@ -94,6 +95,20 @@ def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) 
             symbol, plus = known[first]
             known[node] = symbol, plus + spec.output[0] - spec.inputs[0][0]
     return known
+
+
+def returned(graph: fx.Graph) -> tuple[Any, ...]:
+    """What a graph returns, flat."""
+    (output,) = graph.find_nodes(op="output")
+    values = output.args[0]
+    return tuple(values) if isinstance(values, list | tuple) else (values,)
+
+
+def covers(region: Region, graph_module: fx.GraphModule) -> bool:
+    """Whether the region computes every output of the graph and leaves no operator out."""
+    graph = graph_module.graph
+    calls = [n for n in graph.nodes if n.op == "call_function"]
+    return set(returned(graph)) <= set(region.outputs) and all(n in region.specs for n in calls)
 
 
 def _checked(node: fx.Node) -> KernelSpec:

@@ -21,7 +21,7 @@ from sparsec.pipeline import Result
 from sparsec.settings import Settings
 
 if TYPE_CHECKING:
-    from sparsec.driver import RegionProgram
+    from sparsec.compiled import RegionProgram
 
 _FINITE = "zero facts assume finite activations: 0 * inf counts as 0"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sparsec.from_torch import Captured
 
 if TYPE_CHECKING:
-    from sparsec.driver import CompiledGraph
+    from sparsec.compiled import CompiledGraph
 
 #: Graphs kept besides the first; the one not used for longest goes.
 KEPT = 8

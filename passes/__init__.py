@@ -20,9 +20,9 @@ PIPELINE: tuple[Pass, ...] = (
     FoldConstants(),
     FoldBatchNorm(),
     # Recognise tokens: CAPTURED → CAPTURED
+    CanonicaliseTokens(),
     FuseAttention(),
     SinkViews(),
-    CanonicaliseTokens(),
     InsertTokenPruning(),
     # Know: CAPTURED → INFERRED
     InferWeightFacts(),

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 import sparsec
 from sparsec.backends.x86.backend import X86
-from sparsec.driver import _covers
 from sparsec.errors import InvalidInput
+from sparsec.regions import covers
 from tests import convnets
 
 SEEDS = {"avx2": range(9), "widest": range(9, 25)}
@@ -52,7 +52,7 @@ def test_drawn_networks_agree_with_float64(drawn, threads):
     whole = []
     for part in parts:
         model, x, _ = convnets.captured(part.seed)
-        whole.append(_covers(part.region, part.result.graph_module))
+        whole.append(covers(part.region, part.result.graph_module))
         if not whole[-1]:
             continue
         runner, exact = part.runner(kernels, library, threads), copy.deepcopy(model).double()

@@ -1,0 +1,85 @@
+"""What a graph becomes: region programs, and how they run on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsec.backends.base import Machine
+from sparsec.backends.lowering import Lowered
+from sparsec.explain import Explanation
+from sparsec.inputs import check_indices, sizes_of
+from sparsec.pipeline import Story
+from sparsec.program import Program
+from sparsec.regions import Region
+from sparsec.runtime import Runner
+
+
+@dataclass(frozen=True, eq=False)
+class RegionProgram:
+    """One region, executable: its program bound to weights and kernels."""
+
+    region: Region
+    lowered: Lowered
+    program: Program
+    library: Path
+    runner: Runner
+    machine: Machine
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run on contiguous tensors with a common leading batch axis. InvalidInput for sizes or indices out of range."""
+        batch, program = inputs[0].shape[0], self.program
+        sizes = sizes_of(program, inputs) if program.sizes else {}
+        arrays = [x.numpy() for x in inputs] if self.looks_inside else []
+        if arrays:
+            check_indices(program, arrays)
+        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=torch.float32) for port in program.outputs]
+        if batch and program.padding is not None:
+            self.runner.run_arrays(arrays, [y.numpy() for y in outputs], sizes)
+        elif batch:
+            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch, sizes)
+        return outputs
+
+    @cached_property
+    def looks_inside(self) -> bool:
+        """Whether values of inputs are read before the program runs: indices to check, a padding mask."""
+        return self.program.padding is not None or any(port.limit is not None for port in self.program.inputs)
+
+
+@dataclass(eq=False)
+class CompiledGraph:
+    """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
+
+    ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
+    ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
+    the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
+    """
+
+    programs: list[RegionProgram]
+    story: Story
+    explanation: Explanation
+    fully_compiled: bool
+    nothing_sparse: bool
+    reasons: list[str] = field(default_factory=list)
+    run_rest: Any = None
+    picks: tuple[int, ...] = ()
+    returns: tuple[int, ...] = ()
+    dense: Any = None
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether the batch size is free: the executor loops over images."""
+        return self.fully_compiled
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the graph."""
+        if not self.fully_compiled:
+            return list(self.run_rest(inputs))
+        results = self.programs[0]([inputs[i] for i in self.picks])
+        return [results[i] for i in self.returns]
