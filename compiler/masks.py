@@ -176,12 +176,12 @@ def _split(leaf: fx.Node, off: Tensor, on: Tensor, depends: Tensor, affine: bool
 
 
 def _in_float32(bias: Bias) -> Bias | str:
-    """Where float32 holds what `key_bias` computes; off + (on - off)·m of any m, if off is large, it may not."""
+    """Where float32 holds what `key_bias` computes; off + (on - off)·m, if both are there and large, it may not."""
     for value in (bias.on, bias.off):
         if float(torch.tensor(value, dtype=torch.float32)) != value:
             return f"holds {value}, which is no float32 number"
     if bias.affine and bias.source is not None and bias.source.meta["val"].dtype is torch.float64:
         return f"follows float64 values of {bias.source.name}"
-    if bias.affine and bias.off and max(abs(bias.on), abs(bias.off)) > -LOWEST:
+    if bias.affine and bias.off and bias.on and max(abs(bias.on), abs(bias.off)) > -LOWEST:
         return "leaves the range of float32 on the way"
     return bias

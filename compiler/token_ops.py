@@ -55,11 +55,15 @@ def _attention_weights(
 def key_bias(mask: Tensor, *, on: float, off: float, affine: bool = False) -> Tensor:
     """Additive bias per key from a padding mask [N,T] of any dtype → float32 [N,T].
 
-    `on` where the mask is not zero, `off` where it is; with `affine`, off + (on - off)·mask instead.
+    `on` where the mask is not zero, `off` where it is; with `affine`, off·(1 - mask) + on·mask instead, of which a term whose factor is 0 is
+    left out: off may be the lowest number, and masks may hold more than 0 and 1.
     """
-    if affine:
-        return off + (on - off) * mask.to(torch.float32)
-    return torch.where(mask != 0, on, off).to(torch.float32)
+    if not affine:
+        return torch.where(mask != 0, on, off).to(torch.float32)
+    m = mask.to(torch.float32)
+    if on == 0:
+        return off * (1 - m)
+    return on * m if off == 0 else off + (on - off) * m
 
 
 def map_to_tokens(x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ DTYPES = {"int64": "int64", "int32": "int32", "bool": "uint8", "float32": "float
 
 
 def key_bias(mask: str, affine: bool) -> Source:
-    """y[t] = ``on`` where x[t] != 0 else ``off``; with ``affine`` off + step * x[t]. t < ``count``, one unit of work for all.
+    """y[t] = ``on`` where x[t] != 0 else ``off``; with ``affine`` base + factor * (shift + slope * x[t]). One unit of
+    work for all t < ``count``.
 
     ``mask`` is the dtype of x. A NaN is not zero. Nothing past ``count`` is touched.
     """
@@ -30,7 +31,10 @@ def key_bias(mask: str, affine: bool) -> Source:
             count: T.int32,
             on: T.float32,
             off: T.float32,
-            step: T.float32,
+            base: T.float32,
+            factor: T.float32,
+            shift: T.float32,
+            slope: T.float32,
             begin: T.int32,
             end: T.int32,
         ) -> T.int32:
@@ -39,12 +43,13 @@ def key_bias(mask: str, affine: bool) -> Source:
             for _i in range(end - begin):
                 for t in range(count):
                     if affine:
-                        y[t] = off + step * T.Cast("float32", x[t])
+                        y[t] = base + factor * (shift + slope * T.Cast("float32", x[t]))
                     else:
                         y[t] = T.Select(x[t] == T.Cast(dtype, T.int32(0)), off, on)
             return T.int32(0)
 
         return kernel
 
-    params = (Param("x", "act", dtype), Param("y", "act"), Param("count", "i32"), *(Param(n, "f32") for n in ("on", "off", "step")))
+    names = ("on", "off", "base", "factor", "shift", "slope")
+    params = (Param("x", "act", dtype), Param("y", "act"), Param("count", "i32"), *(Param(n, "f32") for n in names))
     return Source(f"key_bias_{mask}{'_affine' * affine}", params, make)

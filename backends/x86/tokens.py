@@ -196,7 +196,9 @@ def _key_bias(task: Task, machine: Machine) -> Call:
     mask, spec = task.sources[0].storage, task.spec
     on, off = float(spec["on"]), float(spec["off"])
     affine = bool(dict(spec.attributes).get("affine", False))
-    scalars = {"count": mask.space.count, "on": on, "off": off, "step": on - off}
+    # off·(1 - m) where on is 0, on·m where off is 0: their difference may be more than float32 holds.
+    base, factor, shift, slope = (0.0, off, 1.0, -1.0) if on == 0 else (0.0, on, 0.0, 1.0) if off == 0 else (off, on - off, 0.0, 1.0)
+    scalars = {"count": mask.space.count, "on": on, "off": off, "base": base, "factor": factor, "shift": shift, "slope": slope}
     return _call(task, key_bias.key_bias(mask.dtype, affine), scalars, 1, flops=mask.elements)
 
 
