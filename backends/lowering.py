@@ -5,6 +5,7 @@ caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] �
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -113,8 +114,9 @@ def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | N
 
 
 def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
+    """The constant of a node; what it holds once per sample is taken once."""
     tensor = constant(node)
-    return None if tensor is None or shape is None else tensor.numpy().reshape(shape)
+    return None if tensor is None or shape is None else tensor.numpy().reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _residual(state: _State, node: fx.Node) -> Buffer | None:

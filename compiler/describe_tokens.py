@@ -10,6 +10,7 @@ from torch import fx
 
 from sparsec import pruning_ops, token_ops
 from sparsec.calls import arguments
+from sparsec.forms import constant
 from sparsec.operands import operands, shape_of, sources, weights
 
 aten = torch.ops.aten
@@ -17,10 +18,10 @@ Description = tuple[str, dict[str, Any]] | str
 
 
 def weight_shape(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Tables lose leading dimensions of size 1."""
-    while op in ("add_table", "prepend") and len(shape) > (2 if op == "prepend" else 1) and shape[0] == 1:
+    """Tables lose leading dimensions of size 1, tokens put before others the batch."""
+    while op == "add_table" and len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
-    return shape
+    return shape[1:] if op == "prepend" else shape
 
 
 def add_table(node: fx.Node) -> Description:
@@ -53,8 +54,10 @@ def _prepend(node: fx.Node) -> Description:
     parts, mine = list(node.args[0]), shape_of(node)  # type: ignore[arg-type]
     if len(mine) != 2 or arguments(node)["dim"] != 1 or len(parts) != 2 or parts[0].op != "get_attr" or parts[1].op == "get_attr":
         return "cat other than of constant tokens and tokens"
-    prefix = weight_shape("prepend", tuple(parts[0].meta["val"].shape))
-    return ("prepend", {}) if len(prefix) == 2 else f"cat of constant tokens of shape {prefix}"
+    prefix = constant(parts[0])
+    if prefix is None or not torch.equal(prefix[:1].expand_as(prefix), prefix):
+        return "cat of constant tokens that differ from sample to sample"
+    return "prepend", {}
 
 
 def _select(node: fx.Node) -> Description:
