@@ -26,8 +26,10 @@ from sparsec.spec import KernelSpec
 # the 1x1 layers of MobileNetV1 on one core, skipping single zeros breaks even at 60% nonzero.
 UNSTRUCTURED, BLOCKED = 0.6, 0.9
 # Time per multiplication relative to a dense product of the dense compiler (Inductor with freezing): our dense 1x1 and kxk products pay for
-# pad pixels and tails of tiles, its depthwise convolutions for short loops. Measured on unpruned MobileNetV1, V2 and ResNet-50.
-POINTWISE, SPATIAL, DEPTHWISE, THEIR_DEPTHWISE, ATTENTION = 1.08, 1.12, 2.0, 5.0, 1.3
+# pad pixels and tails of tiles, its depthwise convolutions for short loops; over tokens it is slower than ours.
+# Measured on unpruned MobileNetV1, V2, ResNet-50, BERT-base and ViT-S.
+POINTWISE, SPATIAL, DEPTHWISE, THEIR_DEPTHWISE = 1.08, 1.12, 2.0, 5.0
+TOKENS, ATTENTION, THEIR_ATTENTION = 0.85, 1.0, 1.4
 # A region that is not the whole graph pays for conversions at its edges.
 EDGES = 1.15
 
@@ -105,12 +107,12 @@ def _gain(specs: list[KernelSpec], context: Context) -> tuple[float, str]:
     for spec in specs:
         if spec.op == "attention":
             work = 2.0 * math.prod(spec.inputs[0]) * spec.inputs[1][0]
-            theirs, ours = theirs + work, ours + ATTENTION * work
+            theirs, ours = theirs + THEIR_ATTENTION * work, ours + ATTENTION * work
         for shape, fact, work in _layers(spec):
             if len(shape) == 4 and shape[1] == 1 and shape[0] > 1:
                 theirs, ours = theirs + THEIR_DEPTHWISE * work, ours + DEPTHWISE * work
                 continue
-            dense = POINTWISE if shape[2:] in ((), (1, 1)) else SPATIAL
+            dense = TOKENS if _on_tokens(spec) else POINTWISE if shape[2:] in ((), (1, 1)) else SPATIAL
             blocks = min((b.density / block for b in fact.blocks if b.rows >= 4), default=dense)
             theirs, ours = theirs + work, ours + work * min(dense, fact.density / single, blocks)
             products += 1
@@ -118,12 +120,15 @@ def _gain(specs: list[KernelSpec], context: Context) -> tuple[float, str]:
     return (theirs / ours if ours else math.inf if theirs else 1.0), flip
 
 
+def _on_tokens(spec: KernelSpec) -> bool:
+    return spec.op == "linear" and len(spec.output) == 2
+
+
 def _layers(spec: KernelSpec) -> list[tuple[tuple[int, ...], Fact, float]]:
     """Weight shape, fact and dense multiplications of the layers that one spec holds."""
     if spec.op not in ("conv2d", "linear", "depthwise_pointwise"):
         return []
-    on_tokens = spec.op == "linear" and len(spec.output) == 2
-    pixels = spec.output[0] if on_tokens else math.prod(spec.output[1:])
+    pixels = spec.output[0] if _on_tokens(spec) else math.prod(spec.output[1:])
     fact = Fact.from_json(json.loads(spec.weight_fact))
     known = {"depthwise_pointwise": [(0, Fact()), (2, fact)]}.get(spec.op, [(0, fact)])
     return [(shape, f, float(math.prod(shape) * pixels)) for i, f in known if (shape := spec.weights[i]) is not None]
