@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from sparsec.forms import constant
 from sparsec.from_torch import Captured
+from sparsec.operands import operands
 from sparsec.regions import Follows, Region, covers, extract, returned
 from sparsec.symbols import Axis, Dim
 
@@ -83,8 +84,14 @@ def unserved(region: Region, captured: Captured, results: Sequence[Any]) -> str:
         for position, dim in _free(dims, captured.batches):
             if position != 1 or dim is None or region.follows.get(node) != (dim.symbol, dim.plus) or dim.times != 1:
                 return f"axis {position} of the result {node.name} follows {dim}"
+    return rearranged(region)
+
+
+def rearranged(region: Region) -> str:
+    """Where tokens that follow a run-time size become something else; empty if nowhere."""
     for node, spec in region.specs.items():
-        if node not in region.follows and spec.op not in ("select_token", "mean_tokens") and any(a in region.follows for a in node.args):
+        served = node in region.follows or spec.op in ("select_token", "mean_tokens")
+        if not served and any(a in region.follows for a in operands(node)):
             return f"{node.name} makes something else of tokens"
     return ""
 
