@@ -18,7 +18,7 @@ WEIGHTS: dict[Any, tuple[int, ...]] = {
     aten.embedding.default: (0,),
     aten.layer_norm.default: (2, 3),
 }
-RESIDUALS = {ops.conv2d: 3, ops.linear: 3, ops.depthwise_pointwise: 5}
+RESIDUALS: dict[Any, int] = {ops.conv2d: 3, ops.linear: 3, ops.depthwise_pointwise: 5}
 _INDICES = (torch.int64, torch.int32)
 #: What kernels read and write beside float32.
 ROW_DTYPES = {

@@ -12,6 +12,7 @@ import networkx as nx
 from torch import fx
 
 from sparsec import token_ops
+from sparsec.calls import arguments
 from sparsec.errors import InvalidInput
 from sparsec.follow import rearranged
 from sparsec.operands import is_row, shape_of, sources
@@ -47,7 +48,7 @@ def mask_of(region: Region) -> fx.Node | str:
             return f"{node.name} reads token {spec['index']}, which may be padding"
         if node.target is token_ops.attention:
             bias = node.args[3] if len(node.args) > 3 else None
-            if not isinstance(bias, fx.Node) or bias.target is not token_ops.key_bias or bias.kwargs["off"] > HIDDEN:
+            if not isinstance(bias, fx.Node) or bias.target is not token_ops.key_bias or arguments(bias)["off"] > HIDDEN:
                 return f"{node.name} has no mask that hides padding"
             masks.add(bias.args[0])  # type: ignore[arg-type]
     if len(masks) != 1:

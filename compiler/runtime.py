@@ -257,8 +257,8 @@ class Runner:
         # Sequences of unequal length: each runs with its own number of tokens.
         symbol = self.program.inputs[self.program.padding].size
         for n, valid in enumerate(valid_tokens(inputs[self.program.padding])):
-            places = ([x[n].ctypes.data for x in side] for side in (inputs, outputs))
-            self.run_addresses(*places, 1, {**sizes, symbol: int(valid)})
+            there, back = ([x[n].ctypes.data for x in side] for side in (inputs, outputs))
+            self.run_addresses(there, back, 1, {**sizes, symbol: int(valid)})
 
     def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         ports = self.program.inputs

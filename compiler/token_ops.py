@@ -55,8 +55,8 @@ def _attention_weights(
 def key_bias(mask: Tensor, *, on: float, off: float, affine: bool = False) -> Tensor:
     """Additive bias per key from a padding mask [N,T] of any dtype → float32 [N,T].
 
-    `on` where the mask is not zero, `off` where it is; with `affine`, off·(1 - mask) + on·mask instead, of which a term whose factor is 0 is
-    left out: off may be the lowest number, and masks may hold more than 0 and 1.
+    `on` where the mask is not zero, `off` where it is; with `affine`, off·(1 - mask) + on·mask instead, without the term whose factor is 0:
+    off may be the lowest number, and masks may hold more than 0 and 1.
     """
     if not affine:
         return torch.where(mask != 0, on, off).to(torch.float32)

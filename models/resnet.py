@@ -22,12 +22,9 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         outputs = EXPANSION * width
-        self.branch = nn.Sequential(
-            ConvNorm(inputs, width),
-            ConvNorm(width, width, 3, stride),
-            ConvNorm(width, outputs, activation=None),
-        )
-        nn.init.constant_(self.branch[2][1].weight, BRANCH_SCALE)
+        last = ConvNorm(width, outputs, activation=None)
+        nn.init.constant_(last[1].weight, BRANCH_SCALE)  # type: ignore[arg-type]
+        self.branch = nn.Sequential(ConvNorm(inputs, width), ConvNorm(width, width, 3, stride), last)
         reshapes = inputs != outputs or stride != 1
         self.shortcut = ConvNorm(inputs, outputs, 1, stride, activation=None) if reshapes else nn.Identity()
 

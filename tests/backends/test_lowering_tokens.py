@@ -58,6 +58,14 @@ def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
+    model, inputs = BLOCKS[name]()
+    fast = compile_whole(model, inputs(3), kernels)
+    for batch in (3, 1):
+        assert error(fast(*inputs(batch)), exact(model, *inputs(batch))) < LIMIT, batch
+
+
+@pytest.mark.parametrize("name", BLOCKS)
 def test_fixed_sizes_patch_nothing(compiled, name):
     program = program_of(compiled(name)[2])
     assert (program.sizes, program.patches, program.padding) == ((), (), None)
