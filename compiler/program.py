@@ -202,7 +202,7 @@ def check_tables(program: Program) -> None:
 
 def _check_sizes(program: Program) -> None:
     """Patched entries stay below those of the largest sizes, which the tables hold; no address is patched."""
-    known = {size.name: size.most for size in program.sizes}
+    known, least = ({size.name: getattr(size, end) for size in program.sizes} for end in ("most", "least"))
     masks = range(len(program.inputs))
     _require(
         program.padding is None or (program.padding in masks and bool(program.inputs[program.padding].size)), "there is no padding mask"
@@ -218,8 +218,10 @@ def _check_sizes(program: Program) -> None:
         _require(inside and patch.index not in (addresses if patch.table == "records" else ()), f"{where} is of entry {patch.index}")
         _require(patch.over > 0 and patch.times >= 0, f"{where} divides by {patch.over} or counts {patch.times} times")
         _require(patch.value(known) == table.flat[patch.index], f"{where} differs from its table")  # type: ignore[union-attr]
+        _require(patch.value(least) >= 0, f"{where} counts less than nothing")
     for port in (*program.inputs, *program.outputs):
-        fits = not port.size or (port.size in known and port.shape and port.shape[0] == known[port.size] + port.plus)
+        follows = port.size in known and port.shape and port.shape[0] == known[port.size] + port.plus and least[port.size] + port.plus >= 0
+        fits = not port.size or follows
         _require(bool(fits), f"tensor {port.name!r} follows a size {port.size!r} that it does not have")
         _require(port.dtype in DTYPES and (port.limit is None or port.limit > 0), f"tensor {port.name!r} is of {port.dtype}")
 
