@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.inputs import check_inputs
-from sparsec.program import Program, Relocation, check_tables
+from sparsec.program import RECORD_WIDTH, Patch, Port, Program, Relocation, Size, check_tables
 from sparsec.runtime import Runner, split
-from tests.compiler.tiny_program import SIZE, chain, library, pair
+from tests.compiler.tiny_program import FEATURES, SIZE, TOKENS, chain, library, looked_up, pair, sized
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:
@@ -196,8 +196,160 @@ def test_tables_that_point_outside_are_refused(changes: dict) -> None:
         check_tables(altered(chain(), **changes))
 
 
-def test_description_is_the_inverse_of_restoring() -> None:
-    program = pair()
+GROUP, RECORD = "groups", "records"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sizes": ()},
+        {"sizes": (Size("tokens", 0, TOKENS),)},
+        {"sizes": (Size("tokens", 5, 4),)},
+        {"sizes": (Size("tokens", 1, TOKENS + 1),)},
+        {"sizes": (Size("other", 1, TOKENS),)},
+        {"patches": (Patch("weights", 2, "tokens", 0, 1, 8),)},  # type: ignore[arg-type]
+        {"patches": (Patch(GROUP, 2, "other", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, 1, "tokens", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, 0, "tokens", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, 3, "tokens", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, -3, "tokens", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, 12, "tokens", 0, 1, 8),)},
+        {"patches": (Patch(GROUP, 2, "tokens", 0, 1, 9),)},
+        {"patches": (Patch(GROUP, 2, "tokens", 1, 1, 8),)},
+        {"patches": (Patch(GROUP, 2, "tokens", 0, 0, 8),)},
+        {"patches": (Patch(GROUP, 2, "tokens", 0, -1, -8),)},
+        {"patches": (Patch(RECORD, 0, "tokens", 0, 1, 0),)},
+        {"patches": (Patch(RECORD, 1, "tokens", 0, 1, 0),)},
+        {"patches": (Patch(RECORD, 7, "tokens", 0, 1, 0),)},
+        {"patches": (Patch(RECORD, 2 * RECORD_WIDTH + 9, "tokens", 0, 1, 0),)},
+        {"inputs": (Port("x", (TOKENS, FEATURES), size="other"),)},
+        {"inputs": (Port("x", (TOKENS, FEATURES), size="tokens", plus=1),)},
+        {"inputs": (Port("x", (), size="tokens"),)},
+        {"inputs": (Port("x", (TOKENS, FEATURES), "float64", "tokens"),)},
+        {"inputs": (Port("x", (TOKENS, FEATURES), size="tokens", limit=0),)},
+        {"outputs": (Port("y", (TOKENS - 1, FEATURES), size="tokens"),)},
+        {"patches": (Patch(GROUP, 2, "tokens", -11, 1, TOKENS * FEATURES),)},
+        {"inputs": (Port("x", (TOKENS - 2, FEATURES), size="tokens", plus=-2),)},
+        {"padding": 1},
+        {"padding": -1},
+    ],
+)
+def test_sizes_and_patches_that_fit_no_table_are_refused(changes: dict) -> None:
+    check_tables(sized())
+    with pytest.raises(ArtifactError, match="tables do not fit"):
+        check_tables(dataclasses.replace(sized(), **changes))
+    described = dataclasses.replace(sized(), **changes)
+    with pytest.raises(ArtifactError):
+        Program.restored(described.described(), described.arrays())
+
+
+def test_a_mask_of_fixed_length_removes_no_padding() -> None:
+    fixed = dataclasses.replace(sized(masked=True), inputs=(sized().inputs[0], Port("mask", (TOKENS,), "bool")))
+    with pytest.raises(ArtifactError, match="no padding mask"):
+        check_tables(fixed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sizes", None),
+        ("sizes", [{"name": "tokens", "least": 1}]),
+        ("sizes", [{"name": "tokens", "least": 1, "most": 12.5}]),
+        ("patches", [["groups", 2, "tokens", 0, 1]]),
+        ("patches", [["groups", "2", "tokens", 0, 1, 8]]),
+        ("patches", [["groups", 2, "tokens", 0, 1, 8.0]]),
+        ("padding", "mask"),
+        ("inputs", [{"name": "x", "shape": [12, 8]}]),
+    ],
+)
+def test_malformed_sizes_in_a_description_are_refused(name: str, value: object) -> None:
+    program = sized()
+    with pytest.raises(ArtifactError):
+        Program.restored(program.described() | {name: value}, program.arrays())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_one_runner_serves_sizes_in_any_order(threads: int) -> None:
+    runner = Runner(sized(), library(), threads)
+    for count, batch in ((TOKENS, 2), (1, 3), (5, 1), (5, 4), (11, 2), (2, 0), (TOKENS, 1)):
+        x = drawn(batch, count, FEATURES, seed=count)
+        (y,) = runner(x)
+        assert y.shape == x.shape
+        np.testing.assert_allclose(y, expected(x), rtol=1e-6, atol=1e-6)
+
+
+def test_less_tokens_write_no_more_than_their_own() -> None:
+    runner, x, y = Runner(sized(), library()), drawn(1, 5, FEATURES), np.full((TOKENS, FEATURES), -1, np.float32)
+    runner.run_addresses([x.ctypes.data], [y.ctypes.data], 1, {"tokens": 5})
+    np.testing.assert_allclose(y[:5], expected(x)[0], rtol=1e-6, atol=1e-6)
+    assert (y[5:] == -1).all()
+
+
+def test_sizes_that_are_not_given_are_the_largest() -> None:
+    runner, x, y = Runner(sized(), library()), drawn(1, TOKENS, FEATURES), np.zeros((1, TOKENS, FEATURES), np.float32)
+    runner.run_addresses([x.ctypes.data], [y.ctypes.data], 1, {"tokens": 3})
+    runner.run_addresses([x.ctypes.data], [y.ctypes.data], 1)
+    np.testing.assert_allclose(y, expected(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, TOKENS + 1])
+def test_sizes_out_of_range_are_refused(count: int) -> None:
+    with pytest.raises(InvalidInput, match=f"tokens = {count}"):
+        Runner(sized(), library())(drawn(1, count, FEATURES))
+
+
+def test_profile_takes_sizes() -> None:
+    assert len(Runner(sized(), library()).profile([drawn(2, 5, FEATURES)], repeats=2)) == 2
+
+
+def test_concurrent_calls_have_sizes_of_their_own() -> None:
+    runner, wrong = Runner(sized(), library()), []
+
+    def many(count: int) -> None:
+        x = drawn(8, count, FEATURES, seed=count)
+        wrong.extend(count for _ in range(100) if not np.allclose(runner(x)[0], expected(x), rtol=1e-6, atol=1e-6))
+
+    workers = [threading.Thread(target=many, args=(count,)) for count in (1, 7, TOKENS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("index", [-1, 5, 2**31 - 1])
+def test_indices_out_of_range_are_refused(index: int) -> None:
+    ids, other = np.zeros((2, 8), np.int32), drawn(2, 4)
+    ids[1, 3] = index
+    runner = Runner(looked_up(), library())
+    assert len(runner(np.full((2, 8), 4, np.int32), other)) == 2
+    with pytest.raises(InvalidInput, match="rows 0 to 4"):
+        runner(ids, other)
+    with pytest.raises(InvalidInput, match="rows 0 to 4"):
+        runner.profile([ids, other])
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5), width=st.integers(1, TOKENS))
+@settings(max_examples=50, deadline=None)
+def test_padding_is_left_out_and_zero(lengths: list[int], width: int) -> None:
+    mask = np.arange(width) < np.array(lengths)[:, None]
+    x = drawn(len(lengths), width, FEATURES)
+    (y,) = Runner(sized(masked=True), library())(x, mask)
+    wanted = expected(x)
+    for n, length in enumerate(lengths):
+        computed = min(length, width) or width
+        np.testing.assert_allclose(y[n, :computed], wanted[n, :computed], rtol=1e-6, atol=1e-6)
+        assert not y[n, computed:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_a_mask_of_another_dtype_is_refused(dtype: type) -> None:
+    with pytest.raises(InvalidInput, match="'mask' must be bool"):
+        Runner(sized(masked=True), library())(drawn(1, 5, FEATURES), np.ones((1, 5), dtype))
+
+
+@pytest.mark.parametrize("program", [pair(), sized(), sized(masked=True), looked_up()], ids=["fixed", "sized", "masked", "indices"])
+def test_description_is_the_inverse_of_restoring(program: Program) -> None:
     again = Program.restored(program.described(), program.arrays())
     assert again.described() == program.described()
     for name, array in program.arrays().items():

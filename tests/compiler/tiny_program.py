@@ -16,7 +16,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
 
-from sparsec.program import RECORD_WIDTH, Port, Program, Relocation, Step
+from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 SIZE = 96
 ANY_MACHINE = {"arch": "x86_64", "features": ["avx2", "bmi", "fma"]}
@@ -118,3 +118,27 @@ def pair() -> Program:
     table.affine(("input", 0, 0), ("output", 0, 0), 2 * np.ones(8), 0.0)
     table.affine(("input", 0, 1), ("output", 0, 1), np.ones(4), 1.0)
     return table.program((Port("a", (8,)), Port("b", (4,))), (Port("twice", (8,)), Port("more", (4,))), [8, 4])
+
+
+TOKENS, FEATURES = 12, 8
+
+
+def sized(masked: bool = False) -> Program:
+    """y = (x * 3 + 1) * 2 + 0.5 through the arena; x and y are [batch, tokens, 8] with 1 to 12 tokens.
+
+    ``masked``: a second input [batch, tokens], bool, says which are padding.
+    """
+    whole = chain()
+    groups = whole.groups.copy()
+    groups[:, 2] = TOKENS * FEATURES
+    patches = tuple(Patch("groups", row * GROUP_WIDTH + 2, "tokens", 0, 1, FEATURES) for row in range(2))
+    x, y = (Port(name, (TOKENS, FEATURES), size="tokens") for name in "xy")
+    inputs = (x, Port("mask", (TOKENS,), "bool", "tokens")) if masked else (x,)
+    sizes = (Size("tokens", 1, TOKENS),)
+    return replace(whole, groups=groups, inputs=inputs, outputs=(y,), sizes=sizes, patches=patches, padding=1 if masked else None)
+
+
+def looked_up() -> Program:
+    """``pair()`` whose second input is float32 and whose first is an index into 5 rows, moved as it is."""
+    program = pair()
+    return replace(program, inputs=(replace(program.inputs[0], dtype="int32", limit=5), program.inputs[1]))
