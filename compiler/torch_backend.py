@@ -47,8 +47,10 @@ def sparse_backend(
         raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
     settings = Settings.from_options({**MODES[mode], **(options or {})})
     if reason := _dense_reason(example_inputs):
+        # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
+        dense = compile_dense(graph_module, example_inputs)
         say(f"Compiled dense: {reason}.")
-        return compile_dense(graph_module, example_inputs)
+        return dense
     own = copied(graph_module)
     weights = weight_positions(own, example_inputs)
     return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights))
