@@ -93,7 +93,7 @@ def test_an_encoder_of_hugging_face_is_one_program_for_all_sizes(hugging_face, k
     assert fast._by_size.notes == ()
 
 
-@pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+@pytest.mark.parametrize("kind", ["Bert", pytest.param("DistilBert", marks=pytest.mark.slow)])
 def test_an_encoder_of_hugging_face_behind_torch_compile(hugging_face, kernels, kind):
     model = hugging_face(kind)
     fast = door(model, kernels)
