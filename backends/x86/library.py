@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,9 @@ from sparsec.backends.x86 import executor
 from sparsec.errors import MachineError
 
 logger = logging.getLogger("sparsec")
+
+# Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
+_parsing = threading.Lock()
 
 #: Part of every key: a new number leaves old libraries aside.
 _FORMAT = "1"
@@ -53,7 +57,9 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     path = directory / f"kernels-{key(kernels, machine)}.so"
     if path.exists():
         return path
-    compiled = tvm.compile(executor.module(kernels), target=target(machine))
+    with _parsing:
+        module = executor.module(kernels)
+    compiled = tvm.compile(module, target=target(machine))
     handle, scratch = tempfile.mkstemp(dir=directory, suffix=".so")
     os.close(handle)
     try:

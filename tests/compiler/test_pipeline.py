@@ -76,7 +76,8 @@ def test_a_node_pass_tells_hits_and_misses(net: Network) -> None:
 def test_stopping_after_a_pass(net: Network) -> None:
     settings = Settings(stop_after="infer_weight_facts")
     story = run(net.graph_module, PIPELINE, Context(settings)).story
-    assert [chapter.name for chapter in story.chapters] == ["fold_constants", "fold_batchnorm", "infer_weight_facts"]
+    names = [step.name for step in PIPELINE]
+    assert [chapter.name for chapter in story.chapters] == names[: names.index("infer_weight_facts") + 1]
     with pytest.raises(PipelineError, match="no pass named 'fuse'"):
         run(net.graph_module, PIPELINE, Context(replace(settings, stop_after="fuse")))
 
@@ -86,8 +87,9 @@ def test_every_pass_is_dumped(net: Network, tmp_path: Path, monkeypatch: pytest.
     run(net.graph_module, PIPELINE, Context())
     names = sorted(path.name for path in (tmp_path / "dump").iterdir())
     assert names == sorted(f"{i:02d}_{step.name}.{kind}" for i, step in enumerate(PIPELINE) for kind in ("py", "txt"))
-    assert "sparsec_ops_conv2d" in (tmp_path / "dump" / "05_fuse_epilogue.py").read_text()
-    assert "fuse_epilogue: 1 changed" in (tmp_path / "dump" / "05_fuse_epilogue.txt").read_text()
+    at = [step.name for step in PIPELINE].index("fuse_epilogue")
+    assert "sparsec_ops_conv2d" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.py").read_text()
+    assert "fuse_epilogue: 1 changed" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.txt").read_text()
 
 
 def test_passes_have_one_name_each_and_no_state() -> None:

@@ -44,7 +44,7 @@ REFUSED = {
     "same padding": conv((8, 7, 7), 16, 3, padding=0),
     "to a single pixel": conv((8, 2, 2), 16, 3, 2),
     "depthwise 1x1 with stride": conv((8, 7, 7), 8, 1, 2, groups=8),
-    "kernels exist for same padding": conv((8, 25, 25), 16, 5, 5),
+    "kernels exist for same padding": conv((8, 66, 66), 16, 33, 33),
     "float16": KernelSpec("add", ((8,), (8,)), (8,), dtype="float16"),
     "a linear layer on a map": KernelSpec("linear", ((8, 2, 2),), (8, 2, 4), ((4, 2), None)),
     "to or from a single pixel": KernelSpec("max_pool2d", ((8, 2, 2),), (8, 1, 1)),
