@@ -16,5 +16,8 @@ def digits_vit(seed: int = 0) -> VisionTransformer:
 
 
 def pruned_digits_vit(sparsity: float = 0.9, seed: int = 0, epochs: int | None = None, pattern: str = "unstructured") -> DigitsResult:
-    """`digits_vit` trained while the linear layers of its blocks are pruned to `sparsity`. About 25 seconds on one core."""
+    """`digits_vit` trained while the linear layers of its blocks are pruned to `sparsity`. About 25 seconds on one core.
+
+    The recipe was chosen by the accuracy on the same images that the result is judged on, so that figure flatters it a little.
+    """
     return trained(digits_vit(seed), RECIPE, epochs, seed, sparsity, pattern)
