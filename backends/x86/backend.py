@@ -34,6 +34,8 @@ _LONGEST_STEP = 32
 _SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
 #: Pixels per tile that kernels come with.
 TILES = (64, 32)
+#: Tokens per tile where their number follows a run-time size: work is saved by whole tiles.
+FREE_TILE = 16
 
 
 class X86:
@@ -105,6 +107,8 @@ class X86:
         """One tile for all numbers of tokens: what chooses among tokens moves them between values of one tile."""
         sizes = {(1, spec.output[0]) for spec in region.specs.values() if len(spec.output) == 2}
         sizes |= {(1, shape[0]) for spec in region.specs.values() for shape in spec.inputs if len(shape) == 2}
+        if region.follows:
+            return dict.fromkeys(sizes, FREE_TILE)
         found = [work for size in sizes for work in works.get(size, [])]
         return dict.fromkeys(sizes, best_tile(found, self.machine, TILES)) if found else {}
 

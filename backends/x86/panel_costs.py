@@ -25,14 +25,15 @@ _STORE, _PARTIAL = 2.4, 2.5  # per vector of a row: store; load and store again 
 _BLOCK_ROW, _BLOCK_STORE = 6.0, 0.4  # per row of a row block, and per vector of it
 
 #: (pixels, group) of the sparse kernel: wide tiles share the index work, narrow ones fit L1.
-_SPARSE = ((64, 2), (32, 4))
+_SPARSE = ((64, 2), (32, 4), (16, 4))
 #: (rows, pixels) of the block kernel by lanes; 24 or 12 accumulators at most.
-_BLOCK = {16: ((4, 64), (8, 32), (6, 64)), 8: ((6, 16), (4, 16))}
+_BLOCK = {16: ((4, 64), (8, 32), (6, 64), (8, 16)), 8: ((6, 16), (4, 16))}
+_NARROW = 16  # pixels of panels that suit no wider tile
 
 
 def block_rows(machine: Machine) -> tuple[int, ...]:
     """The numbers of rows that block kernels come with."""
-    return tuple(rows for rows, _ in _BLOCK[machine.lanes])
+    return tuple(dict.fromkeys(rows for rows, _ in _BLOCK[machine.lanes]))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _block_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[flo
             (("kernel", "block"), ("rows", rows), ("vectors", pixels // machine.lanes), ("tile", tile)),
         )
         for rows, pixels in _BLOCK[machine.lanes]
-        if tile % pixels == 0 and rows in work.blocks
+        if tile % pixels == 0 and rows in work.blocks and (pixels == tile or pixels > _NARROW or machine.lanes < _NARROW)
     ]
 
 

@@ -17,6 +17,7 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
 from sparsec.backends.plan import Buffer, Call, Group
+from sparsec.layouts import scaled
 
 #: ``runs`` [run_count + 1]: run r is rows runs[r] .. runs[r + 1]. Units are runs over all ``all_tiles`` tiles; where that is 0, those
 #: of the first tile, then those of the second, and so on.
@@ -43,7 +44,7 @@ def row_range(runs: Any, all_tiles: Any, run_count: Any, tile: Any, begin: Any, 
 def units_of(tiles: int, runs: np.ndarray, by_rows: bool) -> tuple[int, dict[str, int]]:
     """Units of work, and the kernel's scalars that say what they are."""
     count = len(runs) - 1
-    return (count if by_rows else count * tiles), {"run_count": count, "all_tiles": tiles if by_rows else 0}
+    return (count if by_rows else scaled(tiles, count)), {"run_count": count, "all_tiles": tiles if by_rows else 0}
 
 
 def one_run(rows: int) -> np.ndarray:

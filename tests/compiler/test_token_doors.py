@@ -93,7 +93,8 @@ def test_an_encoder_of_hugging_face_is_one_program_for_all_sizes(hugging_face, k
     assert fast._by_size.notes == ()
 
 
-@pytest.mark.parametrize("kind", ["Bert", pytest.param("DistilBert", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
 def test_an_encoder_of_hugging_face_behind_torch_compile(hugging_face, kernels, kind):
     model = hugging_face(kind)
     fast = door(model, kernels)
@@ -345,6 +346,7 @@ def pruned_in_torch(model: nn.Module, inputs: tuple[Tensor, ...], option: dict[s
     return leaves(captured.restore(graph_module(*captured.flatten(inputs))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["prune", "merge"])
 def test_half_of_the_tokens_as_in_torch(kernels, strategy):
     model, option = vit(depth=2), {**HALF, "strategy": strategy}
