@@ -27,6 +27,8 @@ _ALIGN = 64
 #: Stencils read up to a row past a channel, and the last tile up to a tile: slack after the arena keeps such reads inside it.
 _SLACK = 1 << 16
 _WORD = 8
+#: Samples of unequal length that run side by side, each with memory of its own.
+_TOGETHER = 16
 #: TVM's affinity mode in which the number of cores given is the size of the pool.
 _SHARE_CORES = -3
 
@@ -140,6 +142,7 @@ class _Instance:
         self.flat = flat
         self.addresses = (self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data)
         self.counts = (len(self.groups), len(ports))
+        self.patches = _patch_arrays(program)
         self.sizes: Mapping[str, int] | None = None
         self.fit({})
 
@@ -151,8 +154,8 @@ class _Instance:
         known = {size.name: size.most for size in program.sizes} | self.sizes
         groups = program.groups.copy() if program.patches else program.groups
         tables = {"records": self.flat, "groups": groups.reshape(-1)}
-        for patch in program.patches:
-            tables[patch.table][patch.index] = patch.value(known)
+        for (table, size), (index, plus, over, times) in self.patches.items():
+            tables[table][index] = times * _quotient_up(known[size] + plus, over)
         self.groups[:] = split(groups, self.threads)
         for row, (field, is_output, port, _) in enumerate(self.ports):
             side = program.outputs if is_output else program.inputs
@@ -163,6 +166,14 @@ class _Instance:
         flat = self.flat
         for field, is_output, port, offset in self.ports:
             flat[field] = (outputs[port] if is_output else inputs[port]) + offset
+
+
+def _patch_arrays(program: Program) -> dict[tuple[str, str], np.ndarray]:
+    """Index, plus, over and times [4, patches] of the patches of a table that follow one size."""
+    found: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    for p in program.patches:
+        found.setdefault((p.table, p.size), []).append((p.index, p.plus, p.over, p.times))
+    return {key: np.array(rows, np.int64).T for key, rows in found.items()}
 
 
 def split(groups: np.ndarray, threads: int) -> np.ndarray:
@@ -254,11 +265,27 @@ class Runner:
             return
         for output in outputs:
             output.fill(0)
-        # Sequences of unequal length: each runs with its own number of tokens.
         symbol = self.program.inputs[self.program.padding].size
-        for n, valid in enumerate(valid_tokens(inputs[self.program.padding])):
-            there, back = ([x[n].ctypes.data for x in side] for side in (inputs, outputs))
-            self.run_addresses(there, back, 1, {**sizes, symbol: int(valid)})
+        valid = valid_tokens(inputs[self.program.padding])
+        for first in range(0, len(valid), _TOGETHER):
+            batch = range(first, min(first + _TOGETHER, len(valid)))
+            self._run_together([({**sizes, symbol: int(valid[n])}, n) for n in batch], inputs, outputs)
+
+    def _run_together(
+        self, samples: Sequence[tuple[Mapping[str, int], int]], inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> None:
+        """Samples with sizes of their own, layer by layer: what a layer reads of the weights is in cache from the second sample on."""
+        if self.threads > 1:
+            size_pool(self.threads)
+        instances = [self._instance() for _ in samples]
+        for instance, (sizes, n) in zip(instances, samples, strict=True):
+            instance.fit(sizes)
+            instance.bind(*([x[n].ctypes.data for x in side] for side in (inputs, outputs)))
+        for g in range(len(self.program.groups)):
+            for instance in instances:
+                records, groups, moves = instance.addresses
+                self._run(records, groups + g * GROUP_WIDTH * _WORD, moves, 1, 0, 1, self.threads)
+        self._idle.extend(instances)
 
     def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         ports = self.program.inputs
