@@ -27,6 +27,8 @@ from sparsec.models import mobilenet_v2, prune
 from tests.autotune.fakes import Variety, record
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
+pytestmark = pytest.mark.slow
+
 needs_cc = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("make")), reason="no C compiler (cc) or no make on PATH")
 
 

@@ -22,7 +22,7 @@ STRICT = ("-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2")
 CHECKED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 RANDOM = np.random.default_rng(0)
 
-pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler (gcc, clang or cc) on PATH")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not COMPILERS, reason="no C compiler (gcc, clang or cc) on PATH")]
 
 
 def built(compiler: str, source: Path, include: Path, out: Path, *flags: str, also: tuple[Path, ...] = ()) -> subprocess.CompletedProcess:

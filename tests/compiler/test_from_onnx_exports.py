@@ -29,6 +29,8 @@ from sparsec.settings import Settings  # noqa: E402
 from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 Example = tuple[nn.Module, tuple[Tensor, ...]]
 LAYERS, OLD, NEW, NEWEST = 2, (False, 13), (True, 18), (True, 23)
 IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))

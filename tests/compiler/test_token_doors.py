@@ -18,6 +18,8 @@ from sparsec.settings import Settings
 from tests import token_models as small
 from tests.token_models import POSITIONS, VOCABULARY, bert, error, exact, images, leaves, sentences, tokens, vit
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1e-5
 #: (batch, tokens) of the calls of one program, in an order in which both grow and shrink.
 CALLS = ((1, 17), (3, 17), (3, 5), (1, 33), (3, 33), (1, 1), (3, 40), (2, 17))
