@@ -15,10 +15,11 @@ from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_torch import Captured, capture_graph
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
+from sparsec.symbols import bucket
 from sparsec.torch_dynamo import bake, copied, weight_positions
 from sparsec.torch_entries import Entry, Freed, Table, drop_entries, free_batch, sizes_of
 from sparsec.torch_guards import watch
-from sparsec.torch_sizes import TOKENS, TokenSizes, bucket_of, token_sizes
+from sparsec.torch_sizes import TOKENS, TokenSizes, token_sizes
 from sparsec.torch_template import Template, signature
 from sparsec.torch_watch import Watch
 
@@ -177,7 +178,7 @@ class Door:
         """For all numbers of tokens of a bucket; None where no program serves them, which is not tried again."""
         from sparsec.driver import compile_graph
 
-        self.tokens, most, others = None, bucket_of(tokens.size(args)), self.table.others
+        self.tokens, most, others = None, bucket(tokens.size(args)), self.table.others
         try:
             inputs = [position for position in others if isinstance(args[position], Tensor)]
             captured = tokens.described(self._capture(tokens.at(args, most)), inputs, most)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.from_torch import Captured
-from sparsec.symbols import Axis, Dim, SymbolSpec, bucket
+from sparsec.symbols import Axis, Dim, SymbolSpec
 
 TOKENS = "tokens"
 #: In place of a free length among sizes.
@@ -68,11 +68,6 @@ class TokenSizes:
 
 def _dims(shape: Sequence[int]) -> tuple[Dim, ...]:
     return (shape[0], Axis(TOKENS), *shape[2:])
-
-
-def bucket_of(size: int) -> int:
-    """The largest number of tokens that a program for ``size`` of them is made for."""
-    return bucket(size)
 
 
 def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSizes | None:

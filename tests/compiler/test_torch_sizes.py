@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sparsec.errors import UnsupportedModel
 from sparsec.from_torch import capture
-from sparsec.symbols import BUCKET, Axis, SymbolSpec
+from sparsec.symbols import BUCKET, Axis, SymbolSpec, bucket
 from sparsec.torch_dynamo import copied, weight_positions
 from sparsec.torch_entries import Entry, Table, free_batch
-from sparsec.torch_sizes import _FREE, TOKENS, TokenSizes, bucket_of, token_sizes
+from sparsec.torch_sizes import _FREE, TOKENS, TokenSizes, token_sizes
 from tests.compiler.stand_in import StandIn, compiled, warnings_in
 
 WIDTH = 8
@@ -138,7 +138,7 @@ def test_arguments_of_another_size_keep_kinds_and_everything_else():
 
 @pytest.mark.parametrize(("count", "size"), [(1, BUCKET), (BUCKET, BUCKET), (BUCKET + 1, 2 * BUCKET)])
 def test_sizes_are_rounded_up_to_a_bucket(count, size):
-    assert bucket_of(count) == size
+    assert bucket(count) == size
 
 
 def test_sizes_up_to_the_largest_are_one():
