@@ -13,10 +13,9 @@ from torch import Tensor, fx, nn
 
 from sparsec import regions
 from sparsec.backends.assemble import assemble
-from sparsec.backends.base import Machine, Source
+from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
-from sparsec.backends.x86.machine import _AVX512, _flags, describe
 from sparsec.from_torch import Captured, capture
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Result, run
@@ -27,12 +26,6 @@ from sparsec.settings import Settings
 SIZES = [(7, 7), (5, 9), (1, 8), (9, 1), (13, 6), (16, 16), (3, 2), (2, 2), (1, 1)]
 ZEROS = ("dense", "unstructured", "unstructured", "nearly none", "none", "rows", "blocks")
 Draw = Callable[[random.Random, int], nn.Module]
-
-
-def machines() -> dict[str, Machine]:
-    """This machine with all it has, and as if it had AVX2 only."""
-    flags = _flags()
-    return {"avx2": describe(flags - set(_AVX512), 2), "widest": describe(flags, 2)}
 
 
 class Excite(nn.Module):

@@ -173,6 +173,7 @@ def test_every_network_is_tested_as_published():
     assert {name for name, *_ in WHOLE} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_stays_within_the_limit(kernels, name):
     model, draw = pruned(name, "unstructured", 0.1)
@@ -196,6 +197,7 @@ class Layers(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "density"), KINDS)
 def test_layers_of_every_density_and_pattern_stay_within_the_limit(kernels, pattern, density):
     model = Layers(density, pattern)

@@ -298,6 +298,7 @@ SIGNATURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("returned", SIGNATURES)
 def test_results_come_in_the_model_s_own_structure(cache, returned):
     model = Odd(SIGNATURES[returned]).eval()
@@ -316,6 +317,7 @@ TWO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", TWO)
 def test_two_inputs_in_any_order_by_position_and_name(cache, used):
     model = Odd(TWO[used]).eval()

@@ -31,6 +31,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("kernels")
 
 
+@pytest.mark.slow
 def test_every_candidate_is_right(tasks, cache):
     backend, measured = X86(), []
     for task in tasks:

@@ -187,6 +187,7 @@ for i in range(60):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(tmp_path):
     """Both open a database that does not exist yet, at the same time, sixty times over."""
     command = [sys.executable, "-c", WRITER, str(tmp_path)]

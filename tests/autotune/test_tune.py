@@ -45,6 +45,7 @@ def no_process(monkeypatch):
     monkeypatch.setattr("sparsec.autotune.measure.Child", refuse)
 
 
+@pytest.mark.slow
 def test_misbehaving_candidates_are_contained_and_recorded(region, settings):
     backend, limits = Misbehaving(), Limits(load=120, prepare=8, time=8)
     (task,) = survey(region, backend)
@@ -150,6 +151,7 @@ def test_a_child_that_cannot_start_leaves_the_defaults(region, settings, monkeyp
     assert "could not be measured (crashed (exit status 1))" in caplog.text
 
 
+@pytest.mark.slow
 def test_compiled_with_tuning_means_the_same_and_is_measured_once(tmp_path, monkeypatch):
     torch.manual_seed(1)
     model, x = Variety().eval(), torch.randn(2, 3, 17, 17)

@@ -112,6 +112,7 @@ def test_chosen_schedules_are_used_and_all_are_reported():
             assert call.detail["schedule"] == dict(schedule)
 
 
+@pytest.mark.slow
 def test_every_schedule_gives_the_same_answer(tmp_path):
     made, model, backend, _ = lowered(lambda m, x: m.last(m.three(x).mean((2, 3))))
     with torch.no_grad():

@@ -13,6 +13,8 @@ from tests.token_models import BLOCKS, HEADS, PostNorm, PreNorm, error, exact, s
 
 LIMIT = 1e-5
 BATCHES = (1, 3)
+FAST = ("pre-norm block", "post-norm block with a mask", "embedding", "patches with CLS")
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in BLOCKS]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def program_of(fast: CompiledModel):
     return fast._compiled.programs[0].program
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
     model, inputs, fast = compiled(name)
     for batch in BATCHES:
@@ -57,6 +59,7 @@ def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
         assert error(fast(*given), exact(model, *given)) < LIMIT, batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
     model, inputs = BLOCKS[name]()
@@ -65,7 +68,7 @@ def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
         assert error(fast(*inputs(batch)), exact(model, *inputs(batch))) < LIMIT, batch
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", EACH)
 def test_fixed_sizes_patch_nothing(compiled, name):
     program = program_of(compiled(name)[2])
     assert (program.sizes, program.patches, program.padding) == ((), (), None)
@@ -93,6 +96,7 @@ def test_a_mask_is_read_by_its_bias_only(compiled):
     assert sum(any(b.port == ("input", 1) for b in call.buffers.values()) for call in calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.bool, torch.float32])
 def test_masks_of_every_dtype(kernels, kind):
     model, (x, mask) = PostNorm(), (tokens(1, 17), sentences(1, 17)[1].to(kind))
@@ -151,6 +155,7 @@ def test_one_program_serves_every_number_of_tokens(free, batch, count):
     assert fast._by_size.notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_pooled_tokens_of_any_number(kernels, pooling):
     model = PreNorm(pooling)

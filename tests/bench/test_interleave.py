@@ -27,6 +27,7 @@ def mixed() -> tuple[Comparison, list[tuple[str, int, int]]]:
     return result, steps
 
 
+@pytest.mark.slow
 def test_eager_is_timed_and_equals_itself(mixed: tuple[Comparison, list]) -> None:
     eager = mixed[0].result("eager")
     assert eager.failure is None
@@ -112,6 +113,7 @@ def test_a_broken_factory_is_the_reason_of_every_rival() -> None:
     assert result.result("eager").failure == "ValueError: the weights are on holiday"
 
 
+@pytest.mark.slow
 def test_a_hanging_rival_is_ended() -> None:
     result = compare(f"{HERE}:tiny", [f"{HERE}:hanging"], rounds=1, load_timeout_s=5).rivals[0]
     assert "no answer to 'load' within 5 s" in (result.failure or "")

@@ -22,6 +22,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_networks_prints_and_writes_every_rival(tmp_path: Path) -> None:
     rivals = "eager,tests.bench.factories:missing"
     zoo = ("--zoo", "tests.bench.factories", "--models", "tiny", "--sparsity", "90")

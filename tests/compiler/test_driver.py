@@ -14,8 +14,9 @@ from sparsec.backends.x86.backend import X86
 from sparsec.errors import InvalidInput
 from sparsec.regions import covers
 from tests import convnets
+from tests.machines import BY_LANES, LANES
 
-SEEDS = {"avx2": range(9), "widest": range(9, 25)}
+SEEDS = {8: range(9), 16: range(9, 25)}
 TOLERANCE = 1e-5
 
 
@@ -37,10 +38,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / expected.abs().max().clamp_min(1e-3))
 
 
-@pytest.fixture(scope="module", params=["avx2", "widest"])
+@pytest.fixture(scope="module", params=LANES)
 def drawn(request, tmp_path_factory):
     """Regions of all drawn networks, with one library for all of them."""
-    backend = X86(convnets.machines()[request.param])
+    backend = X86(BY_LANES[request.param])
     parts = convnets.parts(SEEDS[request.param], backend)
     kernels = convnets.sources_of([part.lowered for part in parts])
     return parts, kernels, backend.build(kernels, tmp_path_factory.mktemp("cache"))

@@ -291,6 +291,7 @@ def test_arguments_that_do_not_go_with_the_model(program: ExportedProgram) -> No
         sparsec.compile(Encoder().eval(), (np.array(["a"]),))
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_every_batch_and_further_ones_every_size(tmp_path) -> None:
     model, image = Convolved().eval(), torch.randn(2, 3, 12, 10)
     program = torch.export.export(model, (image,), dynamic_shapes=({0: Dim("batch"), 2: Dim("high", min=4, max=40)},))

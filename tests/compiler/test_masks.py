@@ -135,6 +135,7 @@ def contents(draw: st.DrawFn, dtype: torch.dtype) -> Tensor:
     return torch.tensor(rows, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", list(CONTENTS))
 @pytest.mark.parametrize("builder", BUILDERS)
 @settings(max_examples=40)

@@ -44,6 +44,7 @@ NESTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", NESTED)
 def test_saved_models_return_what_the_model_returns(cache, tmp_path, structure):
     model, compiled = made(cache, NESTED[structure])

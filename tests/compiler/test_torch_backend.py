@@ -430,6 +430,7 @@ def test_options_and_mode_reach_the_compiler(driver):
         torch_backend.sparse_backend(None, [], mode="fastest")
 
 
+@pytest.mark.slow
 def test_the_entry_point_needs_no_import():
     script = """
 import sys, torch

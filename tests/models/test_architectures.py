@@ -77,6 +77,7 @@ def is_layer(module):
     return isinstance(module, nn.Conv2d | nn.Linear)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("batch", "size"), [(1, 64), (3, 50)])
 def test_export_takes_the_whole_network(network, batch, size):
@@ -88,6 +89,7 @@ def test_export_takes_the_whole_network(network, batch, size):
     assert torch.equal(exported, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_dynamo_finds_no_graph_break(network):
     model, images = network(num_classes=7).eval(), torch.randn(1, 3, 32, 32)

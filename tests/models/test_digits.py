@@ -16,12 +16,14 @@ def result():
     return pruned_digits_cnn(0.9)
 
 
+@pytest.mark.slow
 def test_accuracy_at_ninety_percent(result):
     assert len(result.test_labels) == 450
     assert accuracy(result.model, result.test_images, result.test_labels) == result.accuracy
     assert result.accuracy >= 0.96
 
 
+@pytest.mark.slow
 def test_nine_tenths_of_each_pointwise_layer_are_exact_zeros(result):
     layers = prunable_layers(result.model)
     assert [layer.weight.shape[0] for layer in layers.values()] == [64, 128, 128, 128]
@@ -38,6 +40,7 @@ def test_split_holds_out_a_quarter_once():
     assert split.test_labels.bincount().min() >= 43
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "recipe"), [(digits_cnn, DEFAULT), (digits_vit, RECIPE)])
 @pytest.mark.parametrize(("sparsity", "pattern", "zeros"), [(0.8, "unstructured", 0.8), (0.75, "1:4", 0.75)])
 def test_training_is_deterministic_and_prunes_on_the_way(make, recipe, sparsity, pattern, zeros):

@@ -12,9 +12,9 @@ torch.set_num_threads(1)
 
 
 CLASSIFIERS = [*zoo.NETWORKS, "vit_s16"]
-LARGE = ("resnet50", "vit_s16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])
 def test_logits_are_scaled_and_differ_between_images(name, sparsity):
@@ -28,7 +28,8 @@ def test_logits_are_scaled_and_differ_between_images(name, sparsity):
     assert logits[0].topk(5).indices.tolist() != logits[1].topk(5).indices.tolist()
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in CLASSIFIERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_float32_rounding_stays_far_below_the_tolerance_of_compiled_code(name):
     model, _ = zoo.build(name, 0.9)
     photographs = sample_photographs()

@@ -16,6 +16,8 @@ from sparsec.passes.fuse_attention import FuseAttention
 from sparsec.passes.sink_views import SinkViews
 from sparsec.pipeline import Context, run
 
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 PASSES = (FoldConstants(), CanonicaliseTokens(), FuseAttention(), SinkViews())
 LINEAR, NORM, ADD, GELU = aten.linear.default, aten.layer_norm.default, aten.add.Tensor, aten.gelu.default

@@ -13,6 +13,8 @@ from sparsec.pipeline import Context, run
 from sparsec.settings import Settings
 from tests.token_networks import most
 
+pytestmark = pytest.mark.slow
+
 PASSES = PIPELINE[: [step.name for step in PIPELINE].index(InsertTokenPruning.name) + 1]
 
 

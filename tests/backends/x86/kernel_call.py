@@ -12,7 +12,7 @@ Argument values by parameter kind: ``act`` takes an ``At`` (or the name of a blo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import numpy as np
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import library
-from sparsec.backends.x86.machine import _AVX512, _flags, describe
 from sparsec.layouts import Geometry
 from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
 from sparsec.runtime import Runner
@@ -141,14 +140,6 @@ class Kernels:
         runner = Runner(program, self.library, threads)
         addresses = [memory[place.block].ctypes.data + 4 * place.offset for place in table.places]
         return lambda: runner.run_addresses(addresses, [], 1)
-
-
-def machines() -> Iterator[Machine]:
-    """The machines that this processor can play: AVX512 (where it has it) and AVX2."""
-    flags = _flags()
-    if set(_AVX512) <= flags:
-        yield describe(flags, 2)
-    yield describe(flags - set(_AVX512), 2)
 
 
 def to_flat(x: np.ndarray, g: Geometry) -> np.ndarray:

@@ -19,9 +19,9 @@ from sparsec.backends.x86.attention_calls import attention_groups, pack_pair_bia
 from sparsec.layouts import Count, Geometry, Storage
 from sparsec.spec import KernelSpec
 from tests.backends.x86 import kernel_call
-from tests.backends.x86.kernel_call import At, Kernels, from_packed, machines, to_packed
+from tests.backends.x86.kernel_call import At, Kernels, from_packed, to_packed
+from tests.machines import BY_LANES, LANES, WIDEST
 
-MACHINES = {m.lanes: m for m in machines()}
 PANELS = {16: ((8, 2), (8, 1)), 8: ((6, 2), (8, 1))}
 PLAIN = Masks()
 MASKS = [PLAIN, Masks(True), Masks(False, True), Masks(False, False, True), Masks(True, True), Masks(True, True, True)]
@@ -133,9 +133,9 @@ class Variants:
         np.testing.assert_allclose(got, want, rtol=0, atol=4e-6 * size)
 
 
-@pytest.fixture(scope="module", params=list(MACHINES), ids="lanes{}".format)
+@pytest.fixture(scope="module", params=LANES)
 def variants(request: pytest.FixtureRequest) -> Variants:
-    return Variants(MACHINES[request.param])
+    return Variants(BY_LANES[request.param])
 
 
 def problem(seed: int, queries: int, keys: int, heads: int, dim: int, value_dim: int, masks: Masks = PLAIN, **rest: Any) -> Problem:
@@ -265,9 +265,9 @@ def test_the_exponential_is_exact_to_two_units(variants, length):
 def test_the_panel_that_wastes_least():
     def chosen(tokens: int, causal: bool = False, tile: int = 64, lanes: int = 16) -> tuple[int, int]:
         storage = Storage("packed", 64, Geometry(1, tokens, 0, tile))
-        return panel_of(storage, storage, storage, causal, MACHINES[lanes])
+        return panel_of(storage, storage, storage, causal, BY_LANES[lanes])
 
-    lanes = max(MACHINES)
+    lanes = WIDEST.lanes
     wide, narrow = PANELS[lanes]
     assert chosen(16 * lanes, lanes=lanes) == wide
     assert chosen(1, lanes=lanes) == narrow
@@ -280,7 +280,7 @@ def test_pair_bias_lies_along_queries():
 
 
 def test_storages_that_do_not_fit_are_refused():
-    case, machine = problem(8, 4, 4, 1, 4, 4, tile=64), MACHINES[8]
+    case, machine = problem(8, 4, 4, 1, 4, 4, tile=64), BY_LANES[8]
     with pytest.raises(ValueError, match="tiles of 20 and 20 queries"):
         replace(case, tile=20).call(machine)
     with pytest.raises(ValueError, match="narrower than a panel"):

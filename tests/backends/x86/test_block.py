@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from sparsec.backends.x86.block import block, pack_block
 from sparsec.backends.x86.expr import ACTIVATIONS
-from tests.backends.x86.kernel_call import Kernels, machines
+from tests.backends.x86.kernel_call import Kernels
 from tests.backends.x86.panel_call import Problem, problem
+from tests.machines import BY_LANES, LANES
 
-MACHINES = {m.lanes: m for m in machines()}
 PANELS = {16: [(8, 2), (6, 4), (12, 1)], 8: [(6, 2), (4, 2)]}
 
 
@@ -29,7 +29,7 @@ class Variants:
         rows, vectors = PANELS[lanes][0]
         variants = [block(lanes, rows, vectors, 64, "int32", a, r, True) for a in ACTIVATIONS for r in (False, True)]
         variants += [block(lanes, r, v, 64, "int32", "clamp", False, True) for r, v in PANELS[lanes][1:]]
-        self.kernels = Kernels([*variants, block(lanes, rows, vectors, 32, "uint16", "clamp", False, False)], MACHINES[lanes])
+        self.kernels = Kernels([*variants, block(lanes, rows, vectors, 32, "uint16", "clamp", False, False)], BY_LANES[lanes])
 
     def check(self, case: Problem, panel: int = 0, **run: Any) -> None:
         rows, vectors = PANELS[self.lanes][panel]
@@ -37,7 +37,7 @@ class Variants:
         case.check(case.run(self.kernels, source(self.lanes, rows, vectors, case), constants, **run))
 
 
-@pytest.fixture(scope="module", params=list(MACHINES), ids="lanes{}".format)
+@pytest.fixture(scope="module", params=LANES)
 def variants(request) -> Variants:
     return Variants(request.param)
 

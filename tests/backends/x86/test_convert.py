@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from sparsec.backends.x86 import convert
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, machines, pixel_mask, to_flat, to_packed
+from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
+from tests.machines import MACHINES
 
 STEPS = (2, 3, 4, 5, 14, 16, 32)
 SIZES = st.integers(1, 70)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     retiles = [convert.retile(lanes, 64 // lanes, masked) for masked in (False, True)]

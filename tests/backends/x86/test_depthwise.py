@@ -18,7 +18,8 @@ from sparsec.backends.x86.depthwise_strided import depthwise_strided, scratch_el
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.shares import one_run, runs_of, units_of
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, machines, pixel_mask, to_flat
+from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat
+from tests.machines import MACHINES
 
 VARIANTS = [(k, "clamp", masked) for k in (3, 5, 7) for masked in (False, True)] + [(3, a, True) for a in ACTIVATIONS[1:]]
 REFERENCE = {
@@ -38,7 +39,7 @@ def source(machine: Machine, tile: int, stride: int, kernel: int, activation: st
     return template(machine.lanes, tile // machine.lanes, kernel, activation, masked)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     variants = [source(request.param, 64, s, *v) for s in (1, 2) for v in VARIANTS]
     narrow = [source(request.param, 16, s, 3, "clamp", False) for s in (1, 2)]

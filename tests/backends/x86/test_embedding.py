@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from sparsec.backends.base import Machine
 from sparsec.backends.x86.embedding import DTYPES, embedding
 from sparsec.backends.x86.tokens import token_groups
-from tests.backends.x86.kernel_call import Kernels, machines
+from tests.backends.x86.kernel_call import Kernels
 from tests.backends.x86.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of
+from tests.machines import MACHINES
 
 TILES = (64, 32)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     lanes = request.param.lanes
     return request.param, Kernels([embedding(lanes, tile // lanes, d) for tile in TILES for d in DTYPES], request.param)

@@ -8,7 +8,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.x86 import library
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
 from sparsec.runtime import Runner
-from tests.convnets import machines
+from tests.machines import MACHINES
 
 FAR = 1 << 30
 PARAMS = (Param("x", "act"), Param("y", "act"), Param("amount", "i32"), Param("factor", "f32"))
@@ -45,9 +45,9 @@ def negate():
 KERNELS = [Source("negate", PARAMS, negate), Source("count_up", PARAMS, count_up)]
 
 
-@pytest.fixture(scope="module", params=["avx2", "widest"])
+@pytest.fixture(scope="module", params=MACHINES)
 def path(request, tmp_path_factory):
-    return library.build(KERNELS, machines()[request.param], tmp_path_factory.mktemp("kernels"))
+    return library.build(KERNELS, request.param, tmp_path_factory.mktemp("kernels"))
 
 
 def program(units: int, strip: int, slots: int) -> Program:

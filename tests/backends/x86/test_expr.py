@@ -7,14 +7,15 @@ import torch
 from sparsec import ops
 from sparsec.backends.x86.expr import ACTIVATIONS, activate
 from sparsec.backends.x86.pointwise_ops import vector_op
-from tests.backends.x86.kernel_call import Call, Kernels, machines
+from tests.backends.x86.kernel_call import Call, Kernels
+from tests.machines import MACHINES
 
 SMOOTH = ("sigmoid", "silu", "gelu", "gelu_tanh", "tanh")
 HUGE = np.array([11, 30, 87, 88, 89, 1e3, 1e10, 1e30, 3e38, np.inf], np.float32)
 TINY = np.array([0, 1e-45, 1e-39, 1e-30, 1e-10, 1e-5, 1e-3], np.float32)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     return lanes, Kernels([vector_op(lanes, "copy", a) for a in ACTIVATIONS], request.param)

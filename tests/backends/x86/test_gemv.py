@@ -11,13 +11,14 @@ from sparsec.backends.base import Source
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
 from sparsec.backends.x86.gemv_windows import gemv_windows, pack_windows
-from tests.backends.x86.kernel_call import Call, Kernels, machines
+from tests.backends.x86.kernel_call import Call, Kernels
 from tests.backends.x86.panel_call import ACTIVATIONS as EXACT
+from tests.machines import MACHINES
 
 VECTORS = (1, 4)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     sources = [gemv_blocks(lanes, v, i, "clamp", r) for v in VECTORS for i in ("uint16", "int32") for r in (False, True)]

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from sparsec.backends.base import Machine
 from sparsec.backends.x86.layer_norm import layer_norm
 from sparsec.backends.x86.tokens import token_groups
-from tests.backends.x86.kernel_call import Kernels, machines
+from tests.backends.x86.kernel_call import Kernels
 from tests.backends.x86.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
+from tests.machines import MACHINES
 
 TILES = (64, 32)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     lanes = request.param.lanes
     return request.param, Kernels([layer_norm(lanes, tile // lanes) for tile in TILES], request.param)

@@ -8,9 +8,8 @@ import tvm
 
 from sparsec.backends.x86 import convert, library
 from sparsec.runtime import load_kernels
-from tests.convnets import machines
+from tests.machines import AVX2, WIDEST
 
-WIDEST, AVX2 = machines()["widest"], machines()["avx2"]
 ROWS, PLANES = convert.copy_rows(8), convert.to_planes(8, 2)
 
 

@@ -7,9 +7,9 @@ import pytest
 from sparsec.backends.x86.block import block
 from sparsec.backends.x86.panel_costs import Work, best_tile, default_schedule, space, sparse_cycles
 from sparsec.backends.x86.spmm import spmm
-from tests.backends.x86.kernel_call import machines
+from tests.machines import BY_LANES
 
-MACHINES = {m.lanes: dataclasses.replace(m, l1=32 << 10) for m in machines()}
+MACHINES = {m.lanes: dataclasses.replace(m, l1=32 << 10) for m in BY_LANES.values()}
 
 
 def unstructured(outputs: int, inputs: int, pixels: int, density: float) -> Work:

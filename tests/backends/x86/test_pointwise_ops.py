@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.pointwise_ops import MAP_OPS, VECTOR_OPS, map_op, vector_op
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_packed, machines, pixel_mask, to_flat, to_packed
+from tests.backends.x86.kernel_call import At, Call, Kernels, from_packed, pixel_mask, to_flat, to_packed
 from tests.backends.x86.panel_call import ACTIVATIONS as EXACT
+from tests.machines import MACHINES
 
 MAPS = [("clamp", op) for op in MAP_OPS] + [(a, "add") for a in ACTIVATIONS] + [("silu", "copy"), ("sigmoid", "scale")]
 VECTORS = [("clamp", op) for op in VECTOR_OPS] + [(a, "copy") for a in ACTIVATIONS]
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     maps = [map_op(lanes, 64 // lanes, op, a, masked) for a, op in MAPS for masked in (False, True)]

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from sparsec.backends.x86.pool import Window, global_pool, window_arguments, window_pool
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, machines, pixel_mask, to_flat, to_packed
+from tests.backends.x86.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
+from tests.machines import MACHINES
 
 COLUMNS = ((2, 2), (3, 1), (3, 2), (5, 1), (5, 3), (13, 1))  # (window columns, column stride)
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
     lanes = request.param.lanes
     windows = [window_pool(lanes, kind, *c) for kind in ("max", "mean") for c in COLUMNS]

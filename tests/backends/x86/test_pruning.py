@@ -15,14 +15,15 @@ from sparsec.backends.x86 import token_choice, token_merging
 from sparsec.backends.x86.attention import Masks
 from sparsec.backends.x86.pruning import OPS, pruning_groups
 from sparsec.layouts import Geometry, Storage
-from tests.backends.x86.kernel_call import At, Call, Kernels, machines
+from tests.backends.x86.kernel_call import At, Call, Kernels
 from tests.backends.x86.token_call import Tokens, at_size, from_packed, garbage, spec_of, to_packed, words
+from tests.machines import MACHINES
 
 TILES = (64, 32)
 MASKS = [Masks(k, p, c) for k, p, c in ((False,) * 3, (True, False, False), (False, True, False), (True, True, True))]
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     lanes = request.param.lanes
     sources = [token_choice.keep_tokens(lanes), token_choice.gather_keys()]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
-from tests.backends.x86.kernel_call import At, Call, Kernels, machines, pixel_mask, to_flat, to_packed
+from tests.backends.x86.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
 from tests.backends.x86.panel_call import Problem, problem
+from tests.machines import BY_LANES, LANES
 
-MACHINES = {m.lanes: m for m in machines()}
 #: (bytes of a panel, group, split): narrow and wide panels, every group length.
 SHAPES = [(256, 1, False), (256, 2, False), (128, 4, False), (256, 2, True), (128, 4, True)]
 
@@ -35,7 +35,7 @@ class Variants:
             dataclasses.replace(case, activation=a, residual=r) for a in ACTIVATIONS for r in (None, case.x) if a == "clamp" or r is None
         ]
         variants = [source(lanes, shape, e) for shape in SHAPES for e in epilogues if e.activation == "clamp" or shape == SHAPES[2]]
-        self.kernels = Kernels([*variants, source(lanes, SHAPES[2], case, "uint16"), self.unmasked()], MACHINES[lanes])
+        self.kernels = Kernels([*variants, source(lanes, SHAPES[2], case, "uint16"), self.unmasked()], BY_LANES[lanes])
 
     def unmasked(self):
         return spmm(self.lanes, 64 // self.lanes, "uint16", "clamp", False, False)
@@ -48,7 +48,7 @@ class Variants:
         case.check(case.run(self.kernels, source(self.lanes, shape, case, index), constants | scalars, **run))
 
 
-@pytest.fixture(scope="module", params=list(MACHINES), ids="lanes{}".format)
+@pytest.fixture(scope="module", params=LANES)
 def variants(request) -> Variants:
     return Variants(request.param)
 

@@ -17,8 +17,9 @@ from sparsec.backends.x86.pointwise_ops import map_op
 from sparsec.backends.x86.tokens import OPS, token_copy, token_groups
 from sparsec.layouts import Count, Geometry, Storage
 from tests.backends.x86 import kernel_call
-from tests.backends.x86.kernel_call import Kernels, machines
+from tests.backends.x86.kernel_call import Kernels
 from tests.backends.x86.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
+from tests.machines import MACHINES
 
 TILES = (64, 32)
 PREFIXES = (1, 5, 16, 21, 32)
@@ -28,7 +29,7 @@ COUNTS = {"count": st.integers(1, 150), "spare": st.sampled_from([0, 1, 70]), "f
 ANY = COUNTS | {"tile": st.sampled_from(TILES), "threads": st.integers(1, 2)}
 
 
-@pytest.fixture(scope="module", params=list(machines()), ids=lambda m: f"lanes{m.lanes}")
+@pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     lanes = request.param.lanes
     sources = [token_vectors.select_token(), convert.copy_rows(lanes)]
