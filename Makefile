@@ -19,12 +19,13 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast lint format bench clean cxx
+.PHONY: help setup demo test test-fast sweep lint format bench clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
 	@echo "make test       all tests (20 minutes on two cores)"
 	@echo "make test-fast  the tests without slow ones (5 minutes)"
+	@echo "make sweep      errors of every network x density x pattern x batch x door (90 minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"
@@ -55,6 +56,9 @@ test: $(STAMP) cxx
 
 test-fast: $(STAMP) cxx
 	$(PYTEST) -m "not slow"
+
+sweep: $(STAMP)
+	SPARSEC_SWEEP=1 $(BIN)/python -m pytest tests/test_acceptance_errors.py -k kind_batch_and_door -s $(PYTEST_ARGS)
 
 # The package's folders lie apart; mypy follows links where it cannot follow an editable install.
 TYPED := build/typed
