@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,15 @@ from sparsec.onnx_ops_matmul import TABLE as MATMUL
 from sparsec.onnx_ops_norm import TABLE as NORM
 from sparsec.onnx_ops_shape import TABLE as SHAPE
 from sparsec.onnx_ops_shape import constant_value
-from sparsec.onnx_sizes import batch_symbols, bounded, example_shapes, first_choice, followed, shapes_at, signature_of
-from sparsec.symbols import Signature
+from sparsec.onnx_sizes import batch_symbols, bounded, example_shapes, first_choice, followed, signature_of
+from sparsec.symbols import Dim, Signature
 
 if TYPE_CHECKING:
     import onnx
 
 OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **SHAPE}
 LARGEST_INPUT = 1 << 31
+Outputs = tuple[tuple[Dim | None, ...], ...]
 _SHOWN = 8
 
 
@@ -49,46 +51,18 @@ class Source:
 
     def graph(self, sizes: Mapping[str, int]) -> fx.GraphModule:
         """The graph for these sizes of the symbols. UnsupportedModel where the model does not run at them."""
-        shapes = shapes_at(self.signature, sizes)
+        shapes = self.signature.shapes(sizes)
         _check_sizes(self.network.inputs, shapes)
         with torch.inference_mode(False), torch.no_grad(), _quiet():
             return _Import(self.network, self.constants, shapes).run()
 
 
-@dataclass(frozen=True, eq=False)
-class OnnxCaptured(Captured):
-    """As `Captured`; every input may be given by position or by its ONNX name, which are `names`."""
-
-    names: tuple[str, ...] = ()
-    source: Source | None = None
-
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
-        """The tensors of a call in the order of `inputs`. InvalidInput where one is missing, unknown or given twice."""
-        given = dict(kwargs or {})
-        named = [given.pop(name) for name in self.names[len(args) :] if name in given]
-        if given or len(args) + len(named) != len(self.names):
-            wrong = f"{', '.join(sorted(given))} are not expected." if given else f"{len(args) + len(named)} were given."
-            raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
-        return super().flatten((*args, *named), {})
-
-    def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
-        """See `Captured.sizes_of`."""
-        return self.source.signature.sizes([x.shape for x in tensors]) if self.source else {}
-
-    def at(self, sizes: Mapping[str, int]) -> OnnxCaptured:
-        """See `Captured.at`."""
-        if self.source is None:
-            raise InvalidInput("The model has fixed sizes.", why=str(dict(sizes)))
-        graph_module = self.source.graph(sizes)
-        return replace(self, graph_module=graph_module, inputs=_inputs(graph_module, self.source.signature), sizes=dict(sizes))
-
-
-def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None) -> OnnxCaptured:
+def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None) -> Captured:
     """Capture an ONNX model: a file, with its external data beside it, or a message in memory.
 
     example_inputs: one tensor or array, a sequence of them in the order of the model's inputs, or a mapping by name; their
     shapes give symbolic dimensions a size. Without them a symbolic first dimension is 1 and others are refused. The graph is made
-    for a number of tokens rounded up to a bucket (see `first_choice`); `OnnxCaptured.at` makes it for other sizes.
+    for a number of tokens rounded up to a bucket (see `first_choice`); `Captured.at` makes it for other sizes.
     The result of the captured graph is a tensor, or a tuple where the model has several outputs.
 
     Raises InvalidInput for a missing file or examples that do not fit or are missing, MachineError without the package onnx,
@@ -101,7 +75,8 @@ def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None)
     source = Source(network, Constants(network), signature)
     sizes = signature.sizes(shapes)
     source = replace(source, signature=bounded(signature, sizes, network.lengths, source.graph))
-    return _captured(source, *_chosen(source, sizes))
+    graph_module, sizes = _chosen(source, sizes)
+    return _at(source, followed(graph_module, source.signature, sizes, source.graph), sizes, graph_module)
 
 
 def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict[str, int]]:
@@ -115,10 +90,10 @@ def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict
         return source.graph(sizes), sizes
 
 
-def _captured(source: Source, graph_module: fx.GraphModule, sizes: dict[str, int]) -> OnnxCaptured:
-    outputs = followed(graph_module, source.signature, sizes, source.graph)
+def _at(source: Source, outputs: Outputs, sizes: Mapping[str, int], graph_module: fx.GraphModule | None = None) -> Captured:
+    graph_module = graph_module or source.graph(sizes)
     count, results = len(source.network.inputs), len(source.network.outputs)
-    return OnnxCaptured(
+    return Captured(
         graph_module=graph_module,
         inputs=_inputs(graph_module, source.signature),
         in_spec=pytree.tree_structure(((0,) * count, {})),
@@ -126,12 +101,12 @@ def _captured(source: Source, graph_module: fx.GraphModule, sizes: dict[str, int
         in_slots=tuple(range(count)),
         out_slots=tuple(range(results)),
         keywords=(),
-        symbols=source.signature.symbols,
-        sizes=sizes,
+        names=tuple(entry.name for entry in source.network.inputs),
+        signature=source.signature,
+        sizes=dict(sizes),
         batches=batch_symbols(source.signature, outputs),
         output_dims=outputs,
-        names=tuple(entry.name for entry in source.network.inputs),
-        source=source if sizes else None,
+        remade=partial(_at, source, outputs) if sizes else None,
     )
 
 

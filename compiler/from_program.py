@@ -47,14 +47,10 @@ class Symbolic:
         Tokens are dimension 1 of inputs [N, T] or [N, T, F]. Where their number has no largest value it is rounded up to a bucket.
         """
         chosen = dict(sizes)
-        for name in sizes.keys() & self._tokens():
+        for name in self.signature.tokens - self.batches:
             most = self.signature.symbols[name].most
             chosen[name] = most if most is not None and most <= LARGEST else self.signature.symbols[name].aligned(sizes[name])
         return chosen
-
-    def _tokens(self) -> set[str]:
-        rows = [dims for dims in self.signature.dims if len(dims) in (2, 3)]
-        return {dims[1].symbol for dims in rows if isinstance(dims[1], Axis)} - self.batches
 
 
 def is_symbolic(program: ExportedProgram) -> bool:
@@ -91,10 +87,8 @@ def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[s
     symbols = symbolic.signature.symbols
     sizes = {name: spec.least if name in symbolic.batches else max(spec.least, spec.aligned(1)) for name, spec in symbols.items()}
     tensors = dict(_taken(program))
-    made = {
-        name: random_tensor([dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims], tensors[name].dtype)
-        for name, dims in zip(symbolic.signature.names, symbolic.signature.dims, strict=True)
-    }
+    shapes = zip(symbolic.signature.names, symbolic.signature.shapes(sizes), strict=True)
+    made = {name: random_tensor(shape, tensors[name].dtype) for name, shape in shapes}
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     leaves = [made[spec.arg.name] if spec.arg.name in made else getattr(spec.arg, "value", None) for spec in specs]
     args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)

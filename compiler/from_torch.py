@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_program import Symbolic, is_symbolic, read_symbols
-from sparsec.symbols import Dim, SymbolSpec
+from sparsec.symbols import Dim, Signature, SymbolSpec
 from sparsec.torch_dynamo import Replay, bake, weight_positions
 from sparsec.torch_lower import Fixed, Lowered, Slot, lower
 from sparsec.torch_plain import is_plain, plain_weights
 
+NO_SYMBOLS = Signature()
 _exporting = threading.RLock()  # torch.export is not safe in two threads at once
 
 
@@ -41,9 +43,9 @@ class Captured:
     The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
     contiguous; they share memory with the model where the model's own tensors are already so.
 
-    Of a program with symbolic sizes: ``symbols`` by name, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
-    ``Symbolic``), and what the dimensions of the graph's results follow, None where that is no Axis. ``remade`` gives the graph at other
-    sizes where there is no symbolic program.
+    Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
+    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis, and ``remade``, which makes the graph
+    for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
     graph_module: fx.GraphModule
@@ -53,12 +55,17 @@ class Captured:
     in_slots: tuple[Slot, ...]
     out_slots: tuple[Slot, ...]
     keywords: tuple[str, ...]
-    symbols: Mapping[str, SymbolSpec] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    signature: Signature = NO_SYMBOLS
     sizes: Mapping[str, int] = field(default_factory=dict)
     batches: frozenset[str] = frozenset()
     output_dims: tuple[tuple[Dim | None, ...], ...] = ()
-    symbolic: Symbolic | None = None
     remade: "Callable[[Mapping[str, int]], Captured] | None" = None
+
+    @property
+    def symbols(self) -> Mapping[str, SymbolSpec]:
+        """The sizes that are free, by name."""
+        return self.signature.symbols
 
     @property
     def batch(self) -> str:
@@ -67,20 +74,19 @@ class Captured:
 
     def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
         """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
-        return self.symbolic.signature.sizes([x.shape for x in tensors]) if self.symbolic else {}
+        return self.signature.sizes([x.shape for x in tensors]) if self.symbols else {}
 
     def at(self, sizes: Mapping[str, int]) -> "Captured":
         """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
-        if self.remade is not None:
-            return self.remade(sizes)
-        if self.symbolic is None:
+        if self.remade is None:
             raise InvalidInput("The program has fixed sizes.", why=str(dict(sizes)))
-        with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
-            return _at(self.symbolic, sizes)
+        return self.remade(sizes)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
         """The tensors among a call's arguments in the order of `inputs`. InvalidInput if the structure differs."""
         given = dict(kwargs or {})
+        if self.names:
+            args, given = self._by_name(args, given), {}
         ordered = {name: given.pop(name) for name in self.keywords if name in given} | given
         leaves, spec = pytree.tree_flatten((tuple(args), ordered))
         if spec != self.in_spec:
@@ -88,6 +94,13 @@ class Captured:
         for leaf, slot in zip(leaves, self.in_slots, strict=True):
             _check_leaf(leaf, slot)
         return [leaf for leaf, slot in zip(leaves, self.in_slots, strict=True) if not isinstance(slot, Fixed)]
+
+    def _by_name(self, args: Sequence[Any], given: dict[str, Any]) -> tuple[Any, ...]:
+        named = [given.pop(name) for name in self.names[len(args) :] if name in given]
+        if given or len(args) + len(named) != len(self.names):
+            wrong = f"{', '.join(sorted(given))} are not expected." if given else f"{len(args) + len(named)} were given."
+            raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
+        return *args, *named
 
     def restore(self, tensors: Sequence[Tensor]) -> Any:
         """The graph's flat outputs in the structure that the model returns."""
@@ -185,12 +198,17 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
     return replace(
         described,
         inputs=tuple(inputs),
-        symbols=symbolic.signature.symbols,
+        signature=symbolic.signature,
         sizes=dict(sizes),
         batches=symbolic.batches,
         output_dims=symbolic.outputs,
-        symbolic=symbolic,
+        remade=partial(_remade, symbolic),
     )
+
+
+def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+        return _at(symbolic, sizes)
 
 
 def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:

@@ -92,21 +92,9 @@ def _axis(entry: OnnxInput, axis: int, name: str) -> Axis:
     return Axis(name or f"{entry.name}_{axis}")
 
 
-def shapes_at(signature: Signature, sizes: Mapping[str, int]) -> Shapes:
-    """The shapes of all inputs for these sizes."""
-    return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in signature.dims]
-
-
 def first_choice(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
     """Sizes to compile for, given an example's: of tokens the next bucket."""
-    tokens = _tokens(signature)
-    return {name: signature.symbols[name].aligned(size) if name in tokens else size for name, size in sizes.items()}
-
-
-def _tokens(signature: Signature) -> set[str]:
-    """The symbols that are dimension 1 of inputs [N,T] or [N,T,F]."""
-    rows = [dims[1] for dims in signature.dims if len(dims) in (2, 3)]
-    return {dim.symbol for dim in rows if isinstance(dim, Axis)} - _leading(signature)
+    return {name: signature.symbols[name].aligned(size) if name in signature.tokens else size for name, size in sizes.items()}
 
 
 def bounded(signature: Signature, sizes: Mapping[str, int], lengths: Iterable[int], remake: Remake) -> Signature:
@@ -115,7 +103,7 @@ def bounded(signature: Signature, sizes: Mapping[str, int], lengths: Iterable[in
     `lengths` are those of the model's tables, one of which is the likely limit.
     """
     symbols = {}
-    for name in _tokens(signature):
+    for name in signature.tokens:
 
         def works(size: int, name: str = name) -> bool:
             try:
@@ -141,11 +129,6 @@ def _largest(size: int, lengths: Iterable[int], works: Callable[[int], bool]) ->
         low, high = (middle, high) if works(middle) else (low, middle)
         middle = (low + high) // 2
     return low if low > size or size == 1 or works(size - 1) else None
-
-
-def _leading(signature: Signature) -> set[str]:
-    """The symbols that are dimension 0 of inputs."""
-    return {dims[0].symbol for dims in signature.dims if dims and isinstance(dims[0], Axis)}
 
 
 def _inner(dims: Sequence[Sequence[Dim | None]]) -> set[str]:
@@ -179,7 +162,7 @@ def followed(
 
 def _groups(signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
     """Symbols to change together, by the first of them."""
-    leading = _leading(signature)
+    leading = signature.leading
     batches = [name for name in sizes if name in leading]
     if len({sizes[name] for name in batches}) > 1 or leading & _inner(signature.dims):
         batches = batches[:1]
@@ -213,7 +196,7 @@ def _followed_by(length: int, changed: Mapping[str, int | None], sizes: Mapping[
 def batch_symbols(signature: Signature, outputs: Sequence[Sequence[Dim | None]]) -> frozenset[str]:
     """The symbols that dimension 0 of every input and result follows and nothing else does; none where there is another."""
     everything = [*signature.dims, *outputs]
-    leading = _leading(signature)
+    leading = signature.leading
     common = all(dims and dims[0] in [Axis(name) for name in leading] for dims in everything)
     alone = not any(dim is None for dims in everything for dim in dims[1:]) and not leading & _inner(everything)
     return frozenset(leading) if common and alone else frozenset()

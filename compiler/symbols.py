@@ -77,6 +77,21 @@ class Signature:
     symbols: Mapping[str, SymbolSpec] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
 
+    @property
+    def leading(self) -> set[str]:
+        """The symbols that are dimension 0 of inputs."""
+        return {dims[0].symbol for dims in self.dims if dims and isinstance(dims[0], Axis)}
+
+    @property
+    def tokens(self) -> set[str]:
+        """The symbols that are dimension 1 of inputs [N,T] or [N,T,F], and never dimension 0."""
+        rows = [dims[1] for dims in self.dims if len(dims) in (2, 3)]
+        return {dim.symbol for dim in rows if isinstance(dim, Axis)} - self.leading
+
+    def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+        """The shapes of all inputs for these sizes."""
+        return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in self.dims]
+
     def sizes(self, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
         """The size of every symbol in a call with inputs of these shapes. InvalidInput where they fit no sizes."""
         found: dict[str, tuple[int, str]] = {}
@@ -91,7 +106,7 @@ class Signature:
 
     def check(self, sizes: Mapping[str, int]) -> None:
         """InvalidInput where the program does not allow these sizes."""
-        self.sizes([[dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims] for dims in self.dims])
+        self.sizes(self.shapes(sizes))
 
     def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
         if not isinstance(dim, Axis):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.from_torch import Captured
-from sparsec.symbols import Axis, Dim, SymbolSpec
+from sparsec.symbols import Axis, Dim, Signature, SymbolSpec
 
 TOKENS = "tokens"
 #: In place of a free length among sizes.
@@ -50,7 +50,7 @@ class TokenSizes:
         return replace(
             captured,
             inputs=tuple(specs),
-            symbols={TOKENS: SymbolSpec(TOKENS, 1, size)},
+            signature=Signature(symbols={TOKENS: SymbolSpec(TOKENS, 1, size)}),
             sizes={TOKENS: size},
             output_dims=self.outputs,
         )

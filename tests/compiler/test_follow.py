@@ -15,7 +15,7 @@ from sparsec.layouts import Count
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Form, run
 from sparsec.regions import Region, covers, extract, returned
-from sparsec.symbols import Axis, SymbolSpec
+from sparsec.symbols import Axis, Signature, SymbolSpec
 from tests.token_models import WIDTH, PostNorm, PreNorm, bert, sentences, tokens
 
 aten = torch.ops.aten
@@ -101,7 +101,7 @@ def test_sizes_to_compare_with_are_smaller_odd_and_allowed():
     captured = free(PreNorm(), tokens(2, 20))
     follows = {"x": ("tokens", 0)}
     assert smaller(captured, follows) == captured.sizes | {"tokens": 27}
-    narrow = replace(captured, symbols={**captured.symbols, "tokens": SymbolSpec("tokens", 39, MOST)})
+    narrow = replace(captured, signature=Signature(symbols={**captured.symbols, "tokens": SymbolSpec("tokens", 39, MOST)}))
     assert smaller(narrow, follows)["tokens"] == 39
     assert smaller(captured, {}) == captured.sizes
 
@@ -166,7 +166,12 @@ def captured_by_hand(order: int) -> Captured:
     plain = capture(function(lambda m, a: a + 1), (tokens(2, 3),))
     dims = ((2, Axis("queries" if order == 1 else "keys"), WIDTH),)
     return replace(
-        plain, graph_module=edit.graph_module, inputs=inputs, symbols=symbols, sizes={"queries": 30, "keys": MOST}, output_dims=dims
+        plain,
+        graph_module=edit.graph_module,
+        inputs=inputs,
+        signature=Signature(symbols=symbols),
+        sizes={"queries": 30, "keys": MOST},
+        output_dims=dims,
     )
 
 
@@ -203,7 +208,7 @@ def by_hand(body: Any, size: int = MOST) -> Captured:
         plain,
         graph_module=edit.graph_module,
         inputs=(InputSpec("x", (2, size, WIDTH), torch.float32, (2, Axis("tokens"), WIDTH)),),
-        symbols={"tokens": SymbolSpec("tokens", 1, MOST)},
+        signature=Signature(symbols={"tokens": SymbolSpec("tokens", 1, MOST)}),
         sizes={"tokens": size},
         output_dims=((2, Axis("tokens"), WIDTH),),
     )

@@ -14,7 +14,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
 from sparsec.forms import Form  # noqa: E402
-from sparsec.from_onnx import OPERATORS, OnnxCaptured, capture_onnx  # noqa: E402
+from sparsec.from_onnx import OPERATORS, capture_onnx  # noqa: E402
+from sparsec.from_torch import Captured  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
@@ -230,7 +231,7 @@ def expected(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, given)
 
 
-def computed(captured: OnnxCaptured, given: dict[str, np.ndarray]) -> list[torch.Tensor]:
+def computed(captured: Captured, given: dict[str, np.ndarray]) -> list[torch.Tensor]:
     """What the captured graph computes, verified first."""
     Verifier()(captured.graph_module, Form.CAPTURED)
     inputs = captured.flatten([torch.from_numpy(np.array(value)) for value in given.values()])

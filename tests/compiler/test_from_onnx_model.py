@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from sparsec.forms import Form, constant, notes  # noqa: E402
-from sparsec.from_onnx import OnnxCaptured, capture_onnx  # noqa: E402
+from sparsec.from_onnx import capture_onnx  # noqa: E402
+from sparsec.from_torch import Captured  # noqa: E402
 from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
@@ -22,12 +23,12 @@ FLOAT = TensorProto.FLOAT
 node = helper.make_node
 
 
-def targets(captured: OnnxCaptured) -> list:
+def targets(captured: Captured) -> list:
     Verifier()(captured.graph_module, Form.CAPTURED)
     return [each.target for each in captured.graph_module.graph.nodes if each.op == "call_function"]
 
 
-def run(captured: OnnxCaptured, *args, **kwargs):
+def run(captured: Captured, *args, **kwargs):
     with torch.no_grad():
         return captured.restore(captured.graph_module(*captured.flatten(args, kwargs)))
 
@@ -250,7 +251,7 @@ def test_external_data_elsewhere_missing_or_cut(tmp_path: Path) -> None:
 # Put back together
 
 
-def written_out(*nodes, root: float = 2**0.5) -> OnnxCaptured:
+def written_out(*nodes, root: float = 2**0.5) -> Captured:
     numbers = {"half": 0.5, "one": 1, "two": 2, "three": 3, "root": root, "cube": 0.044715, "pi": (2 / np.pi) ** 0.5, "eps": 1e-5}
     numbers |= {"six": 6, "zero": 0}
     constants = {name: np.float32(value) for name, value in numbers.items()}
