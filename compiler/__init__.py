@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparsec.errors import SparsecError
     from sparsec.explain import Explanation
     from sparsec.settings import Settings
-    from sparsec.torch_backend import refresh
+    from sparsec.torch_door.backend import refresh
 
     __version__: str
 
@@ -30,7 +30,7 @@ _HOMES = {
     "LoadedModel": "artifact",
     "Explanation": "explain",
     "export_kernels": "autotune.export",
-    "refresh": "torch_backend",
+    "refresh": "torch_door.backend",
     "Settings": "settings",
     "SparsecError": "errors",
 }

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import pruning_ops, token_ops
 from sparsec.calls import arguments
 from sparsec.forms import constant
 from sparsec.operands import operands, shape_of, sources, weights
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
 
 aten = torch.ops.aten
 Description = tuple[str, dict[str, Any]] | str

@@ -16,15 +16,16 @@ from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput
 from sparsec.factories import checked_path, shapes_by_name
-from sparsec.from_program import example_arguments, input_names, random_tensor
-from sparsec.from_torch import Captured, capture
-from sparsec.pt2 import load_program
+from sparsec.from_torch.capture import Captured, capture
+from sparsec.from_torch.program import example_arguments, input_names, random_tensor
+from sparsec.from_torch.pt2 import load_program
 
 
 def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
     """The graph of a module, program or file. InvalidInput, UnsupportedModel.
 
-    example_inputs: a tuple of tensors or arrays, or one alone; for an ONNX model also a mapping by name. Only a module cannot do without.
+    example_inputs: a tuple of tensors or arrays, or one alone; for an ONNX model also a mapping by name, which ``kwargs`` is as well. Only
+    a module cannot do without.
     """
     if isinstance(model, str | os.PathLike):
         path = checked_path(model)
@@ -84,8 +85,8 @@ def inputs_of(opened: Captured, example_inputs: Any = None, kwargs: Mapping[str,
 
 
 def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[str, Tensor] | None:
-    from sparsec.from_onnx_file import read_model
-    from sparsec.onnx_graph import read_network
+    from sparsec.from_onnx.file import read_model
+    from sparsec.from_onnx.graph import read_network
 
     if not texts and batch is None:
         return None
@@ -106,13 +107,16 @@ def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[
 def _from_onnx(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Captured:
     """``model``: a path or a message in memory."""
     where = str(model) if isinstance(model, Path) else ""
-    if kwargs or dynamic_shapes is not None:
-        raise InvalidInput("An ONNX model takes no keyword inputs and has its free axes already.", where=where)
+    if dynamic_shapes is not None:
+        raise InvalidInput("An ONNX model has its free axes already.", where=where)
+    if kwargs and example_inputs is not None:
+        raise InvalidInput("Example inputs of an ONNX model come in order or by name.", where=where, hint="Give all of them as kwargs.")
+    example_inputs = kwargs or example_inputs
     if isinstance(model, Path):
         with model.open("rb") as file:
             if file.read(4) == b"PK\x03\x04":
                 raise InvalidInput("The file is a zip archive and no ONNX model.", where=where, hint="Give .pt2 files that suffix.")
-    from sparsec.from_onnx import capture_onnx
+    from sparsec.from_onnx.capture import capture_onnx
 
     return capture_onnx(model, example_inputs)
 

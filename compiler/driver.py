@@ -21,7 +21,7 @@ from sparsec.backends.x86.backend import X86
 from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.doors import open_model
 from sparsec.forms import Form, notes
-from sparsec.from_torch import Captured
+from sparsec.from_torch.capture import Captured
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning

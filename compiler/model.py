@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from sparsec import artifact
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explain import Explanation
-from sparsec.from_torch import Captured
+from sparsec.from_torch.capture import Captured
 from sparsec.inputs import example_inputs
 from sparsec.runtime import StepTime
 from sparsec.settings import Settings

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import ops, pruning_ops, token_ops
+from sparsec import ops
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
 
 aten = torch.ops.aten
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import networkx as nx
 from torch import fx
 
-from sparsec import token_ops
 from sparsec.calls import arguments
 from sparsec.errors import InvalidInput
 from sparsec.follow import rearranged
 from sparsec.operands import is_row, shape_of, sources
 from sparsec.regions import Follows, Region, covers, extract
+from sparsec.tokens import ops as token_ops
 
 SYMBOL = "tokens"
 #: exp of a score this far below another is 0 in float32.

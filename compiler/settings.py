@@ -10,7 +10,7 @@ from typing import Any, Self
 from platformdirs import user_cache_path
 
 from sparsec.errors import InvalidInput
-from sparsec.token_budget import TokenPruning
+from sparsec.tokens.budget import TokenPruning
 
 TUNE_LEVELS = ("off", "quick", "full")
 
@@ -32,7 +32,7 @@ class Settings:
     tune: "off" (good defaults at once), "quick" or "full" (measure candidates). threads: how many the program runs
     on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
     where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
-    (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.token_budget`). remove_padding:
+    (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.tokens.budget`). remove_padding:
     compute a batch of sequences of unequal length without their padding. InvalidInput for a value out of range.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparsec.from_torch import Captured
+from sparsec.from_torch.capture import Captured
 
 if TYPE_CHECKING:
     from sparsec.compiled import CompiledGraph

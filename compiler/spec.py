@@ -56,7 +56,9 @@ def _references() -> dict[str, Callable[..., Any]]:
     import torch
     from torch.nn import functional as F
 
-    from sparsec import ops, pruning_ops, token_ops
+    from sparsec import ops
+    from sparsec.tokens import ops as token_ops
+    from sparsec.tokens import pruning_ops
 
     def call(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda spec, *tensors: function(*tensors, **dict(spec.attributes))

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import token_ops
-from sparsec.attention_core import Core, core_of
-from sparsec.axes import Atom, Dim, View, build, covers, indices, is_view, readers, size_of, view_of
 from sparsec.calls import Layer, layer_of
-from sparsec.masks import Bias, Scores, analyse
 from sparsec.pipeline import Context, Editor, Form, Miss, Pass
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens.attention_core import Core, core_of
+from sparsec.tokens.axes import Atom, Dim, View, build, covers, indices, is_view, readers, size_of, view_of
+from sparsec.tokens.masks import Bias, Scores, analyse
 
 aten = torch.ops.aten
 

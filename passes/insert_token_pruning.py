@@ -14,13 +14,14 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from torch import fx
 
-from sparsec import pruning_ops, token_ops
 from sparsec.calls import arguments, positional
 from sparsec.errors import PassRefused
 from sparsec.pipeline import Approximate, Context, Editor, Form, Miss, Pass
-from sparsec.token_axis import Aligned, Followed, follow, token_count
-from sparsec.token_budget import TokenPruning
-from sparsec.token_cuts import Cut, plan_cuts
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
+from sparsec.tokens.budget import TokenPruning
+from sparsec.tokens.cuts import Cut, plan_cuts
+from sparsec.tokens.token_axis import Aligned, Followed, follow, token_count
 
 aten = torch.ops.aten
 INSERTED = (pruning_ops.keep_tokens, pruning_ops.merge_plan)
@@ -40,7 +41,7 @@ class InsertTokenPruning(Pass):
     effect = Approximate(0.0)
 
     def apply(self, edit: Editor, context: Context) -> None:
-        """Plan all cuts on the whole graph, then make them in order. InvalidInput as in `sparsec.token_cuts.plan_cuts`."""
+        """Plan all cuts on the whole graph, then make them in order. InvalidInput as in `sparsec.tokens.cuts.plan_cuts`."""
         if context.settings.token_pruning is None or any(node.target in INSERTED for node in edit.nodes()):
             return
         option = TokenPruning.read(context.settings.token_pruning)

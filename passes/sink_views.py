@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import token_ops
-from sparsec.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, view_of
 from sparsec.calls import activation_of, arguments
 from sparsec.forms import constant, is_value
 from sparsec.pipeline import Context, Editor, Form, Pass
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, view_of
 
 aten = torch.ops.aten
 SUMS = frozenset({aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})

@@ -17,9 +17,9 @@ from torch import nn
 
 from sparsec.doors import open_model
 from sparsec.errors import InvalidInput, SparsecError
-from sparsec.from_program import example_arguments
-from sparsec.from_torch import capture
-from sparsec.pt2 import load_program
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.program import example_arguments
+from sparsec.from_torch.pt2 import load_program
 
 MUTATIONS = 2000
 

@@ -57,7 +57,7 @@ def test_entry_points_and_licence(wheel: Path) -> None:
     entries = configparser.ConfigParser()
     entries.read(metadata / "entry_points.txt")
     assert dict(entries["console_scripts"]) == {"sparsec": "sparsec.cli:main"}
-    assert dict(entries["torch_dynamo_backends"]) == {"sparse": "sparsec.torch_backend:sparse_backend"}
+    assert dict(entries["torch_dynamo_backends"]) == {"sparse": "sparsec.torch_door.backend:sparse_backend"}
     assert "Apache License" in (metadata / "licenses/LICENSE").read_text()
     assert "License-Expression: Apache-2.0" in (metadata / "METADATA").read_text()
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from sparsec import token_ops
 from sparsec.graph import Editor
+from sparsec.tokens import ops as token_ops
 
 aten = torch.ops.aten
 

@@ -1,4 +1,4 @@
-"""Calls for the operators that leave tokens out or join them (``sparsec.pruning_ops``).
+"""Calls for the operators that leave tokens out or join them (``sparsec.tokens.pruning_ops``).
 
 Tokens are packed; scores, sizes and biases are float32 rows of one number per token, positions and slots int64 rows. All sources of a
 task are activations in the order of the operator's arguments. Counts are taken from the geometry, where they may follow a run-time size.

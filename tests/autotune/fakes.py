@@ -12,7 +12,7 @@ from sparsec.autotune.record import Record
 from sparsec.autotune.tune import place_of
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86.backend import X86
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, run
 from sparsec.regions import Region, extract

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from sparsec.axes import REPEATED, View, build, factor_of, indices, is_view, readers, view_of
+from sparsec.tokens.axes import REPEATED, View, build, factor_of, indices, is_view, readers, view_of
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from sparsec import ops
 from sparsec.describe import spec_of
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.graph import Miss
 from sparsec.operands import operands, residual, sources, weights
 from sparsec.passes import PIPELINE

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec import pruning_ops, token_ops
 from sparsec.describe import spec_of
 from sparsec.graph import Editor, Miss
 from sparsec.spec import KernelSpec
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
 
 aten = torch.ops.aten
 N, T, F, HEADS, KEEP = 2, 7, 8, 2, 5

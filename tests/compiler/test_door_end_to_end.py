@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec import torch_backend
 from sparsec.backends.x86 import library
+from sparsec.torch_door import backend as torch_backend
 
 TOLERANCE = 1e-5
 

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from sparsec import pruning_ops, token_ops
 from sparsec.follow import difference, followers, rearranged, smaller, unserved
-from sparsec.from_torch import Captured, InputSpec, capture
+from sparsec.from_torch.capture import Captured, InputSpec, capture
 from sparsec.graph import Editor
 from sparsec.layouts import Count
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Form, run
 from sparsec.regions import Region, covers, extract, returned
 from sparsec.symbols import Axis, Signature, SymbolSpec
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
 from tests.token_models import WIDTH, PostNorm, PreNorm, bert, sentences, tokens
 
 aten = torch.ops.aten

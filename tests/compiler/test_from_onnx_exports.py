@@ -15,9 +15,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from sparsec import token_ops  # noqa: E402
 from sparsec.forms import Form  # noqa: E402
-from sparsec.from_onnx import capture_onnx  # noqa: E402
+from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small  # noqa: E402
 from sparsec.models.mobilenet_v1 import mobilenet_v1  # noqa: E402
 from sparsec.models.mobilenet_v2 import mobilenet_v2  # noqa: E402
@@ -27,6 +26,7 @@ from sparsec.passes.fuse_attention import FuseAttention  # noqa: E402
 from sparsec.pipeline import Context, Editor  # noqa: E402
 from sparsec.settings import Settings  # noqa: E402
 from sparsec.symbols import Axis  # noqa: E402
+from sparsec.tokens import ops as token_ops  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,11 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from sparsec.doors import open_model  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from sparsec.forms import Form, constant, notes  # noqa: E402
-from sparsec.from_onnx import capture_onnx  # noqa: E402
-from sparsec.from_torch import Captured  # noqa: E402
+from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
+from sparsec.from_torch.capture import Captured  # noqa: E402
 from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
@@ -110,6 +111,16 @@ def test_examples_give_symbols_their_sizes() -> None:
         capture_onnx(two_inputs(), arrays[:1])
     with pytest.raises(InvalidInput, match="float64"):
         capture_onnx(two_inputs(), (arrays[0], np.ones((3, 4))))
+
+
+def test_examples_by_name_are_a_mapping_or_keywords() -> None:
+    given = {"b": torch.ones(3, 4), "a.1": torch.ones(3, 4)}
+    for opened in (open_model(two_inputs(), given), open_model(two_inputs(), None, given)):
+        assert [spec.shape for spec in opened.inputs] == [(3, 4), (3, 4)]
+    with pytest.raises(InvalidInput, match="in order or by name"):
+        open_model(two_inputs(), (given["b"],), {"b": given["b"]})
+    with pytest.raises(InvalidInput, match="free axes already"):
+        open_model(two_inputs(), given, dynamic_shapes={})
 
 
 def test_only_a_symbolic_batch_has_a_default() -> None:

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize, prune
 
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.forms import Form, notes
-from sparsec.from_torch import Captured, capture
+from sparsec.from_torch.capture import Captured, capture
 from sparsec.verify import Verifier
 
 aten = torch.ops.aten

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.inductor import REGION, _running, compile_dense, region_op
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsec.mask_values import Pattern, follow
+from sparsec.tokens.mask_values import Pattern, follow
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from sparsec.masks import Bias, Fill, Scores, analyse
-from sparsec.token_ops import key_bias
+from sparsec.tokens.masks import Bias, Fill, Scores, analyse
+from sparsec.tokens.ops import key_bias
 from tests.strategies import Network
 
 aten = torch.ops.aten

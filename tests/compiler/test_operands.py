@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec import ops, pruning_ops, token_ops
+from sparsec import ops
 from sparsec.graph import Editor
 from sparsec.operands import CHOOSING, ROW_DTYPES, is_row, operands, residual, shape_of, sources, weights
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
 
 aten = torch.ops.aten
 N, T, F = 2, 6, 4

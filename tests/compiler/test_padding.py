@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sparsec.errors import InvalidInput
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.models.attention import attend
 from sparsec.padding import SYMBOL, follows_of, mask_of, removable
 from sparsec.passes import PIPELINE

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsec import pruning_ops as ops
-from sparsec import token_ops
 from sparsec.errors import InvalidInput
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops as ops
 from tests.token_networks import most, normal, paired
 
 

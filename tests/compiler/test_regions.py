@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.layouts import Geometry, Storage
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, run

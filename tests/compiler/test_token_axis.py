@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import token_ops
 from sparsec.calls import arguments
 from sparsec.graph import Miss
-from sparsec.token_axis import Followed, TokenSets, exit_of, follow, self_attentions
-from sparsec.token_work import TokenWork
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens.token_axis import Followed, TokenSets, exit_of, follow, self_attentions
+from sparsec.tokens.work import TokenWork
 from tests.strategies import Network
 from tests.token_networks import TokenNetwork
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sparsec.errors import InvalidInput
 from sparsec.settings import Settings
-from sparsec.token_budget import TokenPruning, counts, remaining, spread
+from sparsec.tokens.budget import TokenPruning, counts, remaining, spread
 
 
 def test_options_are_read_once() -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
-from sparsec import torch_backend
 from sparsec.errors import InvalidInput
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, run
 from sparsec.settings import Settings
+from sparsec.torch_door import backend as torch_backend
 from tests import token_models as small
 from tests.token_models import POSITIONS, VOCABULARY, bert, error, exact, images, leaves, sentences, tokens, vit
 

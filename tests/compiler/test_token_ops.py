@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparsec import token_ops
 from sparsec.errors import InvalidInput
+from sparsec.tokens import ops as token_ops
 
 
 def tensor(*shape: int) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec import torch_backend, torch_entries
 from sparsec.errors import InvalidInput, SparsecError
-from sparsec.torch_backend import refresh
+from sparsec.torch_door import backend as torch_backend
+from sparsec.torch_door import entries as torch_entries
+from sparsec.torch_door.backend import refresh
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
 torch.set_num_threads(1)
@@ -440,7 +441,7 @@ assert "sparsec" not in sys.modules
 fast = torch.compile(model, backend="sparse")
 with torch.no_grad():
     torch.testing.assert_close(fast(x), model(x))
-assert "sparsec.torch_backend" in sys.modules
+assert "sparsec.torch_door.backend" in sys.modules
 print("ran")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsec.errors import UnsupportedModel
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.dynamo import copied, weight_positions
 from sparsec.symbols import BUCKET, Axis, SymbolSpec, bucket
-from sparsec.torch_dynamo import copied, weight_positions
-from sparsec.torch_entries import Entry, Table, free_batch
-from sparsec.torch_sizes import _FREE, TOKENS, TokenSizes, token_sizes
+from sparsec.torch_door.entries import Entry, Table, free_batch
+from sparsec.torch_door.sizes import _FREE, TOKENS, TokenSizes, token_sizes
 from tests.compiler.stand_in import StandIn, compiled, warnings_in
 
 WIDTH = 8

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec import torch_backend, torch_guards, torch_watch
+from sparsec.torch_door import backend as torch_backend
+from sparsec.torch_door import guards as torch_guards
+from sparsec.torch_door import watch as torch_watch
 from tests.compiler.stand_in import Small, agrees, compiled, images
 
 pytestmark = pytest.mark.usefixtures("driver")

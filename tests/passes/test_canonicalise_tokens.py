@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec import token_ops
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.pipeline import Context, Result, run
+from sparsec.tokens import ops as token_ops
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

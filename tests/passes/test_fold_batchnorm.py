@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparsec.forms import constant
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.passes import FoldBatchNorm
 from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.passes import FoldConstants
 from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers

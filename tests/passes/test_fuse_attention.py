@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparsec import token_ops
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.passes.fold_constants import FoldConstants
 from sparsec.passes.fuse_attention import FuseAttention
 from sparsec.passes.sink_views import SinkViews
 from sparsec.pipeline import Context, Result, run
+from sparsec.tokens import ops as token_ops
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from sparsec import pruning_ops, token_ops
 from sparsec.errors import InvalidInput
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.pipeline import Context, Result, run
 from sparsec.settings import Settings
-from sparsec.token_budget import remaining
+from sparsec.tokens import ops as token_ops
+from sparsec.tokens import pruning_ops
+from sparsec.tokens.budget import remaining
 from tests.token_networks import TokenNetwork
 
 aten = torch.ops.aten

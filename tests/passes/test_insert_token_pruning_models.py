@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsec.from_torch import capture
+from sparsec.from_torch.capture import capture
 from sparsec.models.attention import seed_transformer
 from sparsec.models.bert import Bert
 from sparsec.models.vit import VisionTransformer

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec import token_ops
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Call, Task
 from sparsec.backends.x86.attention import Masks, attention
 from sparsec.backends.x86.attention_calls import attention_groups, pack_pair_bias, panel_of
 from sparsec.layouts import Count, Geometry, Storage
 from sparsec.spec import KernelSpec
+from sparsec.tokens import ops as token_ops
 from tests.backends.x86 import kernel_call
 from tests.backends.x86.kernel_call import At, Kernels, from_packed, to_packed
 from tests.machines import BY_LANES, LANES, WIDEST

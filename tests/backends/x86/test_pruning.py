@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec import pruning_ops
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Task
 from sparsec.backends.x86 import token_choice, token_merging
 from sparsec.backends.x86.attention import Masks
 from sparsec.backends.x86.pruning import OPS, pruning_groups
 from sparsec.layouts import Geometry, Storage
+from sparsec.tokens import pruning_ops
 from tests.backends.x86.kernel_call import At, Call, Kernels
 from tests.backends.x86.token_call import Tokens, at_size, from_packed, garbage, spec_of, to_packed, words
 from tests.machines import MACHINES

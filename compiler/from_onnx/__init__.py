@@ -1,0 +1,1 @@
+"""The ONNX door: a file or message becomes one CAPTURED graph."""

@@ -1,0 +1,1 @@
+"""The torch door: a module, an exported program or one of Dynamo's graphs becomes one CAPTURED graph."""

@@ -1,0 +1,292 @@
+"""The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.from_torch.dynamo import Replay, bake, weight_positions
+from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
+from sparsec.from_torch.plain import is_plain, plain_weights
+from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
+from sparsec.symbols import Dim, Signature, SymbolSpec
+
+NO_SYMBOLS = Signature()
+_exporting = threading.RLock()  # torch.export is not safe in two threads at once
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One tensor that the graph takes: the name of its placeholder, its shape and dtype.
+
+    dims: the same shape where some axes follow sizes known at run time; empty where none does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    dims: tuple[Dim, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A graph of form CAPTURED and how to get from a user's arguments to its inputs and back.
+
+    The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
+    contiguous; they share memory with the model where the model's own tensors are already so.
+
+    Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
+    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis, and ``remade``, which makes the graph
+    for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
+    """
+
+    graph_module: fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    in_slots: tuple[Slot, ...]
+    out_slots: tuple[Slot, ...]
+    keywords: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    signature: Signature = NO_SYMBOLS
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    batches: frozenset[str] = frozenset()
+    output_dims: tuple[tuple[Dim | None, ...], ...] = ()
+    remade: "Callable[[Mapping[str, int]], Captured] | None" = None
+
+    @property
+    def symbols(self) -> Mapping[str, SymbolSpec]:
+        """The sizes that are free, by name."""
+        return self.signature.symbols
+
+    @property
+    def batch(self) -> str:
+        """The symbol that is dimension 0 of everything; empty if there is none or inputs have several."""
+        return next(iter(self.batches)) if len(self.batches) == 1 else ""
+
+    def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
+        return self.signature.sizes([x.shape for x in tensors]) if self.symbols else {}
+
+    def at(self, sizes: Mapping[str, int]) -> "Captured":
+        """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
+        if self.remade is None:
+            raise InvalidInput("The program has fixed sizes.", why=str(dict(sizes)))
+        return self.remade(sizes)
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
+        """The tensors among a call's arguments in the order of `inputs`. InvalidInput if the structure differs."""
+        given = dict(kwargs or {})
+        if self.names:
+            args, given = self._by_name(args, given), {}
+        ordered = {name: given.pop(name) for name in self.keywords if name in given} | given
+        leaves, spec = pytree.tree_flatten((tuple(args), ordered))
+        if spec != self.in_spec:
+            raise InvalidInput("The arguments are nested otherwise than when compiling.", why=f"{spec} ≠ {self.in_spec}")
+        for leaf, slot in zip(leaves, self.in_slots, strict=True):
+            _check_leaf(leaf, slot)
+        return [leaf for leaf, slot in zip(leaves, self.in_slots, strict=True) if not isinstance(slot, Fixed)]
+
+    def _by_name(self, args: Sequence[Any], given: dict[str, Any]) -> tuple[Any, ...]:
+        named = [given.pop(name) for name in self.names[len(args) :] if name in given]
+        if given or len(args) + len(named) != len(self.names):
+            wrong = f"{', '.join(sorted(given))} are not expected." if given else f"{len(args) + len(named)} were given."
+            raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
+        return *args, *named
+
+    def restore(self, tensors: Sequence[Tensor]) -> Any:
+        """The graph's flat outputs in the structure that the model returns."""
+        leaves = [slot.value if isinstance(slot, Fixed) else tensors[slot] for slot in self.out_slots]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+
+def capture(
+    source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> Captured:
+    """Capture a model for arguments of these shapes and dtypes; the model itself is never changed.
+
+    dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it; a program knows its own. A graph with
+    free axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
+
+    source: a module in eval mode, an exported program, or a GraphModule whose parameters are among `args` (what Dynamo
+    gives a backend); those become constants. Parameters of any sparse layout become dense, with the same values.
+    Raises UnsupportedModel if the model is in training mode, has effects other than its result, or depends on values in
+    a way torch.export cannot follow; InvalidInput for arguments that do not fit.
+    """
+    args, kwargs = tuple(args), dict(kwargs or {})
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+        if isinstance(source, ExportedProgram):
+            return _opened(source, args, kwargs)
+        if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
+            return capture_graph(source, args, weights)[0]
+        module = getattr(source, "_orig_mod", source)
+        _check_module(module)
+        with plain_weights(module):
+            program = _export(module, args, kwargs, dynamic_shapes)
+            return _from_symbolic(program, args, kwargs) if is_symbolic(program) else _describe(lower(program))
+
+
+def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> tuple[Captured, dict[str, int]]:
+    """As `capture`, for one of Dynamo's graphs; also which constant came from which of `args`.
+
+    The code around such a graph may write to its results, so one that is a view of an input is refused as well.
+    """
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+        baked = bake(graph_module, args, weights)
+        lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}))
+    if lowered.views:
+        raise UnsupportedModel("The graph returns a view of an input.", where=lowered.views[0])
+    used = {f"graph_module.{name}": position for position, name in baked.names.items()}
+    origins = {name: used[target] for target, name in lowered.attributes.items() if target in used}
+    return _describe(lowered), origins
+
+
+def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    """Programs come from files, with anything in them."""
+    try:
+        return _from_program(program, args, kwargs)
+    except SparsecError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            "The exported program cannot be captured.",
+            why=_first_line(error),
+            hint="Check that program.module() runs, or export the model again.",
+        ) from error
+
+
+def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
+    if is_symbolic(program) and all(value.layout == torch.strided for value in stored):
+        return _from_symbolic(_decomposed(program), args, kwargs)
+    if not is_symbolic(program) and all(map(is_plain, stored)):
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        _check_program_inputs(program, leaves, spec)
+        return _describe(lower(_decomposed(program)))
+    module = program.module()
+    with plain_weights(module):
+        return _describe(lower(_export(module, args, kwargs)))
+
+
+def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+    """At the sizes that serve most calls, or where the program has none at those, at the example's."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    if spec != program.call_spec.in_spec:
+        raise InvalidInput("The arguments do not fit the program.", why=f"{spec} ≠ {program.call_spec.in_spec}")
+    symbolic = read_symbols(program)
+    sizes = symbolic.signature.sizes([leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
+    chosen = symbolic.first_choice(sizes)
+    try:
+        return _at(symbolic, chosen)
+    except (UnsupportedModel, InvalidInput):
+        if chosen == sizes:
+            raise
+        return _at(symbolic, sizes)
+
+
+def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
+    described = _describe(lower(symbolic.program, symbolic.graph(sizes)))
+    inputs = [replace(spec, dims=dims) for spec, dims in zip(described.inputs, symbolic.signature.dims, strict=True)]
+    return replace(
+        described,
+        inputs=tuple(inputs),
+        signature=symbolic.signature,
+        sizes=dict(sizes),
+        batches=symbolic.batches,
+        output_dims=symbolic.outputs,
+        remade=partial(_remade, symbolic),
+    )
+
+
+def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
+    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+        return _at(symbolic, sizes)
+
+
+def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:
+    stand_ins, named = pytree.tree_map_only(Tensor, _stand_in, (args, kwargs))
+    try:
+        return _decomposed(torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False))
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            "torch.export cannot capture this model.",
+            where=type(module).__name__,
+            why=_first_line(error),
+            hint="Remove control flow that depends on tensor values, or use torch.compile, which splits the model there.",
+        ) from error
+
+
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """Functional, with every operator whole that torch can keep whole."""
+    with warnings.catch_warnings():
+        # torch copies its own tree specs in a way that it warns of.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        return program.run_decompositions({})
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    if tensor.layout != torch.strided:
+        raise UnsupportedModel(f"An input has the layout {tensor.layout}.", hint="Pass a dense tensor.")
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _check_module(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise UnsupportedModel(f"A {type(module).__name__} is no model.", hint="Pass an nn.Module or ExportedProgram.")
+    # Parametrizations are added in training mode even to a model in eval mode; they do not depend on it.
+    training = [name or "the model" for name, part in module.named_modules() if part.training and "parametrizations" not in name]
+    if training and not isinstance(module, fx.GraphModule):
+        raise UnsupportedModel("The model is in training mode.", where=training[0], hint="Call model.eval() first.")
+
+
+def _check_program_inputs(program: ExportedProgram, leaves: list, spec: pytree.TreeSpec) -> None:
+    if spec != program.call_spec.in_spec:
+        raise InvalidInput("The arguments do not fit the program.", why=f"{spec} ≠ {program.call_spec.in_spec}")
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if _holds_tensor(node)}
+    for name, leaf in zip(program.graph_signature.user_inputs, leaves, strict=True):
+        value = values.get(str(name))
+        if isinstance(leaf, Tensor) and value is not None and (leaf.shape, leaf.dtype) != (value.shape, value.dtype):
+            raise InvalidInput(
+                f"Input {name} does not fit the program.",
+                why=f"{tuple(leaf.shape)} {leaf.dtype} ≠ {tuple(value.shape)} {value.dtype}",
+            )
+
+
+def _check_leaf(leaf: Any, slot: Slot) -> None:
+    if isinstance(slot, Fixed) and (isinstance(leaf, Tensor) or leaf != slot.value):
+        raise InvalidInput(f"The program was compiled for the argument {slot.value!r}.", why=f"{leaf!r} was given.", hint="Compile again.")
+    if not isinstance(slot, Fixed) and not isinstance(leaf, Tensor):
+        raise InvalidInput(f"A tensor is expected, got {type(leaf).__name__}.")
+
+
+def _describe(lowered: Lowered) -> Captured:
+    placeholders = lowered.graph_module.graph.find_nodes(op="placeholder")
+    values = [(node.name, node.meta["val"]) for node in placeholders]
+    return Captured(
+        graph_module=lowered.graph_module,
+        inputs=tuple(InputSpec(name, tuple(value.shape), value.dtype) for name, value in values),
+        in_spec=lowered.call_spec.in_spec,
+        out_spec=lowered.call_spec.out_spec,
+        in_slots=lowered.in_slots,
+        out_slots=lowered.out_slots,
+        keywords=tuple(lowered.keywords),
+    )
+
+
+def _holds_tensor(node: fx.Node) -> bool:
+    return node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""Dynamo's graphs: which of their inputs are weights, and a copy in which the weights are constants."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx import traceback
+
+from sparsec.from_torch.lower import source_of
+from sparsec.from_torch.plain import plain
+
+
+class Replay(nn.Module):
+    """Runs a graph node by node, so that what is recorded of a node reaches the nodes traced from it."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = graph_module
+
+    def forward(self, *args: Any) -> Any:
+        """The graph's outputs."""
+        with traceback.preserve_node_meta():
+            return fx.Interpreter(self.graph_module).run(*args)
+
+
+def weight_positions(graph_module: fx.GraphModule, args: Sequence[Any]) -> list[int]:
+    """Positions of the inputs that belong to a module: parameters, buffers and tensors kept as attributes."""
+    placeholders = graph_module.graph.find_nodes(op="placeholder")
+    return [
+        position
+        for position, (node, value) in enumerate(zip(placeholders, args, strict=False))
+        if isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or _is_static(node))
+    ]
+
+
+def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """The same module with a graph of its own."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    return fx.GraphModule(graph_module, graph)
+
+
+@dataclass(frozen=True, eq=False)
+class Baked:
+    """A graph with constant weights; `names` gives the attribute of each weight by position among the old inputs."""
+
+    graph_module: fx.GraphModule
+    names: dict[int, str]
+    inputs: tuple[Tensor, ...]
+
+
+def bake(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> Baked:
+    """A copy of the graph with the weights as plain constants and numbers as literals, and the inputs that remain."""
+    graph, root, copies = fx.Graph(), nn.Module(), {}
+    root.__dict__["_modules"].update(graph_module._modules)
+    names, remaining, constant = {}, [], set(weights)
+    for position, node in enumerate(graph_module.graph.find_nodes(op="placeholder")):
+        value = args[position]
+        if position in constant:
+            names[position] = _keep(root, _attribute_name(node), value)
+            copies[node] = graph.get_attr(names[position])
+        elif isinstance(value, Tensor):
+            remaining.append(value)
+        else:
+            copies[node] = value
+    for name, tensor in (*graph_module.named_parameters(), *graph_module.named_buffers()):
+        if "." not in name:
+            root.register_buffer(name, plain(tensor))
+    graph.output(graph.graph_copy(graph_module.graph, copies))
+    _record_sources(copies)
+    return Baked(fx.GraphModule(root, graph), names, tuple(remaining))
+
+
+def _keep(root: nn.Module, name: str, value: Tensor) -> str:
+    while hasattr(root, name):
+        name += "_"
+    root.register_buffer(name, plain(value))
+    return name
+
+
+def _record_sources(copies: dict[fx.Node, Any]) -> None:
+    for node, copy in copies.items():
+        if node.op != "placeholder" and isinstance(copy, fx.Node):
+            custom = dict(copy.meta.get("custom", {}))
+            copy.meta["custom"] = {**custom, "sparsec": {"source": source_of(node)}}
+
+
+def _is_static(node: fx.Node) -> bool:
+    return bool((node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type"))
+
+
+def _attribute_name(node: fx.Node) -> str:
+    """L_self_modules_conv_parameters_weight_ → conv_weight."""
+    path = re.sub(r"^L_\w*?_(?=modules_|parameters_|buffers_)", "", str(node.target))
+    name = re.sub(r"(?:modules|parameters|buffers)_", "", path).strip("_")
+    return name if name.isidentifier() else f"weight_{re.sub(r'[^0-9a-zA-Z]', '_', name)}"

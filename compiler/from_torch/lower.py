@@ -1,0 +1,216 @@
+"""An exported program becomes a plain graph: parameters as get_attr constants, static values, user's source lines."""
+
+import operator
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ConstantArgument,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TensorArgument,
+)
+from torch.utils._pytree import tree_map_only
+
+from sparsec.errors import UnsupportedModel
+from sparsec.from_torch.plain import plain
+from sparsec.graph import Recomputation
+
+aten = torch.ops.aten
+TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
+FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+STORED = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A leaf of the arguments or results that is no tensor: a part of the program."""
+
+    value: Any
+
+
+Slot = Fixed | int
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A graph and the signature it came with; a slot is a position among the graph's inputs or outputs, or Fixed.
+
+    attributes: for each constant in use its name in the program and its name in the graph. views: outputs that in torch
+    share memory with an input or a constant.
+    """
+
+    graph_module: fx.GraphModule
+    attributes: dict[str, str]
+    call_spec: Any
+    in_slots: tuple[Slot, ...]
+    out_slots: tuple[Slot, ...]
+    keywords: Sequence[str]
+    views: tuple[str, ...]
+
+
+def lower(program: ExportedProgram, graph: fx.Graph | None = None) -> Lowered:
+    """Lift the constants of a functional program. UnsupportedModel for effects, objects and random numbers.
+
+    graph: stands for the program's own, with the same inputs and outputs.
+    """
+    return _Lowering(program, graph or program.graph).run()
+
+
+class _Lowering:
+    def __init__(self, program: ExportedProgram, given: fx.Graph) -> None:
+        self.program, self.given = program, given
+        self.root = torch.nn.Module()
+        self.graph = fx.Graph()
+        self.moved: dict[fx.Node, fx.Node] = {}
+        self.names: dict[int, str] = {}
+        self.attributes: dict[str, str] = {}
+        self.like = Recomputation().like
+
+    def run(self) -> Lowered:
+        signature = self.program.graph_signature
+        inputs = {entry.arg.name: entry for entry in signature.input_specs}
+        for node in self.given.nodes:
+            if node.op == "placeholder":
+                self._place(node, inputs[node.name])
+            elif node.op == "get_attr":
+                raise UnsupportedModel("The model holds a subgraph.", where=source_of(node), why=str(node.target))
+            elif node.op == "call_function":
+                self._copy(node)
+        outputs = self._finish()
+        module = fx.GraphModule(self.root, self.graph)
+        in_slots = _slots([entry.arg for entry in signature.input_specs if entry.kind == InputKind.USER_INPUT])
+        keywords = self.program.call_spec.in_spec.child(1).context
+        results = self.graph.output_node().all_input_nodes
+        views = tuple(source_of(node) or node.name for node in results if _origin(node).op != "call_function")
+        return Lowered(module, self.attributes, self.program.call_spec, in_slots, outputs, keywords, views)
+
+    def _place(self, node: fx.Node, entry: InputSpec) -> None:
+        if entry.kind in STORED:
+            if node.users:
+                self.moved[node] = self._constant(entry)
+        elif entry.kind != InputKind.USER_INPUT:
+            raise UnsupportedModel("The model takes an object that is no tensor.", where=node.name, why=str(entry.kind))
+        elif isinstance(entry.arg, TensorArgument):
+            self.moved[node] = self.graph.placeholder(node.name)
+            self._describe(self.moved[node], node)
+
+    def _constant(self, entry: InputSpec) -> fx.Node:
+        stored = self.program.constants if entry.target in self.program.constants else self.program.state_dict
+        tensor = stored[str(entry.target)]
+        if id(tensor) not in self.names:
+            self.names[id(tensor)] = self._free_name(str(entry.target).removeprefix("graph_module."))
+            self.root.register_buffer(self.names[id(tensor)], plain(tensor))
+        name = self.attributes[str(entry.target)] = self.names[id(tensor)]
+        known = self.graph.find_nodes(op="get_attr")
+        node = next((found for found in known if found.target == name), None) or self.graph.get_attr(name)
+        node.meta["val"] = self.like(getattr(self.root, name))
+        return node
+
+    def _free_name(self, target: str) -> str:
+        name = base = re.sub(r"\W", "_", target)
+        while hasattr(self.root, name):
+            name = f"{name}_{len(self.names)}" if name == base else f"{name}_"
+        return name
+
+    def _copy(self, node: fx.Node) -> None:
+        _check_random(node)
+        if node.target is aten._assert_tensor_metadata.default:
+            return
+        if _is_idle_clone(node):
+            self.moved[node] = self.moved[node.all_input_nodes[0]]
+        elif node.target is aten._native_batch_norm_legit_no_training.default:
+            self._restore_batch_norm(node)
+        elif node not in self.moved:
+            self.moved[node] = self.graph.node_copy(node, self.moved.__getitem__)
+            self._describe(self.moved[node], node)
+
+    def _restore_batch_norm(self, node: fx.Node) -> None:
+        """_native_batch_norm_legit_no_training(...)[0] → batch_norm(...)."""
+        *tensors, momentum, epsilon = [self.moved.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
+        for user in node.users:
+            if user.args[1] != 0:
+                raise UnsupportedModel("The model reads the statistics of a normalisation.", where=source_of(node))
+            args = (*tensors, False, momentum, epsilon, False)
+            self.moved[user] = self.graph.call_function(aten.batch_norm.default, args)
+            self._describe(self.moved[user], user)
+
+    def _describe(self, node: fx.Node, origin: fx.Node) -> None:
+        kept = dict(origin.meta.get("custom", {}).get("sparsec", {}))
+        kept.setdefault("source", source_of(origin))
+        node.meta = {"val": tree_map_only(Tensor, self.like, origin.meta["val"]), "custom": {"sparsec": kept}}
+
+    def _finish(self) -> tuple[Slot, ...]:
+        output = self.given.output_node()
+        for entry in self.program.graph_signature.output_specs:
+            if entry.kind != OutputKind.USER_OUTPUT:
+                what = f"The model writes to {entry.target!r} while it runs."
+                raise UnsupportedModel(what, why=entry.kind.name.lower(), hint="Keep state outside, or leave it dense.")
+        entries = [entry.arg for entry in self.program.graph_signature.output_specs]
+        results = [value for value in output.args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+        self.graph.output(tuple(self.moved[value] for value in results)).meta["val"] = None
+        return _slots(entries)
+
+
+def source_of(node: fx.Node) -> str:
+    """The module path and the user's source line of a node, as in "features.0 (model.py:12)"; empty if unknown."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = re.sub(r"^L\['\w+'\]\.?", "", str(stack[-1][0])) if stack else ""
+    frames = FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [f"{os.path.basename(name)}:{line}" for name, line in frames if not name.startswith(TORCH_FOLDER)]
+    line = f"({own[-1]})" if own else ""
+    return f"{path} {line}".strip()
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """The value whose memory a chain of views shows."""
+    while node.op == "call_function" and (node.target is operator.getitem or _is_view(node)):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info for result in schema.returns)
+
+
+def _slots(entries: Sequence[Any]) -> tuple[Slot, ...]:
+    """Positions for tensors, values for the rest."""
+    slots: list[Slot] = []
+    position = 0
+    for entry in entries:
+        if isinstance(entry, TensorArgument):
+            slots.append(position)
+            position += 1
+        elif isinstance(entry, ConstantArgument):
+            slots.append(Fixed(entry.value))
+        else:
+            raise UnsupportedModel("The model takes or returns a number that depends on its inputs.", why=str(entry))
+    return tuple(slots)
+
+
+def _is_idle_clone(node: fx.Node) -> bool:
+    """Whether a clone only repeats a value computed in the graph: in a functional graph nobody can tell."""
+    if node.target is not aten.clone.default or not isinstance(node.args[0], fx.Node):
+        return False
+    origin = node.args[0]
+    same = origin.meta["val"].stride() == node.meta["val"].stride()
+    return same and origin.op == "call_function" and not any(user.op == "output" for user in node.users)
+
+
+def _check_random(node: fx.Node) -> None:
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded not in tags:
+        return
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    if "dropout_p" in names and not given.get("dropout_p"):
+        return
+    raise UnsupportedModel("The model draws random numbers.", where=source_of(node), why=str(node.target))

@@ -1,0 +1,1 @@
+"""Tokens: the operators, what views and masks mean, and which values lose which tokens."""

@@ -1,0 +1,254 @@
+"""torch.compile(model, backend="sparse"): one Door for each of Dynamo's graphs."""
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.from_torch.capture import Captured, capture_graph
+from sparsec.from_torch.dynamo import bake, copied, weight_positions
+from sparsec.inductor import compile_dense, retrace_dense
+from sparsec.settings import Settings
+from sparsec.symbols import bucket
+from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, sizes_of
+from sparsec.torch_door.guards import watch
+from sparsec.torch_door.sizes import TOKENS, TokenSizes, token_sizes
+from sparsec.torch_door.template import Template, signature
+from sparsec.torch_door.watch import Watch
+
+logger = logging.getLogger("sparsec")
+MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}}
+FREEZES = 4
+TEMPLATES = 8
+STALE_IN_A_ROW = 8
+MISSES_IN_A_ROW = 128
+_said: set[str] = set()
+
+
+def sparse_backend(
+    graph_module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Sequence[Any]]:
+    """The backend "sparse" of torch.compile; `options` are the fields of Settings, mode "max-autotune" tunes.
+
+    The result checks at each call that the weights it has compiled in are still the ones it is given. Graphs that need
+    gradients, or whose inputs are not float32 on the CPU, go to Inductor as they are, with a warning that says why.
+    """
+    if mode not in MODES:
+        raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
+    settings = Settings.from_options({**MODES[mode], **(options or {})})
+    if reason := _dense_reason(example_inputs):
+        # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
+        dense = compile_dense(graph_module, example_inputs)
+        say(f"Compiled dense: {reason}.")
+        return dense
+    own = copied(graph_module)
+    weights = weight_positions(own, example_inputs)
+    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights))
+
+
+def refresh(compiled: object = None) -> None:
+    """Forget what was compiled from the weights of a module, or from all weights.
+
+    Writes through `parameter.data` (as in `p.data.mul_(mask)`) leave no trace that can be checked at a call: call this
+    after them. Every other way to change weights is noticed without it.
+    """
+    module = getattr(compiled, "_orig_mod", compiled)
+    tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else None
+    drop_entries(tensors)
+
+
+def say(message: str) -> None:
+    """Warn, once per process and message."""
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)
+
+
+class Door:
+    """What Dynamo calls in place of one graph: finds or makes the program for the weights it is called with."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        count: int,
+        weights: Sequence[int],
+        settings: Settings,
+        watch: Watch | None = None,
+        tokens: TokenSizes | None = None,
+    ) -> None:
+        self.graph_module, self.settings, self.weights, self.watch = graph_module, settings, weights, watch
+        self.tokens = tokens
+        self.table = Table(count, weights)
+        self.templates: dict[Any, Template] = {}
+        self.dense: Callable[..., Sequence[Any]] | None = None
+        self.frozen = self.stale = self.misses = 0
+        self.refused = False
+        self.lock = threading.RLock()
+
+    def __call__(self, *args: Any) -> Sequence[Any]:
+        """The graph's outputs for its inputs in the order of Dynamo's placeholders; without the weights where they are watched."""
+        if self.watch is None:
+            found = self.table.match(self.table.pick_weights(args), inputs := self.table.pick_inputs(args))
+            if found is None:
+                return self._slow(args)
+            return found.run(inputs if found.takes_inputs else args)
+        snapshot = self.watch.current
+        entry = snapshot.entry()
+        if entry is not None and entry.fits(sizes_of(args)):
+            self.table.hit = True
+        else:
+            entry = self.table.match(snapshot.weights, args)
+            snapshot.entry = weakref.ref(entry) if entry is not None else snapshot.entry
+        if entry is not None and entry.takes_inputs:
+            return entry.run(args)
+        everything = self.table.join(snapshot.weights, args)
+        return self._slow(everything) if entry is None else entry.run(everything)
+
+    def _slow(self, args: tuple) -> Sequence[Any]:
+        with self.lock:
+            run = self._find(args)
+        return run(args)
+
+    def _find(self, args: tuple) -> Callable[[tuple], Sequence[Any]]:
+        if self.refused:
+            return self._run_dense
+        entry, was_stale = self.table.find(args)
+        if entry is None:
+            if self._is_dense(args):
+                return self._run_dense
+            self.misses, self.stale = self.misses + 1, self.stale + was_stale
+            with torch.inference_mode(False), torch.no_grad():
+                entry = self._make(args)
+            self.table.add(entry, args)
+        else:
+            self.misses = self.stale = 0
+        pick_inputs = self.table.pick_inputs
+        return (lambda given: entry.run(pick_inputs(given))) if entry.takes_inputs else entry.run
+
+    def _is_dense(self, args: tuple) -> bool:
+        if self.table.hit:
+            self.misses, self.stale, self.table.hit = 0, 0, False
+        self.refused = self.stale >= STALE_IN_A_ROW or self.misses >= MISSES_IN_A_ROW
+        reason = "the weights change at almost every call" if self.refused else _dense_reason(args)
+        if any(args[position].is_inference() for position in self.weights):
+            reason = "the weights were made in inference mode, which hides later writes to them"
+        if reason:
+            say(f"Compiled dense: {reason}.")
+        return bool(reason)
+
+    def _make(self, args: tuple) -> Entry:
+        try:
+            from sparsec.driver import compile_graph
+
+            if self.tokens is not None and (entry := self._make_free(args, self.tokens)) is not None:
+                return entry
+            captured = self._capture(args)
+            program = compile_graph(captured, self.settings)
+        except UnsupportedModel as error:
+            self.refused = True
+            say(f"Compiled dense: {error}")
+            return Entry(self._run_dense)
+        except SparsecError as error:
+            say(f"Compiled dense: {error}")
+            return Entry(self._run_dense)
+        except Exception as error:
+            if os.environ.get("SPARSEC_STRICT") == "1":
+                raise
+            say(f"Compiled dense after an internal error, please report it: {type(error).__name__}: {error}")
+            return Entry(self._run_dense)
+        for reason in program.reasons:
+            say(reason)
+        if program.nothing_sparse:
+            # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
+            return Entry(self._run_dense if program.reasons else self._dense_with_constants(args))
+        return _entry(program, captured)
+
+    def _make_free(self, args: tuple, tokens: TokenSizes) -> Entry | None:
+        """For all numbers of tokens of a bucket; None where no program serves them, which is not tried again."""
+        from sparsec.driver import compile_graph
+
+        self.tokens, most, others = None, bucket(tokens.size(args)), self.table.others
+        try:
+            inputs = [position for position in others if isinstance(args[position], Tensor)]
+            captured = tokens.described(self._capture(tokens.at(args, most)), inputs, most)
+            captured = replace(captured, remade=lambda sizes: self._capture(tokens.at(args, sizes[TOKENS])))
+            program = compile_graph(captured, self.settings)
+        except UnsupportedModel:
+            return None
+        if not program.fully_compiled or not program.programs[0].program.sizes:
+            return None
+        self.tokens = tokens
+        for reason in program.reasons:
+            say(reason)
+        return _entry(program, captured, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
+
+    def _capture(self, args: tuple) -> Captured:
+        key = signature(args)
+        if key not in self.templates:
+            kept = list(self.templates.items())[1 - TEMPLATES :]
+            self.templates = dict(kept) | {key: Template(*capture_graph(self.graph_module, args, self.weights))}
+        return self.templates[key].bind(args)
+
+    def _dense_with_constants(self, args: tuple) -> Callable[[tuple], Sequence[Any]]:
+        if self.frozen >= FREEZES:
+            return self._run_dense
+        self.frozen += 1
+        baked = bake(self.graph_module, args, self.weights)
+        run = compile_dense(baked.graph_module, [ready(value) for value in baked.inputs], freezing=True)
+        pick_inputs = self.table.pick_inputs
+        return lambda given: run(*[ready(value) for value in pick_inputs(given) if isinstance(value, Tensor)])
+
+    def _run_dense(self, args: tuple) -> Sequence[Any]:
+        if self.dense is None:
+            self.dense = retrace_dense(self.graph_module)
+        return self.dense(*args)
+
+
+def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
+    """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
+    whole = captured.out_slots == tuple(range(len(captured.out_slots)))
+    restore: Callable[[Any], Any] = tuple if whole else captured.restore
+
+    def call(inputs: Sequence[Any]) -> Sequence[Any]:
+        return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
+
+    return Entry(call, takes_inputs=True, freed=(freed or free_batch) if program.any_batch and whole else None)
+
+
+def ready(tensor: Tensor) -> Tensor:
+    """The tensor itself where a kernel can read it as it is; else a contiguous, aligned copy."""
+    if tensor.is_contiguous() and not tensor.data_ptr() & 63 and not tensor.is_neg():
+        return tensor
+    return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def _dense_reason(values: Sequence[Any]) -> str:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "gradients are needed (call model.eval() and use torch.no_grad() for inference)"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    if not all(isinstance(value, Tensor | int | torch.SymInt) for value in values):
+        return "the graph takes an argument that is neither tensor nor integer"
+    return next((reason for reason in map(_tensor_reason, tensors) if reason), "")
+
+
+def _tensor_reason(tensor: Tensor) -> str:
+    if tensor.device.type != "cpu":
+        return f"a tensor is on {tensor.device}, sparse programs run on the CPU"
+    if tensor.layout != torch.strided:
+        return f"a tensor has the layout {tensor.layout}"
+    if (tensor.is_floating_point() and tensor.dtype != torch.float32) or tensor.is_complex():
+        return f"a tensor is {tensor.dtype}, sparse programs compute in torch.float32"
+    return ""

@@ -1,0 +1,105 @@
+"""Which inputs of one of Dynamo's graphs follow one number of tokens, so that one program may serve all numbers up to a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsec.from_torch.capture import Captured
+from sparsec.symbols import Axis, Dim, Signature, SymbolSpec
+
+TOKENS = "tokens"
+#: In place of a free length among sizes.
+_FREE = -2
+
+
+@dataclass(frozen=True)
+class TokenSizes:
+    """One symbol of Dynamo's that is the number of tokens.
+
+    numbers: positions of inputs that are the symbol itself; tensors: positions of inputs [N, T] or [N, T, F]; outputs: the dimensions of
+    each result.
+    """
+
+    numbers: tuple[int, ...]
+    tensors: tuple[int, ...]
+    outputs: tuple[tuple[Dim | None, ...], ...]
+
+    def size(self, args: Sequence[Any]) -> int:
+        """The number of tokens of a call."""
+        return int(args[self.tensors[0]].shape[1])
+
+    def at(self, args: Sequence[Any], size: int) -> tuple[Any, ...]:
+        """Arguments of the same kinds with another number of tokens; what the tensors hold is not kept."""
+        made = list(args)
+        for position in self.numbers:
+            made[position] = size
+        for position in self.tensors:
+            x = args[position]
+            made[position] = torch.zeros((x.shape[0], size, *x.shape[2:]), dtype=x.dtype)
+        return tuple(made)
+
+    def described(self, captured: Captured, inputs: Sequence[int], size: int) -> Captured:
+        """A graph captured at ``size`` tokens, as the largest of 1 to ``size``. inputs: positions of the tensors that are no weights."""
+        free = [position in self.tensors for position in inputs]
+        specs = (replace(spec, dims=_dims(spec.shape) if f else spec.shape) for spec, f in zip(captured.inputs, free, strict=True))
+        return replace(
+            captured,
+            inputs=tuple(specs),
+            signature=Signature(symbols={TOKENS: SymbolSpec(TOKENS, 1, size)}),
+            sizes={TOKENS: size},
+            output_dims=self.outputs,
+        )
+
+    def freed(self, sizes: Sequence[Any], others: Sequence[int], most: int) -> list[Any]:
+        """Sizes of the inputs that are no weights, with the number of tokens marked where it is at most ``most``."""
+        out = list(sizes)
+        for at, position in enumerate(others):
+            if position in self.numbers and sizes[at] <= most:
+                out[at] = _FREE
+            elif position in self.tensors and sizes[at][1] <= most:
+                out[at] = (sizes[at][0], _FREE, *sizes[at][2:])
+        return out
+
+
+def _dims(shape: Sequence[int]) -> tuple[Dim, ...]:
+    return (shape[0], Axis(TOKENS), *shape[2:])
+
+
+def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSizes | None:
+    """The number of tokens of one of Dynamo's graphs, if just one symbol is dimension 1 of inputs and nothing else follows it."""
+    places = list(enumerate(graph_module.graph.find_nodes(op="placeholder")))
+    values = {i: node.meta.get("example_value") for i, node in places if i not in set(weights)}
+    tensors = {i: [_text(s) for s in value.shape] for i, value in values.items() if isinstance(value, Tensor)}
+    found = {sizes[1] for sizes in tensors.values() if len(sizes) in (2, 3) and isinstance(sizes[1], str)}
+    if len(found) != 1:
+        return None
+    (symbol,) = found
+    mine = tuple(i for i, sizes in tensors.items() if len(sizes) in (2, 3) and sizes[1] == symbol)
+    others = [s for i, sizes in tensors.items() for at, s in enumerate(sizes) if isinstance(s, str) and (i not in mine or at != 1)]
+    if any(symbol in text for text in others):
+        return None
+    numbers = tuple(i for i, value in values.items() if isinstance(value, torch.SymInt) and _text(value) == symbol)
+    return TokenSizes(numbers, mine, tuple(_output_dims(node, symbol) for node in _returned(graph_module)))
+
+
+def _text(size: Any) -> int | str:
+    return str(size.node.expr) if isinstance(size, torch.SymInt) and not size.node.expr.is_number else int(size)
+
+
+def _returned(graph_module: fx.GraphModule) -> list[fx.Node]:
+    values = graph_module.graph.output_node().args[0]
+    return [value for value in values if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+
+
+def _output_dims(node: fx.Node, symbol: str) -> tuple[Dim | None, ...]:
+    """A length that follows the number of tokens is an Axis, or None if it follows it in another way; others are ints."""
+    value = node.meta.get("example_value")
+    if not isinstance(value, Tensor):
+        return ()
+    texts = [_text(size) for size in value.shape]
+    return tuple(Axis(TOKENS) if t == symbol else None if isinstance(t, str) and symbol in t else 0 for t in texts)
