@@ -21,3 +21,19 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the user's shell do not reach the tests."""
     for name in ("SPARSEC_DUMP", "SPARSEC_STOP_AFTER"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """Errors of the compiler are raised, and every warning of torch.compile's door is said again."""
+    from sparsec.torch_door import backend
+
+    monkeypatch.setenv("SPARSEC_STRICT", "1")
+    monkeypatch.setattr(backend, "_said", set())
+    torch._dynamo.reset()
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """A cache of kernels."""
+    return tmp_path_factory.mktemp("kernels")

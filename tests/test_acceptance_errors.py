@@ -93,19 +93,6 @@ def pruned(name: str, pattern: str, density: float) -> tuple[nn.Module, Draw]:
     return model, draw
 
 
-@pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
-    return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture
-def strict(monkeypatch):
-    """Errors of the compiler are raised, warnings of torch.compile's door are said again."""
-    monkeypatch.setenv("SPARSEC_STRICT", "1")
-    monkeypatch.setattr(torch_backend, "_said", set())
-    torch._dynamo.reset()
-
-
 def agrees(fast: Any, model: nn.Module, draw: Draw, batches: tuple[int, ...] = BATCHES) -> float:
     """The largest relative error. It is within the limit, and so is the absolute one where no element is above 10."""
     errors = []

@@ -18,11 +18,6 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for na
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture(scope="module")
 def compiled(kernels):
     """Compiles one of BLOCKS, once."""
     made: dict[str, tuple] = {}
