@@ -135,12 +135,21 @@ def test_profile_sums_up_the_records_of_a_group() -> None:
     assert time.step.flops == 4 * SIZE
 
 
-def test_profile_is_proportional_to_work() -> None:
-    program = chain()
-    groups = program.groups.copy()
-    groups[1, 2] = 1
-    times = Runner(dataclasses.replace(program, groups=groups), library()).profile([drawn(512, 4, 24)], repeats=5)
-    assert times[0].seconds > times[1].seconds
+def test_profile_takes_off_what_a_start_costs(monkeypatch) -> None:
+    """With a clock that goes on by a start and the work of a group; every third run takes long."""
+    runner, now, started = Runner(chain(), library()), [0.0], [0]
+    count = len(runner.program.groups)
+
+    def run(records: int, groups: int, moves: int, group_count: int, *rest: int) -> None:
+        turn, group = divmod(started[0], count)
+        now[0] += 1.0 + group_count * (10.0 + group + 100.0 * (turn % 3 == 0))
+        started[0] += group_count
+
+    monkeypatch.setattr(runner, "_run", run)
+    monkeypatch.setattr("sparsec.runtime.time.perf_counter", lambda: now[0])
+    times = runner.profile([drawn(1, 4, 24)], repeats=5)
+    assert count > 1 and [time.seconds for time in times] == [10.0 + group for group in range(count)]
+    assert [time.step.node for time in times] == [step.node for step in runner.program.steps]
 
 
 @given(units=st.integers(0, 500), strip=st.integers(0, 64), threads=st.integers(1, 8))
