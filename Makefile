@@ -25,7 +25,7 @@ help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
 	@echo "make test       all tests (20 minutes on two cores)"
 	@echo "make test-fast  the tests without slow ones (5 minutes)"
-	@echo "make sweep      errors of every network x density x pattern x batch x door (90 minutes)"
+	@echo "make sweep      errors of every network x density x pattern x batch x door (an hour)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"

@@ -165,7 +165,7 @@ def test_every_network_as_published_stays_within_the_limit(kernels, tmp_path, na
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SWEEP, reason="takes an hour and a half: make sweep")
+@pytest.mark.skipif(not SWEEP, reason="takes an hour: make sweep")
 @NOISY
 @pytest.mark.parametrize(("name", "kind"), SWEPT)
 def test_every_network_kind_batch_and_door_stays_within_the_limit(strict, kernels, tmp_path, name, kind):
