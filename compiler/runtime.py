@@ -28,7 +28,7 @@ _ALIGN = 64
 _SLACK = 1 << 16
 _WORD = 8
 #: Samples of unequal length that run side by side, each with memory of its own.
-_TOGETHER = 16
+_TOGETHER = 4
 #: TVM's affinity mode in which the number of cores given is the size of the pool.
 _SHARE_CORES = -3
 
