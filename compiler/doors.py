@@ -109,7 +109,7 @@ def _from_onnx(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None
     where = str(model) if isinstance(model, Path) else ""
     if dynamic_shapes is not None:
         raise InvalidInput("An ONNX model has its free axes already.", where=where)
-    if kwargs and example_inputs is not None:
+    if kwargs and example_inputs is not None and (not isinstance(example_inputs, tuple | list) or example_inputs):
         raise InvalidInput("Example inputs of an ONNX model come in order or by name.", where=where, hint="Give all of them as kwargs.")
     example_inputs = kwargs or example_inputs
     if isinstance(model, Path):

@@ -115,7 +115,7 @@ def test_examples_give_symbols_their_sizes() -> None:
 
 def test_examples_by_name_are_a_mapping_or_keywords() -> None:
     given = {"b": torch.ones(3, 4), "a.1": torch.ones(3, 4)}
-    for opened in (open_model(two_inputs(), given), open_model(two_inputs(), None, given)):
+    for opened in (open_model(two_inputs(), given), open_model(two_inputs(), None, given), open_model(two_inputs(), (), given)):
         assert [spec.shape for spec in opened.inputs] == [(3, 4), (3, 4)]
     with pytest.raises(InvalidInput, match="in order or by name"):
         open_model(two_inputs(), (given["b"],), {"b": given["b"]})
