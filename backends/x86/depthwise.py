@@ -1,6 +1,6 @@
 """Depthwise k x k convolution of a flat map, stride 1: a stencil over the flat index, the same for every tile.
 
-y[c, p] = act(bias[c] + sum_ij weight[c, i, j] * x[c, p + (i - r) * pitch + (j - r)]),   r = (k - 1) / 2
+y[c, p] = act(bias[c] + sum_ij weight[c, i, j] * x[c, p + (i - r) * pitch + (j - r)] (+ residual[c, p])),   r = (k - 1) / 2
 
 The sum over rows comes first: column sums S_j[q] = sum_i weight[i, j] * x[q + (i - r) * pitch] need one load per row of the stencil
 (k loads for k*k multiplications), and the shift along a row is a shuffle of neighbouring registers:
@@ -37,6 +37,12 @@ def pack_depthwise(weight: np.ndarray, bias: np.ndarray | None = None) -> dict[s
     }
 
 
+def without_residual(kernel: Any) -> Any:
+    """``kernel`` without the parameters that it does not read."""
+    named = {param.name: param for param in kernel.params}
+    return kernel.specialize({named["residual_"]: named["x_"], named["r_tile"]: T.int32(0), named["r_row"]: T.int32(0)})
+
+
 def total(terms: Any) -> Any:
     """The sum of expressions, left to right."""
     first, *rest = terms
@@ -50,18 +56,19 @@ def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
     return tirx.Shuffle([low, high], [T.int32(by + e) for e in range(lanes)])
 
 
-def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bool) -> Source:
+def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
     of channels (see ``shares``).
 
     ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_row`` is its elements per channel, ``pitch`` its
-    elements per row. ``masked`` zeroes pad positions of a flat output.
+    elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
     """
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
-    symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}"
+    symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (
         Param("x", "act"),
         Param("y", "act"),
+        *([Param("residual", "act")] * residual),
         Param("weight", "ptr"),
         Param("bias", "ptr"),
         Param("mask", "ptr"),
@@ -71,6 +78,7 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
         Param("pitch", "i32"),
         Param("y_tile", "i32"),
         Param("y_row", "i32"),
+        *([Param("r_tile", "i32"), Param("r_row", "i32")] * residual),
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
@@ -105,6 +113,7 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
         def stencil(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
+            residual_: T.handle("float32"),
             weight_: T.handle("float32"),
             bias_: T.handle("float32"),
             mask_: T.handle("float32"),
@@ -116,6 +125,8 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
             pitch: T.int32,
             y_tile: T.int32,
             y_row: T.int32,
+            r_tile: T.int32,
+            r_row: T.int32,
             lo: T.float32,
             hi: T.float32,
             begin: T.int32,
@@ -123,6 +134,7 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
         ) -> T.int32:
             x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
             weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
             mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
@@ -148,6 +160,9 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
                         add(s, r, left(old, s))
                         for j in T.unroll(kernel):
                             old[T.Ramp(j * lanes, 1, lanes)] = s[T.Ramp(j * lanes, 1, lanes)]
+                        if residual:
+                            for e in T.vectorized(lanes):
+                                out[e] = out[e] + other[(tile0 + i) * r_tile + c * r_row + v * lanes + e]
                         for e in T.vectorized(lanes):
                             out[e] = activate(activation, out[e], lo, hi)
                         if masked:
@@ -157,6 +172,6 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
                             y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
             return T.int32(0)
 
-        return stencil
+        return stencil if residual else without_residual(stencil)
 
     return Source(symbol, params, make)

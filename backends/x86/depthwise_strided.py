@@ -1,6 +1,6 @@
 """Depthwise k x k convolution of a flat map, stride 2.
 
-y[c, oh, ow] = act(bias[c] + sum_ij weight[c, i, j] * x[c, 2 * oh + i - r, 2 * ow + j - r]),   r = (k - 1) / 2
+y[c, oh, ow] = act(bias[c] + sum_ij weight[c, i, j] * x[c, 2 * oh + i - r, 2 * ow + j - r] (+ residual[c, oh, ow])),   r = (k - 1) / 2
 
 Two loads from column 2 * ow - r are split in even and odd elements: column j of the stencil is the even (j even) or odd half, shifted by
 j / 2 elements. As in stride 1, the sum over rows comes before the shift, so that a step of a row has k accumulators, and of its ``lanes``
@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.x86.depthwise import FAR, shifted, total
+from sparsec.backends.x86.depthwise import FAR, shifted, total, without_residual
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
 
@@ -28,19 +28,20 @@ def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
     return tiles * tile + 2 * pitch + tile
 
 
-def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, masked: bool) -> Source:
+def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output
     tiles or runs of channels (see ``shares``).
 
     ``x`` is flat with ``pad >= (kernel - 1) / 2``; ``x_row`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
-    be set. ``masked`` zeroes pad positions of a flat output.
+    be set. ``masked`` zeroes pad positions of a flat output. A residual is a map on the output's index space.
     """
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
-    symbol = f"depthwise{kernel}s2_l{lanes}_v{vectors}_{activation}{'_masked' * masked}"
+    symbol = f"depthwise{kernel}s2_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (
         Param("x", "act"),
         Param("y", "act"),
+        *([Param("residual", "act")] * residual),
         Param("scratch", "act"),
         Param("weight", "ptr"),
         Param("bias", "ptr"),
@@ -54,6 +55,7 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
         Param("pitch", "i32"),
         Param("y_tile", "i32"),
         Param("y_row", "i32"),
+        *([Param("r_tile", "i32"), Param("r_row", "i32")] * residual),
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
@@ -83,11 +85,15 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
     def row_sum(s: Any) -> Any:
         return total(shifted(span(s, j * lanes), span(s, j * lanes), j // 2, lanes) for j in taps)
 
+    def plus(value: Any, other: Any, at: Any) -> Any:
+        return value + other[at] if residual else value
+
     def make() -> Any:
         @T.prim_func(private=True)
         def stencil(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
+            residual_: T.handle("float32"),
             scratch_: T.handle("float32"),
             weight_: T.handle("float32"),
             bias_: T.handle("float32"),
@@ -103,6 +109,8 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
             pitch: T.int32,
             y_tile: T.int32,
             y_row: T.int32,
+            r_tile: T.int32,
+            r_row: T.int32,
             lo: T.float32,
             hi: T.float32,
             begin: T.int32,
@@ -110,6 +118,7 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
         ) -> T.int32:
             x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
             scratch = T.decl_buffer((FAR,), "float32", data=scratch_, align=4)
             weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
             bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
@@ -138,7 +147,12 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
                 for i in range(tiles):
                     for v in T.unroll(vectors):
                         for e in T.vectorized(lanes):
-                            out[e] = activate(activation, scratch[skip + i * tile + v * lanes + e], lo, hi)
+                            out[e] = activate(
+                                activation,
+                                plus(scratch[skip + i * tile + v * lanes + e], other, (tile0 + i) * r_tile + c * r_row + v * lanes + e),
+                                lo,
+                                hi,
+                            )
                         if masked:
                             for e in T.vectorized(lanes):
                                 out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
@@ -146,6 +160,6 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
                             y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
             return T.int32(0)
 
-        return stencil
+        return stencil if residual else without_residual(stencil)
 
     return Source(symbol, params, make)

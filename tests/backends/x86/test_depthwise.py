@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from sparsec.backends.x86.depthwise_strided import depthwise_strided, scratch_el
 from sparsec.backends.x86.expr import ACTIVATIONS
 from sparsec.backends.x86.shares import one_run, runs_of, units_of
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat
+from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES
 
 VARIANTS = [(k, "clamp", masked) for k in (3, 5, 7) for masked in (False, True)] + [(3, a, True) for a in ACTIVATIONS[1:]]
@@ -34,16 +34,17 @@ REFERENCE = {
 }
 
 
-def source(machine: Machine, tile: int, stride: int, kernel: int, activation: str, masked: bool) -> Source:
+def source(machine: Machine, tile: int, stride: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     template = depthwise if stride == 1 else depthwise_strided
-    return template(machine.lanes, tile // machine.lanes, kernel, activation, masked)
+    return template(machine.lanes, tile // machine.lanes, kernel, activation, masked, residual)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     variants = [source(request.param, 64, s, *v) for s in (1, 2) for v in VARIANTS]
     narrow = [source(request.param, 16, s, 3, "clamp", False) for s in (1, 2)]
-    return request.param, Kernels([*variants, *narrow], request.param)
+    added = [source(request.param, 64, s, 3, "clamp", masked, True) for s in (1, 2) for masked in (False, True)]
+    return request.param, Kernels([*variants, *narrow, *added], request.param)
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,28 @@ class Layer:
         x, w, b = (rng.standard_normal(s).astype(np.float32) for s in shapes)
         return x, w, b
 
-    def expected(self, x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def expected(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, added: np.ndarray | float = 0.0) -> np.ndarray:
         x64, w64, b64 = (torch.from_numpy(a).double() for a in (x, w, b))
         y = torch.nn.functional.conv2d(x64[None], w64, b64, self.stride, self.kernel // 2, 1, self.channels)[0]
-        return REFERENCE[self.activation](y).numpy()
+        return REFERENCE[self.activation](y + torch.as_tensor(added, dtype=torch.float64)).numpy()
 
 
 def run(
-    built: tuple[Machine, Kernels], layer: Layer, data: Any, *, masked: bool, packed: bool, strip: int = 0, threads: int = 1, runs: int = 0
+    built: tuple[Machine, Kernels],
+    layer: Layer,
+    data: Any,
+    *,
+    masked: bool,
+    packed: bool,
+    strip: int = 0,
+    threads: int = 1,
+    runs: int = 0,
+    added: Any = None,
 ) -> np.ndarray:
-    """The output storage: flat [C, stride] over zeros, or packed [tiles, C, tile] over NaN. Units are runs of channels if ``runs``."""
+    """The output storage: flat [C, stride] over zeros, or packed [tiles, C, tile] over NaN. Units are runs of channels if ``runs``.
+
+    ``added``: a residual [C, H, W], stored the other way than the output.
+    """
     machine, kernels = built
     x, w, b = data
     g, o, c = layer.g, layer.o, layer.channels
@@ -110,7 +123,11 @@ def run(
         n = scratch_elements(o.tiles if runs else min(strip or o.tiles, o.tiles), o.tile, o.pitch)
         arguments |= {"scratch": At("scratch", 0, n), "x_pitch": g.pitch, "height": o.height, "width": o.width}
         memory["scratch"] = np.full((threads, n), np.nan, np.float32)
-    kernel = source(machine, layer.tile, layer.stride, layer.kernel, layer.activation, masked)
+    if added is not None:
+        memory["residual"] = to_flat(added, o) if packed else to_packed(added, o)
+        arguments |= {"residual": At("residual", o.front if packed else 0), "r_tile": o.tile if packed else c * o.tile}
+        arguments["r_row"] = o.stride if packed else o.tile
+    kernel = source(machine, layer.tile, layer.stride, layer.kernel, layer.activation, masked, added is not None)
     out = kernels.run([Call(kernel, arguments)], memory, units, strip, threads)
     assert np.array_equal(out["x"], memory["x"], equal_nan=True)
     return out["y"]
@@ -147,6 +164,26 @@ def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, s
     assert_close(from_flat(out, layer.o), layer.expected(*data))
     from_flat(out, layer.o)[...] = 0
     assert not out.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), packed=st.booleans())
+def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, seed: int, strip: int, threads: int, packed: bool) -> None:
+    layer = replace(layer, kernel=3)
+    data, o = layer.data(seed), layer.o
+    added = np.random.default_rng(seed).standard_normal((layer.channels, o.height, o.width)).astype(np.float32)
+    out = run(built, layer, data, masked=not packed, packed=packed, strip=strip, threads=threads, added=added)
+    assert_close(from_packed(out, o) if packed else from_flat(out, o), layer.expected(*data, added))
+    if not packed:
+        from_flat(out, o)[...] = 0
+        assert not out.any()
+
+
+@pytest.mark.parametrize("residual", (False, True))
+def test_only_kernels_that_add_a_residual_have_its_parameters(residual: bool) -> None:
+    for template in (depthwise, depthwise_strided):
+        names = [param.name for param in template(8, 8, 3, "clamp", True, residual).params]
+        assert ({"residual", "r_tile", "r_row"} <= set(names)) == residual
 
 
 @pytest.mark.parametrize("stride", (1, 2))
