@@ -133,4 +133,4 @@ def _reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
     weights = [None if w is None else torch.from_numpy(w).double() for w in task.weights]
     count = len(task.sources)
     with torch.no_grad():
-        return task.spec.reference(*tensors[:count], *weights, *tensors[count:])[0].numpy()
+        return task.spec.reference(*task.spec.arguments(tensors[:count], weights, *tensors[count:]))[0].numpy()

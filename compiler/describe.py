@@ -14,7 +14,7 @@ from sparsec import ops
 from sparsec.describe_tokens import TOKENS, Description, add_table, weight_shape
 from sparsec.forms import is_value, known_fact
 from sparsec.graph import Miss
-from sparsec.operands import RESIDUALS, ROW_DTYPES, operands, shape_of, sources, weights
+from sparsec.operands import ROW_DTYPES, operands, residual, shape_of, sources, weights
 from sparsec.spec import KernelSpec
 
 aten = torch.ops.aten
@@ -60,11 +60,12 @@ def _spec(node: fx.Node, op: str, attributes: dict[str, Any]) -> KernelSpec:
     fact = known_fact(constants[-2] if op == "depthwise_pointwise" else constants[0]) if constants else None
     return KernelSpec(
         op=op,
-        inputs=tuple(shape_of(a) for a in (operands(node) if node.target in RESIDUALS else sources(node))),
+        inputs=tuple(shape_of(a) for a in sources(node)),
         output=shape_of(node),
         weights=tuple(None if w is None else weight_shape(op, tuple(w.meta["val"].shape)) for w in constants),
         attributes=tuple(sorted(attributes.items())),
         weight_fact="{}" if fact is None else json.dumps(fact.to_json(), sort_keys=True),
+        residual=None if (added := residual(node)) is None else shape_of(added),
     )
 
 
@@ -72,6 +73,8 @@ def _ours(op: str) -> Callable[[fx.Node], Description]:
     def describe(node: fx.Node) -> Description:
         if any(w is not None and w.op != "get_attr" for w in weights(node)):
             return "its weight is computed, not constant"
+        if (added := residual(node)) is not None and added not in operands(node):
+            return "a constant is added to it"
         return op, {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in node.kwargs.items()}
 
     return describe

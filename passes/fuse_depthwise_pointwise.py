@@ -3,7 +3,7 @@
     conv2d(x, D, groups=C) ── conv2d(·, W[O,C,1,1])      →      depthwise_pointwise(x, D, W)
 
 The value between them is then never stored. That pays only where it does not stay in the cache anyway: C·H·W·4 bytes
-above `costs["depthwise_pointwise_bytes"]`.
+above `costs["depthwise_pointwise_bytes"]`. They are not joined where kernels exist for both but not for the pair.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from torch import fx
 
 from sparsec import ops
 from sparsec.calls import Layer, layer_of
+from sparsec.offers import Call, loss
 from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
 
 CACHED_BYTES = 512 * 1024
@@ -39,18 +40,16 @@ class FuseDepthwisePointwise(NodePass):
 
     def rewrite(self, edit: Editor, context: Context, depthwise: Layer, pointwise: Layer) -> str:
         """Replace the 1x1 convolution by both."""
-        args = (
-            depthwise.x,
-            depthwise.weight,
-            depthwise.bias,
-            pointwise.weight,
-            pointwise.bias,
-            pointwise.residual,
-        )
-        shape = {"stride": depthwise.stride, "padding": depthwise.padding}
-        epilogues = depthwise.activation.keywords("dw_") | pointwise.activation.keywords()
-        edit.replace(pointwise.node, ops.depthwise_pointwise, args, {**shape, **epilogues}, absorbed=(depthwise.node,))
+        call = _pair(depthwise, pointwise)
+        edit.replace(pointwise.node, call.target, call.args, call.kwargs, absorbed=(depthwise.node,))
         return f"joined with {pointwise.node.name}"
+
+
+def _pair(depthwise: Layer, pointwise: Layer) -> Call:
+    operands = (depthwise.x, depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias, pointwise.residual)
+    shape = {"stride": depthwise.stride, "padding": depthwise.padding}
+    epilogues = depthwise.activation.keywords("dw_") | pointwise.activation.keywords()
+    return Call(ops.depthwise_pointwise, operands, {**shape, **epilogues}, pointwise.node)
 
 
 def _refusal(depthwise: Layer, pointwise: Layer, context: Context) -> str:
@@ -68,4 +67,6 @@ def _refusal(depthwise: Layer, pointwise: Layer, context: Context) -> str:
     limit = context.costs.get("depthwise_pointwise_bytes", CACHED_BYTES)
     _, channels, height, width = depthwise.node.meta["val"].shape
     stored = channels * height * width * depthwise.node.meta["val"].element_size()
-    return "" if stored > limit else f"its {stored // 1024} KiB stay in the cache (limit {limit // 1024} KiB)"
+    if stored <= limit:
+        return f"its {stored // 1024} KiB stay in the cache (limit {limit // 1024} KiB)"
+    return loss([Call.of(depthwise.node), Call.of(pointwise.node)], _pair(depthwise, pointwise), context.offers)

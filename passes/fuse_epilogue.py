@@ -2,8 +2,9 @@
 
     conv2d(x, W, b) ── add(·, r) ── relu      →      sparsec.conv2d(x, W, b, r, activation="clamp", lo=0)
 
-A residual is absorbed where it has the shape of the layer's value and nobody else reads that value. An activation
-without such a layer becomes sparsec.activate; a mean over rows and columns becomes adaptive_avg_pool2d(1).
+A residual is absorbed where it has the shape of the layer's value and nobody else reads that value. Nothing is absorbed that costs
+the layer its kernel. An activation without such a layer becomes sparsec.activate; a mean over rows and columns becomes
+adaptive_avg_pool2d(1).
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import fx
 from sparsec import ops
 from sparsec.calls import Activation, Layer, activation_of, arguments, layer_of
 from sparsec.forms import is_value
+from sparsec.offers import Call, loss
 from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
 from sparsec.transfer import SUMS
 
@@ -41,7 +43,7 @@ class FuseEpilogue(NodePass):
             return None
         if not node.meta["val"].is_floating_point():
             return Miss("the values are not floating-point numbers", node)
-        fused = _absorb(layer)
+        fused = _absorb(layer, context)
         return None if fused.last is node and node.target in ops.FUNCTIONS else {"fused": fused}
 
     def rewrite(self, edit: Editor, context: Context, **bindings: Any) -> str:
@@ -58,8 +60,8 @@ class FuseEpilogue(NodePass):
 class _Chain:
     """A layer and its followers: `layer` with the residual and activation taken over, the nodes in order."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
+    def __init__(self, layer: Layer, context: Context) -> None:
+        self.layer, self.context = layer, context
         self.nodes = [layer.node]
         self.left_out = ""
 
@@ -68,12 +70,21 @@ class _Chain:
         return self.nodes[-1]
 
     def take(self, node: fx.Node, **changes: Any) -> None:
-        self.layer = replace(self.layer, **changes)
-        self.nodes.append(node)
+        """Take a node over, unless no kernel computes the layer then."""
+        grown = replace(self.layer, **changes)
+        reason = loss([_call(self.layer)], _call(grown), self.context.offers)
+        if reason:
+            self.leave(node, reason)
+        else:
+            self.layer = grown
+            self.nodes.append(node)
+
+    def leave(self, node: fx.Node, reason: str) -> None:
+        self.left_out += f"; {node.name} left out: {reason}"
 
 
-def _absorb(layer: Layer) -> _Chain:
-    chain = _Chain(layer)
+def _absorb(layer: Layer, context: Context) -> _Chain:
+    chain = _Chain(layer, context)
     if layer.activation.name == "none" and layer.residual is None:
         _absorb_residual(chain)
     if layer.activation.name == "none":
@@ -87,7 +98,7 @@ def _absorb_residual(chain: _Chain) -> None:
         return
     reason = _sum_refusal(chain.last, sums[0])
     if reason:
-        chain.left_out = f"; {sums[0].name} left out: {reason}"
+        chain.leave(sums[0], reason)
         return
     (other,) = [operand for operand in sums[0].args[:2] if operand is not chain.last]
     chain.take(sums[0], residual=other)
@@ -114,11 +125,14 @@ def _absorb_activation(chain: _Chain) -> None:
         chain.take(users[0], activation=found[1])
 
 
-def _rewrite_layer(edit: Editor, chain: _Chain) -> str:
-    layer = chain.layer
+def _call(layer: Layer) -> Call:
     target = ops.linear if layer.is_linear else ops.conv2d
-    args = (layer.x, layer.weight, layer.bias, layer.residual)
-    edit.replace(chain.last, target, args, layer.attributes(), absorbed=chain.nodes[:-1])
+    return Call(target, (layer.x, layer.weight, layer.bias, layer.residual), layer.attributes(), layer.node)
+
+
+def _rewrite_layer(edit: Editor, chain: _Chain) -> str:
+    layer, call = chain.layer, _call(chain.layer)
+    edit.replace(chain.last, call.target, call.args, call.kwargs, absorbed=chain.nodes[:-1])
     parts = ["residual"] * (layer.residual is not None) + [layer.activation.name] * (layer.activation != Activation())
     return (f"with {' and '.join(parts)}" if parts else "on its own") + chain.left_out
 

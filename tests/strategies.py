@@ -68,6 +68,7 @@ class Network:
 
     shape: tuple[int, ...]
     seed: int
+    dtype: torch.dtype = torch.float64
     edit: Editor = field(init=False)
     values: list[fx.Node] = field(init=False)
     input: Tensor = field(init=False)
@@ -77,8 +78,8 @@ class Network:
         node = graph.placeholder("x")
         graph.output((node,))
         self.edit = Editor(fx.GraphModule(torch.nn.Module(), graph))
-        self.input = integers(self.shape, self.seed)
-        node.meta["val"] = torch.empty(self.shape, dtype=torch.float64)
+        self.input = integers(self.shape, self.seed).to(self.dtype)
+        node.meta["val"] = torch.empty(self.shape, dtype=self.dtype)
         self.values = [node]
 
     @property

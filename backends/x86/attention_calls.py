@@ -8,13 +8,26 @@ from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86.attention import Masks, attention
 from sparsec.layouts import Storage, scaled
+from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros((1, 1, 16), np.float32)
 #: By lanes: rows and vectors of a panel, and its time per multiplication relative to the first.
 _PANELS = {16: ((8, 2, 1.0), (8, 1, 1.05)), 8: ((6, 2, 1.0), (8, 1, 1.16))}
 
 
-def attention_groups(task: Task, machine: Machine) -> list[Group]:
+def attention_breach(spec: KernelSpec) -> str:
+    """What the shapes of attention, or of scores by it, lack for the kernels."""
+    heads, shapes = spec["heads"], spec.operands()
+    query, key, value = (shapes.get(name, spec.inputs[1]) for name in ("query", "key", "value"))
+    pairs = shapes.get("pair_bias", (heads, query[0], key[0]))
+    if any(len(shape) != 2 or shape[1] % heads for shape in (query, key, value)) or query[1] != key[1]:
+        return f"attention of {heads} heads over {list(spec.inputs)}"
+    if shapes.get("key_bias", key[:1]) != key[:1] or pairs[0] not in (1, heads) or pairs[1:] != (query[0], key[0]):
+        return f"biases of shapes {shapes.get('key_bias')} and {pairs} on {query[0]} x {key[0]} pairs"
+    return ""
+
+
+def attention_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """softmax(scale * q k^T + masks) v of every head: sources q, k, v packed (+ the key bias in rows), weights (pair bias) or ().
 
     Head h is features [h * D, (h + 1) * D). Counts that follow a run-time size do so in the call. ValueError where keys and values

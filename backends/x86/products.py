@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsec.backends.base import Machine
-from sparsec.backends.plan import Buffer, Call, Task
+from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import panel_costs
 from sparsec.backends.x86.block import block, pack_block
 from sparsec.backends.x86.bounds import clamp_bounds, kernel_activation
@@ -21,8 +21,10 @@ from sparsec.backends.x86.panel_costs import Work, block_rows
 from sparsec.backends.x86.shares import one_run, units_of
 from sparsec.backends.x86.spmm import pack_rows, spmm
 from sparsec.layouts import Geometry, Storage
-from sparsec.regions import reads_one_plane
+from sparsec.regions import parity_step, reads_one_plane
 from sparsec.spec import KernelSpec, Schedule
+
+_LONGEST_STEP = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,24 @@ def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, so
     return Product(matrix.reshape(outputs, -1), offsets.reshape(-1), zero if bias is None else bias.astype(np.float32))
 
 
+def product_of_task(task: Task) -> Product:
+    """The product over a map that a task computes: for a fused pair, that of its 1x1 convolution."""
+    weight, bias = task.weights[2:4] if task.spec.op == "depthwise_pointwise" else task.weights[:2]
+    assert weight is not None
+    if task.spec.op == "linear":
+        return product_of(weight[:, :, None, None], bias, _pointwise(task.spec), task.sources[0].storage)
+    if task.spec.op == "conv2d":
+        return product_of(weight, bias, task.spec, task.sources[0].storage)
+    middle = Storage("packed", weight.shape[1], task.target.storage.space)
+    return product_of(weight, bias, _pointwise(task.spec), middle)
+
+
+def _pointwise(spec: KernelSpec) -> KernelSpec:
+    """The 1x1 convolution inside a fused pair, or that a linear layer over tokens is."""
+    plain = {"groups": 1, "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+    return KernelSpec("conv2d", spec.inputs, spec.output, spec.weights[2:], attributes=tuple(plain.items()))
+
+
 def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Storage) -> np.ndarray:
     """[I, kh, kw]: tap (i, j) of input c reads row s*oh + i*d - p = s*(oh + shift) + parity, that is plane (c*s + a)*s + b, shifted.
 
@@ -83,6 +103,40 @@ def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Sto
 def schedules(product: Product, machine: Machine, space: Geometry) -> list[tuple[float, Schedule]]:
     """(predicted cycles, schedule) of the candidates, the one predicted fastest first."""
     return panel_costs.space(product.work(space.pixels, machine), machine, (space.tile,))
+
+
+def product_schedules(task: Task, machine: Machine) -> list[Schedule]:
+    """The candidates of a product over a map, the one predicted fastest first."""
+    return [schedule for _, schedule in schedules(product_of_task(task), machine, task.target.storage.space)]
+
+
+def product_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """A product over the pixels of a map, or over tokens."""
+    return [Group((panel_call(task, product_of_task(task), schedule, machine),))]
+
+
+def product_breach(spec: KernelSpec) -> str:
+    """What the shapes of a layer lack to be a product over a map, over tokens or with a vector."""
+    if spec.op == "linear":
+        return "" if len(spec.inputs[0]) <= 2 else "a linear layer on a map"
+    return _convolution_breach(spec)
+
+
+def _convolution_breach(spec: KernelSpec) -> str:
+    """A convolution is a product over shifted rows if its output has ceil(input / stride) pixels along each axis."""
+    weight, stride = spec.weights[0], spec["stride"]
+    if weight is None or len(spec.inputs[0]) != 3 or stride[0] != stride[1]:
+        return f"a convolution with stride {stride} of {spec.inputs[0]}"
+    same = all(out == -(-size // stride[0]) for size, out in zip(spec.inputs[0][1:], spec.output[1:], strict=True))
+    taps = [(k - 1) * d - p for k, d, p in zip(weight[2:], spec["dilation"], spec["padding"], strict=True)]
+    if not same or min(taps) < 0 or parity_step(spec) > _LONGEST_STEP:
+        return f"a {weight[2]}x{weight[3]} convolution of {spec.inputs[0][1:]} to {spec.output[1:]}: kernels exist for same padding"
+    if spec.inputs[0][1:] == (1, 1):
+        return ""
+    if spec.output[1:] == (1, 1):
+        return f"a convolution of {spec.inputs[0][1:]} to a single pixel"
+    # Depthwise stencils read the map itself, so whatever looks depthwise has no parity planes.
+    return f"depthwise {weight[2]}x{weight[3]} with stride {stride}" if stride[0] > parity_step(spec) else ""
 
 
 def nominal_work(spec: KernelSpec, space: Geometry, machine: Machine, density: float = 0.1) -> Work:

@@ -15,13 +15,15 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import token_choice, token_merging
 from sparsec.backends.x86.attention import Masks
+from sparsec.backends.x86.attention_calls import attention_breach
 from sparsec.layouts import Storage
+from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros((1, 1, 16), np.float32)
 
 
-def pruning_groups(task: Task, machine: Machine) -> list[Group]:
-    """The groups of calls that compute a task whose operator is in OPS. ValueError where tiles differ or hold no whole vectors."""
+def pruning_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """The groups of calls that compute a task whose operator is in ``_CALLS``. ValueError where tiles differ or hold no whole vectors."""
     tiles = {b.storage.space.tile for b in (*task.sources, task.target) if b.storage.layout == "packed"}
     if len(tiles) > 1 or any(tile % machine.lanes for tile in tiles):
         raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {machine.lanes} is needed")
@@ -165,6 +167,13 @@ def _mean_merged(task: Task, machine: Machine) -> Call:
     return _call(task, token_merging.mean_merged(x.storage.space.tile), {"x": x, "sizes": sizes}, scalars, x.storage.channels)
 
 
+def pruning_breach(spec: KernelSpec) -> str:
+    """What the shapes of an operator that leaves tokens out or joins them lack for its kernel."""
+    if spec.op == "token_scores":
+        return attention_breach(spec)
+    return "" if spec.inputs and len(spec.inputs[0]) in (1, 2) else f"{spec.op} of {list(spec.inputs)}"
+
+
 _CALLS: Mapping[str, Callable[[Task, Machine], Any]] = {
     "token_scores": _token_scores,
     "keep_tokens": _keep_tokens,
@@ -177,5 +186,3 @@ _CALLS: Mapping[str, Callable[[Task, Machine], Any]] = {
     "token_sizes": _size_op,
     "mean_merged": _mean_merged,
 }
-#: Operators of ``pruning_groups``.
-OPS = tuple(_CALLS)

@@ -16,23 +16,11 @@ from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import convert, embedding, key_bias, layer_norm, prepend, repack, token_moves, token_table, token_vectors
 from sparsec.backends.x86.pointwise_ops import map_op
 from sparsec.layouts import Storage, scaled
-
-#: Operators of ``token_groups``.
-OPS = (
-    "layer_norm",
-    "embedding",
-    "add_table",
-    "prepend",
-    "select_token",
-    "mean_tokens",
-    "key_bias",
-    "map_to_tokens",
-    "tokens_to_map",
-)
+from sparsec.spec import KernelSpec, Schedule
 
 
-def token_groups(task: Task, machine: Machine) -> list[Group]:
-    """The groups of calls that compute a task whose operator is in OPS."""
+def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """The groups of calls that compute a task whose operator is in ``_CALLS``."""
     return [Group((_CALLS[task.spec.op](task, machine),))]
 
 
@@ -220,6 +208,27 @@ def _gathered(task: Task, lanes: int) -> Call:
     x, y = task.sources[0].storage, task.target.storage
     scalars = {"channels": y.channels, "x_row": x.row_step, "y_tile": y.tile_step, "y_row": y.row_step}
     return _call(task, repack.gather(lanes, _vectors(y, lanes)), scalars, y.space.tiles, {"place": repack.places(x, y.space)})
+
+
+#: By operator: whether shapes of input and output, of the operands by name, and attributes fit the kernel.
+_FITS: dict[str, Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], bool]] = {
+    "layer_norm": lambda x, y, read, given: x == y and len(y) == 2,
+    "embedding": lambda x, y, read, given: y == (*x, read["table"][1]) and len(y) == 2,
+    "add_table": lambda x, y, read, given: x == y and len(y) == 2 and read["table"] in (y, y[1:]),
+    "prepend": lambda x, y, read, given: len(y) == 2 and read["prefix"] == (y[0] - x[0], x[1]),
+    "select_token": lambda x, y, read, given: len(x) == 2 and 0 <= given["index"] < x[0],
+    "mean_tokens": lambda x, y, read, given: len(x) == 2 and x[1:] == y,
+    "key_bias": lambda x, y, read, given: x == y and len(y) == 1,
+    "map_to_tokens": lambda x, y, read, given: len(x) == 3 and y == (x[1] * x[2], x[0]),
+    "tokens_to_map": lambda x, y, read, given: x == (y[1] * y[2], y[0]) and (given["height"], given["width"]) == y[1:],
+}
+
+
+def token_breach(spec: KernelSpec) -> str:
+    """What the shapes of an operator on tokens lack for its kernel: an index out of range, or a broadcast."""
+    read = spec.operands()
+    fitting = _FITS[spec.op](spec.inputs[0], spec.output, read, dict(spec.attributes))
+    return "" if fitting else f"{spec.op} of {list(read.values())} to {spec.output}"
 
 
 _CALLS: dict[str, Callable[[Task, Machine], Call]] = {

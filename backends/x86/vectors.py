@@ -12,6 +12,7 @@ from sparsec.backends.x86.gemv_windows import gemv_windows, pack_windows
 from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.pointwise_ops import map_op, vector_op
 from sparsec.backends.x86.verdict import Verdict
+from sparsec.layouts import Count
 from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros(16, np.float32)
@@ -36,6 +37,21 @@ def _pixel_taps(weight: np.ndarray, spec: KernelSpec) -> np.ndarray:
     """[O, I/groups]: tap i reads pixel i * dilation - padding, so the one for which that is 0; zeros where there is none."""
     (top, y), (left, x) = (divmod(p, d) for p, d in zip(spec["padding"], spec["dilation"], strict=True))
     return weight[:, :, top, left] if y == x == 0 else np.zeros(weight.shape[:2], weight.dtype)
+
+
+def is_vector(spec: KernelSpec) -> bool:
+    """Whether the result of ``spec`` is one vector: [C], or one pixel [C, 1, 1]."""
+    return spec.output[1:] in ((), (1, 1))
+
+
+def gemv_schedules(task: Task, machine: Machine) -> list[Schedule]:
+    """The candidates of a product with a vector, the one predicted fastest first."""
+    return vector_schedules(vector_matrix(task), machine)
+
+
+def gemv_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """A product with a vector."""
+    return [Group((vector_call(task, vector_matrix(task), schedule, machine),))]
 
 
 def _bytes(matrix: np.ndarray, machine: Machine) -> dict[str, float]:
@@ -100,7 +116,17 @@ def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Mac
     )
 
 
-def elementwise_groups(task: Task, machine: Machine) -> list[Group]:
+def elementwise_breach(spec: KernelSpec) -> str:
+    """What the shapes of an operator on equal shapes, or of a map times one factor per channel, lack for its kernel."""
+    wanted, channels = [spec.output] * len(spec.inputs), dict(spec.attributes).get("channels")
+    if channels is not None:
+        if len(spec.output) != 3 or is_vector(spec):
+            return "a factor per channel of other than a map"
+        wanted[channels] = (spec.output[0], 1, 1)
+    return "" if list(spec.inputs) == wanted else f"{spec.op} that broadcasts {list(spec.inputs)} to {spec.output}"
+
+
+def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """add, mul (maps, vectors, or a map with one factor per channel) and lone activations."""
     spec, x = task.spec, task.sources[0]
     z = task.sources[1] if len(task.sources) > 1 else x
@@ -111,12 +137,14 @@ def elementwise_groups(task: Task, machine: Machine) -> list[Group]:
     activation = kernel_activation(spec)
     lo, hi = clamp_bounds(spec)
     target = task.target
-    vector = target.storage.layout == "vector"
+    vector = not target.storage.is_map
     scalars: dict[str, int | float] = {"lo": lo, "hi": hi}
     if vector:
         source = vector_op(machine.lanes, op, activation)
-        scalars["length"] = target.storage.channels
-        units = -(-target.storage.channels // machine.lanes)
+        # Numbers per token are one run of as many elements as there are tokens.
+        length = target.storage.channels or target.storage.space.count
+        scalars["length"] = length
+        units = length.ceil_div(machine.lanes) if isinstance(length, Count) else -(-length // machine.lanes)
     else:
         space = target.storage.space
         source = map_op(machine.lanes, space.tile // machine.lanes, op, activation, masked=target.storage.layout == "flat")

@@ -36,8 +36,10 @@ def last(graph_module: fx.GraphModule) -> fx.Node:
     return [node for node in graph_module.graph.nodes if node.op == "call_function"][-1]
 
 
+DEPTHWISE = nn.Conv2d(4, 4, 3, padding=1, groups=4)
 COMPUTED = {
     "conv2d": nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.SiLU()),
+    "conv2d with residual": lambda x: x + DEPTHWISE(x),
     "conv2d with dilation": nn.Conv2d(4, 6, 3, padding=2, dilation=2),
     "linear": nn.Sequential(nn.Flatten(), nn.Linear(120, 7), nn.ReLU6()),
     "depthwise_pointwise": nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1, groups=4), nn.ReLU6(), nn.Conv2d(4, 6, 1), nn.Hardswish()),
@@ -72,8 +74,8 @@ def test_the_reference_of_a_spec_is_what_its_node_computes(name):
         taken = args if node.target in ops.FUNCTIONS else [a for a in args if isinstance(a, Tensor)]
         torch.testing.assert_close(spec.reference(*taken), values[node])
         assert spec.output == tuple(values[node].shape[1:])
-        read = operands(node) if residual(node) is not None else sources(node)
-        assert spec.inputs == tuple(tuple(a.meta["val"].shape[1:]) for a in read)
+        assert spec.inputs == tuple(tuple(a.meta["val"].shape[1:]) for a in sources(node))
+        assert (spec.residual is None) == (residual(node) is None)
         checked += 1
     assert checked
     assert spec_of(last(graph_module)).op == name.split()[0]
@@ -132,6 +134,7 @@ def test_constants_and_residuals_are_told_apart():
     conv = nn.Conv2d(4, 4, 1, bias=False)
     node = last(fused(lambda x: conv(x) + x))
     assert residual(node) is operands(node)[0]
+    assert spec_of(node).operands() == {"x": (4, 6, 5), "weight": (4, 4, 1, 1), "residual": (4, 6, 5)}
     assert [w is None for w in weights(node)] == [False, True]
     assert residual(last(fused(nn.ReLU()))) is None
 

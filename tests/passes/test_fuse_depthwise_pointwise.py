@@ -68,6 +68,17 @@ def test_refusals_say_why(net: Network, build: Callable, reason: str) -> None:
     assert reason in str(result.story)
 
 
+def test_they_stay_apart_where_no_kernel_computes_the_pair() -> None:
+    net = Network((1, 4, 8, 8), 0, torch.float32)
+    net.conv(integers((4, 1, 3, 3), 1, 1, 3).float(), None, 1, 1, 4)
+    net.conv(integers((5, 4, 1, 1), 3, 1, 3).float())
+    for refused, joins in (("depthwise_pointwise", False), ("conv2d", True), ("", True)):
+        offers = {"offers": lambda spec, refused=refused: "not here" if spec.op == refused else None}
+        result = joined(net, context=Context(costs=ALWAYS.costs, **offers))
+        assert (ops.depthwise_pointwise in [node.target for node in calls(result)]) == joins
+        assert ("not here" in str(result.story)) != joins
+
+
 def test_a_value_that_others_read_is_stored() -> None:
     net = depthwise()
     between = net.last

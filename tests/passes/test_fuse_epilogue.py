@@ -1,6 +1,7 @@
 """FuseEpilogue: chains become one operator; what stays apart says why."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from sparsec import ops
 from sparsec.calls import RELU, Activation
 from sparsec.passes import PIPELINE, FuseEpilogue
 from sparsec.pipeline import Context, Result, run
+from sparsec.spec import KernelSpec
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten
 PASSES = PIPELINE[: [step.name for step in PIPELINE].index(FuseEpilogue.name) + 1]
 
 
-def fused(net: Network, *outputs: fx.Node) -> Result:
-    result = run(net.returns(*(outputs or (net.last,))).graph_module, PASSES, Context())
+def fused(net: Network, *outputs: fx.Node, context: Context | None = None) -> Result:
+    result = run(net.returns(*(outputs or (net.last,))).graph_module, PASSES, context or Context())
     for expected, found in zip(net.run(), net.run(result.graph_module), strict=True):
         assert torch.equal(expected, found)
     return result
@@ -150,6 +152,51 @@ def test_a_convolution_without_batch_is_refused() -> None:
     result = fused(net)
     assert targets(result) == [aten.conv2d.default]
     assert "no batch dimension" in str(result.story)
+
+
+def honouring(refuses: Callable[[KernelSpec], str]) -> Context:
+    """A backend with a kernel for everything else."""
+    return Context(offers=lambda spec: refuses(spec) or None)
+
+
+def with_sum() -> Network:
+    """relu(x + conv(x)) in float32, which kernels compute."""
+    net = Network((2, 4, 5, 5), 0, torch.float32)
+    net.conv(integers((4, 4, 3, 3), 1, 1, 3).float(), padding=1)
+    net.add(aten.add.Tensor, net.values[0], net.last)
+    net.add(aten.relu.default, net.last)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("refuses", "expected"),
+    [
+        (lambda spec: "", [ops.conv2d]),
+        (lambda spec: "no sums here" if spec.residual else "", [ops.conv2d, aten.add.Tensor, ops.activate]),
+        (lambda spec: "no limits here" if spec.op == "conv2d" and spec["lo"] == 0 else "", [ops.conv2d, ops.activate]),
+        (lambda spec: "nothing here", [ops.conv2d]),
+    ],
+    ids=["all", "no residual", "no activation", "no kernel at all"],
+)
+def test_nothing_is_absorbed_that_costs_the_layer_its_kernel(refuses: Callable[[KernelSpec], str], expected: list) -> None:
+    result = fused(with_sum(), context=honouring(refuses))
+    assert targets(result) == expected
+    assert len(expected) == 1 or "left out: no" in str(result.story)
+
+
+def test_asking_leaves_no_trace_in_the_graph() -> None:
+    result = fused(with_sum(), context=honouring(lambda spec: "no sums here" if spec.residual else ""))
+    nodes = set(result.graph_module.graph.nodes)
+    assert all(set(node.users) <= nodes for node in nodes)
+
+
+def test_a_constant_is_no_residual_of_a_kernel() -> None:
+    net = Network((1, 4, 5, 5), 0, torch.float32)
+    net.conv(integers((4, 4, 3, 3), 1, 1, 3).float(), padding=1)
+    net.add(aten.add.Tensor, net.last, net.constant(integers((1, 4, 5, 5), 1).float()))
+    result = fused(net, context=honouring(lambda spec: ""))
+    assert targets(result) == [ops.conv2d, aten.add.Tensor]
+    assert "left out: a constant is added to it" in str(result.story)
 
 
 @pytest.mark.parametrize("dims", [[2, 3], [-1, -2], [3, 2]])

@@ -73,7 +73,7 @@ class Problem:
         target = Buffer("y", Storage("packed", self.v.shape[1], queries))
         weights = () if self.pair_bias is None else (_enlarged(self.pair_bias, (queries.width, keys.width)),)
         (group,) = attention_groups(
-            Task("node", KernelSpec("attention", (), (), attributes=attributes), tuple(buffers), None, target, weights), machine
+            Task("node", KernelSpec("attention", (), (), attributes=attributes), tuple(buffers), None, target, weights), (), machine
         )
         (call,) = group.calls
         return call

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from sparsec.backends.base import Refusal
+from sparsec.backends.family import choose
 from sparsec.backends.x86.backend import X86
-from sparsec.backends.x86.stencils import is_depthwise
+from sparsec.backends.x86.families import DEPTHWISE, FAMILIES
 from sparsec.backends.x86.vectors import vector_matrix
 from sparsec.spec import KernelSpec
 
@@ -81,9 +82,9 @@ def test_fused_pairs_are_offered_on_maps_only():
 def test_what_is_offered_as_depthwise_has_a_stencil():
     sizes = itertools.product((1, 3, 5, 7, 9), (1, 2, 3), (1, 2))
     specs = [conv((8, 20, 20), 8, kernel, stride, groups=8, dilation=dilation) for kernel, stride, dilation in sizes]
-    stencils = {(s.weights[0][2], s["stride"][0]) for s in specs if is_depthwise(s)}
-    assert stencils == set(itertools.product((3, 5, 7), (1, 2)))
-    assert not any(s["dilation"] != (1, 1) for s in specs if is_depthwise(s))
+    stencils = [s for s in specs if choose(FAMILIES, s) is DEPTHWISE]
+    assert {(s.weights[0][2], s["stride"][0]) for s in stencils} == set(itertools.product((3, 5, 7), (1, 2)))
+    assert not any(s["dilation"] != (1, 1) for s in stencils)
 
 
 @pytest.mark.parametrize(("kernel", "padding", "dilation"), [(1, 0, 1), (3, 1, 1), (5, 2, 1), (3, 2, 2), (2, 1, 2)])

@@ -25,7 +25,7 @@ def looked_up(built, ids, table, tokens, threads=1) -> np.ndarray:
     machine, kernels = built
     target = tokens.packed(table.shape[1])
     task = task_of(spec_of("embedding"), tokens.rows(dtype=ids.dtype.name), target, table)
-    ((call,),) = (g.calls for g in token_groups(task, machine))
+    ((call,),) = (g.calls for g in token_groups(task, (), machine))
     assert call.limits == {"x": len(table)}
     return from_packed(run(kernels, call, ids, garbage(target), tokens.count, threads), len(ids))
 

@@ -27,7 +27,7 @@ def normalised(built, x, gamma=None, beta=None, *, eps=1e-5, tokens=None, thread
     """What the kernel made of x [T, F], and what it should have."""
     (machine, kernels), tokens, spec = built, tokens or Tokens(len(x)), spec_of("layer_norm", eps=eps)
     storage = tokens.packed(x.shape[1])
-    ((call,),) = (g.calls for g in token_groups(task_of(spec, storage, storage, gamma, beta), machine))
+    ((call,),) = (g.calls for g in token_groups(task_of(spec, storage, storage, gamma, beta), (), machine))
     memory = to_packed(x, storage)
     if in_place:
         call = dataclasses.replace(call, buffers={"x": call.buffers["x"], "y": call.buffers["x"]})

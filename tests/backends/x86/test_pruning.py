@@ -12,7 +12,8 @@ from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Task
 from sparsec.backends.x86 import token_choice, token_merging
 from sparsec.backends.x86.attention import Masks
-from sparsec.backends.x86.pruning import OPS, pruning_groups
+from sparsec.backends.x86.families import FAMILIES
+from sparsec.backends.x86.pruning import pruning_groups
 from sparsec.layouts import Geometry, Storage
 from sparsec.tokens import pruning_ops
 from tests.backends.x86.kernel_call import At, Call, Kernels
@@ -54,7 +55,7 @@ def compute(
     machine, kernels = built
     buffers = tuple(Buffer(f"x{i}", storage) for i, (_, storage) in enumerate(sources))
     task = Task("node", spec_of(op, **traits), buffers, None, Buffer("y", target), weights)
-    ((call,),) = (group.calls for group in pruning_groups(task, machine))
+    ((call,),) = (group.calls for group in pruning_groups(task, (), machine))
     packed = target.layout == "packed"
     y = garbage(target) if packed else np.full(target.space.width if target.geometry else target.channels, -7, target.dtype)
     memory = {"y": y if packed else words(y)}
@@ -211,7 +212,8 @@ def test_means_of_merged_tokens(built, count, tile, seed, features, threads) -> 
 
 def test_every_operator_is_tested_and_odd_tiles_are_refused(built) -> None:
     machine, _ = built
-    assert {f.__name__ for f in pruning_ops.FUNCTIONS} - {"gather_pairs"} == set(OPS)
+    ops = {op for family in FAMILIES if family.lower is pruning_groups for op in family.ops}
+    assert {f.__name__ for f in pruning_ops.FUNCTIONS} - {"gather_pairs"} == ops
     storages = [Storage("packed", 4, Geometry(1, 8, 0, tile)) for tile in (32, 64)]
     task = Task(
         "node",
@@ -222,4 +224,4 @@ def test_every_operator_is_tested_and_odd_tiles_are_refused(built) -> None:
         (),
     )
     with pytest.raises(ValueError, match="tiles of \\[32, 64\\] tokens"):
-        pruning_groups(task, machine)
+        pruning_groups(task, (), machine)

@@ -1,0 +1,96 @@
+"""Families of kernels: what each honours of a spec, as data, so that what none declares is refused rather than half obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparsec.backends.base import Machine, Refusal
+from sparsec.backends.plan import Group, Task
+from sparsec.spec import KernelSpec, Schedule
+
+_ONLY: Schedule = (("kernel", "only"),)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values that a test accepts; ``text`` says which."""
+
+    text: str
+    test: Callable[[Any], bool]
+
+    def __contains__(self, value: object) -> bool:
+        return self.test(value)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NUMBER = Values("a number", lambda value: isinstance(value, int | float) and value == value)
+WHOLE = Values("a whole number", lambda value: isinstance(value, int))
+PAIR = Values("a pair of whole numbers", lambda value: isinstance(value, tuple) and [type(each) for each in value] == [int, int])
+
+
+def _only(task: Task, machine: Machine) -> list[Schedule]:
+    return [_ONLY]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Kernels that compute some specs of some operators, and how they are called.
+
+    ``operands``: names of the operands that they read, those that may be absent included. ``honours``: for each attribute, the values that
+    they implement; an attribute that is not there has none. ``takes``: whether a spec is of the family's kind at all; ``fits``: what its
+    shapes lack for these kernels, "" for nothing; asked only if all attributes are honoured.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    operands: str
+    honours: Mapping[str, Container[Any]]
+    lower: Callable[[Task, Schedule, Machine], list[Group]]
+    schedules: Callable[[Task, Machine], list[Schedule]] = _only
+    takes: Callable[[KernelSpec], bool] = lambda spec: True
+    fits: Callable[[KernelSpec], str] = lambda spec: ""
+
+    def breach(self, spec: KernelSpec) -> str:
+        """What ``spec`` asks for that these kernels do not compute; "" for nothing."""
+        for name, value in spec.asked():
+            values = self.honours.get(name, ())
+            if value not in values:
+                return f"{name} {value!r}; kernels honour {_listed(values)}"
+        unread = [name for name in spec.operands() if name not in self.operands.split()]
+        if unread:
+            return f"{', '.join(unread)}; kernels read {self.operands}"
+        if spec.residual not in (None, spec.output):
+            return f"a residual {spec.residual} on {spec.output}"
+        return self.fits(spec)
+
+    def groups(self, task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+        """The groups of calls that compute ``task``. ValueError where its operands are not those that its spec speaks of."""
+        spec = task.spec
+        absent = [w is None for w in task.weights] == [w is None for w in spec.weights]
+        if len(task.sources) != len(spec.inputs) or not absent or (task.residual is None) != (spec.residual is None):
+            raise ValueError(f"{task.node}: its operands are not those of {spec.op} of {list(spec.operands())}")
+        return self.lower(task, schedule, machine)
+
+
+def _listed(values: Container[Any]) -> str:
+    return ", ".join(map(str, values)) if isinstance(values, tuple) and values else str(values or "no value of it")
+
+
+def choose(families: Sequence[Family], spec: KernelSpec) -> Family | Refusal:
+    """The first family that computes ``spec``, or why none does."""
+    reasons = []
+    for family in families:
+        if spec.op in family.ops and family.takes(spec):
+            reason = family.breach(spec)
+            if not reason:
+                return family
+            reasons.append(f"{family.name}: {reason}")
+    return Refusal("; ".join(reasons) or f"no kernel family computes {spec.op} of {_shapes(spec)}")
+
+
+def _shapes(spec: KernelSpec) -> str:
+    return f"{', '.join(map(str, spec.inputs))} to {spec.output}"

@@ -1,0 +1,208 @@
+"""For each family of kernels, cases in which every two values of the attributes that it honours meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sparsec.ops import ACTIVATIONS
+from sparsec.spec import KernelSpec
+from tests.backends.x86.family_cases import Case, pairwise
+
+#: Clamps of one side, of both and the wrong way round; their limits mean nothing to other activations.
+LIMITS = ((0.0, float("inf")), (float("-inf"), 0.5), (-0.7, 0.9), (1.0, -1.0))
+_BOTH, _LAYOUTS = (False, True), ("flat", "packed")
+_ACTIVATION = {"activation": ACTIVATIONS, "limits": LIMITS}
+_EPILOGUE = _ACTIVATION | {"bias": _BOTH, "residual": (None, "flat", "packed"), "target": _LAYOUTS}
+_MAPS = {"size": ((5, 7), (9, 6), (1, 8)), "stride": (1, 2)}
+_POOL = {"kernel": ((2, 2), (3, 2), (5, 3)), "stride": ((1, 1), (2, 2), (3, 1)), "padding": (0, 1), "size": ((9, 7), (8, 11))}
+_ELEMENTWISE = {"shape": ((5,), (5, 1, 1), (5, 6), (5, 3, 7)), "source": _LAYOUTS, "target": _LAYOUTS}
+_DENSITY = {"density": (0.3, 1.0)}
+AXES: dict[str, dict[str, Any]] = {
+    "depthwise stencil": _EPILOGUE | _MAPS | {"kernel": (3, 5, 7)},
+    "product over a map": {
+        **(_EPILOGUE | _MAPS | _DENSITY),
+        "layer": ("conv", "conv", "linear"),
+        "kernel": ((1, 1), (3, 3), (1, 3), (5, 5)),
+        "dilation": (1, 2),
+        "groups": (1, 2, 6),
+        "source": _LAYOUTS,
+    },
+    "product with a vector": {
+        **(_ACTIVATION | _DENSITY),
+        "bias": _BOTH,
+        "residual": (None, "flat"),
+        "layer": ("conv", "linear"),
+        "kernel": ((1, 1), (3, 3)),
+        "groups": (1, 2, 6),
+    },
+    "depthwise and pointwise": {
+        **(_EPILOGUE | _MAPS | _DENSITY),
+        "kernel": (3, 5, 7),
+        "dw_activation": ACTIVATIONS,
+        "dw_bias": _BOTH,
+    },
+    "max_pool2d of windows": _POOL,
+    "avg_pool2d of windows": _POOL | {"count_include_pad": _BOTH},
+    "elementwise add": _ELEMENTWISE,
+    "elementwise mul": _ELEMENTWISE | {"channels": (None, 0, 1)},
+    "elementwise activate": _ELEMENTWISE | _ACTIVATION,
+    "attention": {
+        "heads": (1, 3),
+        "scale": (0.5, -1.5),
+        "causal": _BOTH,
+        "key_bias": _BOTH,
+        "pair_bias": (0, 1, "heads"),
+        "queries": (5, 17),
+        "values": (6, 12),
+    },
+}
+_T, _F, _HEADS = 7, 6, 2
+
+
+def spec(op: str, inputs: Any, output: Any, weights: Any = (), residual: Any = None, **attributes: Any) -> KernelSpec:
+    return KernelSpec(op, tuple(inputs), tuple(output), tuple(weights), attributes=tuple(sorted(attributes.items())), residual=residual)
+
+
+def _epilogue(row: dict[str, Any], output: tuple[int, ...], prefix: str = "") -> dict[str, Any]:
+    lo, hi = row["limits"]
+    return {f"{prefix}activation": row[f"{prefix}activation"], f"{prefix}lo": lo, f"{prefix}hi": hi}
+
+
+def _places(row: dict[str, Any]) -> dict[str, Any]:
+    names = {"source": "flat", "target": "flat", "residual": "flat", "density": 0.3}
+    return {name: row.get(name) or default for name, default in names.items()}
+
+
+def convolution(row: dict[str, Any], inputs: int, outputs: int, size: tuple[int, int]) -> Case:
+    """A same-padded convolution."""
+    kernel = row["kernel"] if isinstance(row["kernel"], tuple) else (row["kernel"],) * 2
+    stride, dilation, groups = row.get("stride", 1), row.get("dilation", 1), row.get("groups", 1)
+    output = (outputs, *(-(-n // stride) for n in size))
+    shape = {
+        "stride": (stride,) * 2,
+        "padding": tuple(dilation * (k - 1) // 2 for k in kernel),
+        "dilation": (dilation,) * 2,
+        "groups": groups,
+    }
+    weights = ((outputs, inputs // groups, *kernel), (outputs,) if row["bias"] else None)
+    made = spec("conv2d", ((inputs, *size),), output, weights, row["residual"] and output, **shape, **_epilogue(row, output))
+    places = _places(row)
+    # Only an unstrided 1x1 reads tiles of all channels.
+    return Case(made, **places | {"source": "flat"} if kernel != (1, 1) or stride > 1 else places)
+
+
+def linear(row: dict[str, Any], rows: tuple[int, ...]) -> Case:
+    """A linear layer on a vector, or on tokens."""
+    output, weights = (*rows, 9), ((9, 40), (9,) if row["bias"] else None)
+    made = spec("linear", ((*rows, 40),), output, weights, row["residual"] and output, **_epilogue(row, output))
+    return Case(made, **_places(row))
+
+
+def _pair(row: dict[str, Any]) -> Case:
+    depthwise = convolution({**row, "bias": row["dw_bias"], "residual": None, "groups": 6}, 6, 6, row["size"])
+    output = (9, *depthwise.spec.output[1:])
+    attributes = {k: v for k, v in depthwise.spec.attributes if k in ("stride", "padding")}
+    weights = (*depthwise.spec.weights, (9, 6, 1, 1), (9,) if row["bias"] else None)
+    attributes |= _epilogue(row, output) | _epilogue(row, output, "dw_")
+    made = spec("depthwise_pointwise", depthwise.spec.inputs, output, weights, row["residual"] and output, **attributes)
+    return Case(made, **_places(row) | {"source": "flat"})
+
+
+def _pool(op: str, row: dict[str, Any]) -> Case:
+    padding = (row["padding"],) * 2
+    size = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(row["size"], padding, row["kernel"], row["stride"], strict=True)]
+    attributes = {"kernel_size": row["kernel"], "stride": row["stride"], "padding": padding}
+    attributes |= {k: row[k] for k in ("count_include_pad",) if k in row}
+    return Case(spec(op, ((5, *row["size"]),), (5, *size), **attributes))
+
+
+def _attention(row: dict[str, Any]) -> Case:
+    heads, (q, k) = row["heads"], (row["queries"], 11)
+    inputs = [(q, 6), (k, 6), (k, row["values"]), *([(k,)] if row["key_bias"] else [])]
+    pairs = {0: (), 1: ((1, q, k),), "heads": ((heads, q, k),)}[row["pair_bias"]]
+    return Case(spec("attention", inputs, (q, row["values"]), pairs, **{n: row[n] for n in ("heads", "scale", "causal")}))
+
+
+def _elementwise(op: str, row: dict[str, Any]) -> Case:
+    shape = row["shape"]
+    if op == "activate":
+        return Case(spec(op, (shape,), shape, **_epilogue(row, shape)), **_places(row))
+    inputs, channels = [shape, shape], row.get("channels")
+    if channels is not None and len(shape) == 3 and shape[1:] != (1, 1):
+        inputs[channels] = (shape[0], 1, 1)
+        return Case(spec(op, inputs, shape, channels=channels), **_places(row))
+    return Case(spec(op, inputs, shape), **_places(row))
+
+
+def _made(family: str, row: dict[str, Any]) -> Case:
+    if row.get("layer") == "linear":
+        return linear(row, () if family == "product with a vector" else (_T,))
+    match family:
+        case "depthwise stencil":
+            return convolution({**row, "groups": 5}, 5, 5, row["size"])
+        case "product over a map":
+            return convolution(row, 6, 12, row["size"])
+        case "product with a vector":
+            return convolution(row, 36, 12, (1, 1))
+        case "depthwise and pointwise":
+            return _pair(row)
+        case "attention":
+            return _attention(row)
+    return _pool(family.split()[0], row) if "pool" in family else _elementwise(family.split()[1], row)
+
+
+#: Families whose attributes are few: one case for each value.
+_FEW: dict[str, list[Case]] = {
+    **{f"elementwise {op}": [Case(spec(op, ((37,), (37,)), (37,)), "rows", "rows")] for op in ("add", "mul")},
+    "pooling of whole maps": [Case(spec("global_avg_pool", ((5, 3, 7),), (5,)), source) for source in ("flat", "packed")],
+    "layer_norm of tokens": [
+        Case(spec("layer_norm", ((_T, _F),), (_T, _F), weights, eps=eps))
+        for eps in (1e-5, 0.1)
+        for weights in ((None, None), ((_F,), None), ((_F,), (_F,)))
+    ],
+    "embedding of tokens": [Case(spec("embedding", ((_T,),), (_T, _F), ((4, _F),)))],
+    "add_table of tokens": [Case(spec("add_table", ((_T, _F),), (_T, _F), (table,))) for table in ((_T, _F), (_F,))],
+    "prepend of tokens": [Case(spec("prepend", ((_T, _F),), (_T + n, _F), ((n, _F),))) for n in (1, 3)],
+    "select_token of tokens": [Case(spec("select_token", ((_T, _F),), (_F,), index=i)) for i in (0, 3, _T - 1)],
+    "mean_tokens of tokens": [Case(spec("mean_tokens", ((_T, _F),), (_F,)))],
+    "key_bias of tokens": [
+        Case(spec("key_bias", ((_T,),), (_T,), on=on, off=off, affine=affine), mask=mask)
+        for affine in (False, True)
+        for on, off in ((0.0, -1e4), (2.0, 0.0), (1.0, -1.0))
+        for mask in ("float32", "int64", "int32", "bool")
+    ],
+    "map_to_tokens of tokens": [Case(spec("map_to_tokens", ((_F, 3, 5),), (15, _F)), layout) for layout in ("flat", "packed")],
+    "tokens_to_map of tokens": [
+        Case(spec("tokens_to_map", ((15, _F),), (_F, 3, 5), height=3, width=5), target=layout) for layout in ("flat", "packed")
+    ],
+    "token_scores of tokens": [
+        Case(spec("token_scores", ((_T, _F), (_T, _F), *bias), (_T,), pairs, heads=_HEADS, scale=0.7, causal=causal, cls=cls))
+        for bias in ((), ((_T,),))
+        for pairs in ((), ((1, _T, _T),), ((_HEADS, _T, _T),))
+        for causal, cls in ((False, True), (True, False))
+    ],
+    "keep_tokens of tokens": [Case(spec("keep_tokens", ((_T,),), (k,), keep=k, first=first)) for k, first in ((3, 0), (4, 1), (_T, 2))],
+    "gather_tokens of tokens": [Case(spec("gather_tokens", ((_T, _F), (3,)), (3, _F)))],
+    "gather_keys of tokens": [Case(spec("gather_keys", ((_T,), (3,)), (3,)))],
+    "merge_plan of tokens": [
+        Case(spec("merge_plan", ((_T, _F),), (_T,), heads=_HEADS, keep=k, first=first)) for k, first in ((5, 0), (6, 1))
+    ],
+    "merge_tokens of tokens": [Case(spec("merge_tokens", ((_T, _F), (_T,), *sizes), (4, _F), keep=4)) for sizes in ((), ((_T,),))],
+    "merge_sizes of tokens": [Case(spec("merge_sizes", ((_T,), *sizes), (4,), keep=4)) for sizes in ((), ((_T,),))],
+    "log_sizes of tokens": [Case(spec("log_sizes", ((_T,),), (_T,)))],
+    "token_sizes of tokens": [Case(spec("token_sizes", ((_T,),), (_T,)))],
+    "mean_merged of tokens": [Case(spec("mean_merged", ((_T, _F), (_T,)), (_F,)))],
+}
+
+
+def cases(family: str, thorough: bool = True) -> Iterator[Case]:
+    """All cases of a family by name; unless ``thorough`` few activations, each of which is code of its own for every other choice."""
+    axes = AXES.get(family, {})
+    if not thorough:
+        axes = {name: _LEAN.get(name, values) for name, values in axes.items()}
+    yield from _FEW.get(family, ())
+    yield from (_made(family, row) for row in pairwise(axes))
+
+
+_LEAN = {"activation": ("none", "clamp"), "dw_activation": ("none", "clamp")}
