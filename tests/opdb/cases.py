@@ -1,0 +1,86 @@
+"""What there is to check: operators x samples x forms x doors, several samples of an operator in one module."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.opdb.doors import DOORS, judge
+from tests.opdb.modules import FORMS, make
+from tests.opdb.outcomes import line, outcome
+from tests.opdb.samples import operators, samples, unwritten
+
+FIRST, GROUP = 6, 24
+MAIN = ("alone", "bordered")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Samples of one operator (by number), one form, one door."""
+
+    operator: str
+    samples: tuple[int, ...]
+    form: str
+    door: str
+
+    @property
+    def key(self) -> str:
+        """Its name in records."""
+        return f"{self.operator} {','.join(map(str, self.samples))} {self.form} {self.door}"
+
+    def parts(self) -> list["Case"]:
+        """The same for fewer samples: each of a few, thirds of many."""
+        size = 1 if len(self.samples) <= FIRST else -(-len(self.samples) // 3)
+        starts = range(0, len(self.samples), size)
+        return [Case(self.operator, self.samples[start : start + size], self.form, self.door) for start in starts]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The verdict on a case; several samples in one module have one verdict if all are equal."""
+
+    key: str
+    operator: str
+    samples: Sequence[int]
+    form: str
+    door: str
+    verdict: str
+    detail: str = ""
+
+
+def cases(names: Sequence[str]) -> Iterator[Case]:
+    """Of these operators: a few samples of each in all forms first, then the others in the main ones, many together."""
+    first = {name: range(min(FIRST, len(samples(name)))) for name in names}
+    for forms in (MAIN, tuple(form for form in FORMS if form not in MAIN)):
+        for name, numbers in first.items():
+            yield from _of(name, tuple(numbers), forms)
+    counts = {name: len(samples(name)) for name in names}
+    for start in range(FIRST, max(counts.values(), default=0), GROUP):
+        for name in names:
+            yield from _of(name, tuple(range(start, min(start + GROUP, counts[name]))), MAIN)
+
+
+def _of(name: str, numbers: tuple[int, ...], forms: Sequence[str]) -> Iterator[Case]:
+    for form in forms if numbers else ():
+        if not form.endswith("in place") or operators()[name].inplace_variant is not None:
+            yield from (Case(name, numbers, form, door) for door in DOORS)
+
+
+def check(case: Case) -> list[Record]:
+    """One record if all samples together are equal to eager; else one for each sample."""
+    verdict, detail = _verdict(case)
+    if verdict != "equal" and len(case.samples) > 1:
+        return [record for part in case.parts() for record in check(part)]
+    return [Record(case.key, **asdict(case), verdict=verdict, detail=detail)]
+
+
+def _verdict(case: Case) -> tuple[str, str]:
+    every: Any = samples(case.operator)
+    try:
+        module = make(case.operator, [every[number] for number in case.samples], case.form)
+    except Exception as error:
+        return "absent", line(error)
+    if module is None:
+        return "absent", "no such variant"
+    if case.form.startswith("bordered") and outcome(module, module.given).error is not None:
+        return "absent", "eager raises"
+    return judge(module, module.given, case.door, values=not unwritten(case.operator))

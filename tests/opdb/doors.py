@@ -1,0 +1,91 @@
+"""The verdict on one module through one door, with PyTorch's own tracing to tell its failures from ours."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import sparsec
+from sparsec.errors import UnsupportedModel
+from sparsec.torch_door import backend
+from tests.opdb.outcomes import Outcome, difference, line, outcome
+
+DOORS = ("torch.compile", "sparsec.compile")
+
+
+@contextmanager
+def plain_inductor() -> Iterator[None]:
+    """What Inductor would compile runs operator by operator: its C++ takes seconds a sample, and is not what is tested."""
+
+    def run(graph_module: Any, example_inputs: Sequence[Any], **options: Any) -> Any:
+        return torch.compiler.disable(graph_module.forward)
+
+    os.environ["SPARSEC_STRICT"] = "1"
+    for name in ("sparsec", "torch"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with mock.patch("torch._inductor.compile_fx.compile_fx", run), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def judge(module: nn.Module, inputs: Sequence[Tensor], door: str, values: bool) -> tuple[str, str]:
+    """(verdict, detail): equal, excepted (the same exception), torch, refused, memory, wrong or raised.
+
+    values: whether results can be compared by value. torch: what PyTorch's own tracing of the module does too; refused: a clear
+    refusal of ``sparsec.compile``, whose detail is the reason.
+    """
+    eager = outcome(module, inputs)
+    if values and difference(outcome(module, inputs), eager):
+        values = False
+    ours = _through(module, inputs, door)
+    found = difference(ours, eager, values)
+    if not found or _same_cause(ours.error, eager.error):
+        return ("excepted", line(eager.error)) if eager.error is not None else ("equal", "; ".join(sorted(backend._said)))
+    if reason := _torch_too(module, inputs, door, eager, ours, values):
+        return "torch", reason
+    if door == "sparsec.compile" and isinstance(ours.error, UnsupportedModel):
+        return "refused", line(ours.error)
+    return found.partition(":")[0], found.partition(": ")[2]
+
+
+def _same_cause(ours: BaseException | None, eager: BaseException | None) -> bool:
+    """Whether the model was refused for what eager raises."""
+    return eager is not None and isinstance(ours, UnsupportedModel) and type(ours.__cause__) is type(eager)
+
+
+def _through(module: nn.Module, inputs: Sequence[Tensor], door: str) -> Outcome:
+    torch._dynamo.reset()
+    backend._said.clear()
+    with plain_inductor():
+        if door == "torch.compile":
+            return outcome(torch.compile(module, backend="sparse"), inputs)
+        return outcome(lambda *given: sparsec.compile(module, given)(*given), inputs)
+
+
+def _torch_too(module: nn.Module, inputs: Sequence[Tensor], door: str, eager: Outcome, ours: Outcome, values: bool) -> str:
+    for name, call in _without_us(module, door):
+        torch._dynamo.reset()
+        theirs = outcome(call, inputs)
+        found = difference(theirs, eager, values)
+        if found and (theirs.error is None) == (ours.error is None):
+            return f"{name}: {found}"
+    return ""
+
+
+def _without_us(module: nn.Module, door: str) -> Iterator[tuple[str, Any]]:
+    if door == "torch.compile":
+        for name in ("eager", "aot_eager"):
+            yield name, torch.compile(module, backend=name)
+    else:
+        yield "torch.export", lambda *given: _exported(module, given)(*given)
+
+
+def _exported(module: nn.Module, given: Sequence[Tensor]) -> Any:
+    program = torch.export.export(module, tuple(given), strict=False)
+    return program.run_decompositions({}).module()
