@@ -5,11 +5,13 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._export.utils import _collect_all_valid_cia_ops
 
 import sparsec
 from sparsec.errors import UnsupportedModel
@@ -29,9 +31,19 @@ def plain_inductor() -> Iterator[None]:
     os.environ["SPARSEC_STRICT"] = "1"
     for name in ("sparsec", "torch"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with mock.patch("torch._inductor.compile_fx.compile_fx", run), warnings.catch_warnings():
+    with (
+        mock.patch("torch._inductor.compile_fx.compile_fx", run),
+        mock.patch("torch.export.exported_program._collect_all_valid_cia_ops", _composites),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
+
+
+@cache
+def _composites() -> set[Any]:
+    """PyTorch's list of composite operators, which it makes again for each export."""
+    return _collect_all_valid_cia_ops()
 
 
 def judge(module: nn.Module, inputs: Sequence[Tensor], door: str, values: bool) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.opdb.cases import Case, Record, cases, check
 
 PATIENCE = 240.0
-LIFETIME = 300
+LIFETIME = 1000
 AGAIN = 75
 
 
