@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._export.utils import _collect_all_valid_cia_ops
 
 import sparsec
-from sparsec.errors import UnsupportedModel
+from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.torch_door import backend
 from tests.opdb.outcomes import Outcome, difference, line, outcome
 
@@ -55,13 +55,13 @@ def judge(module: nn.Module, inputs: Sequence[Tensor], door: str, values: bool) 
     eager = outcome(module, inputs)
     if values and difference(outcome(module, inputs), eager):
         values = False
-    ours = _through(module, inputs, door)
+    ours = through(module, inputs, door)
     found = difference(ours, eager, values)
     if not found or _same_cause(ours.error, eager.error):
         return ("excepted", line(eager.error)) if eager.error is not None else ("equal", "; ".join(sorted(backend._said)))
     if reason := _torch_too(module, inputs, door, eager, ours, values):
         return "torch", reason
-    if door == "sparsec.compile" and isinstance(ours.error, UnsupportedModel):
+    if door == "sparsec.compile" and isinstance(ours.error, UnsupportedModel | InvalidInput):
         return "refused", line(ours.error)
     return found.partition(":")[0], found.partition(": ")[2]
 
@@ -71,7 +71,8 @@ def _same_cause(ours: BaseException | None, eager: BaseException | None) -> bool
     return eager is not None and isinstance(ours, UnsupportedModel) and type(ours.__cause__) is type(eager)
 
 
-def _through(module: nn.Module, inputs: Sequence[Tensor], door: str) -> Outcome:
+def through(module: nn.Module, inputs: Sequence[Tensor], door: str) -> Outcome:
+    """What the module does behind a door, whatever was compiled before."""
     torch._dynamo.reset()
     backend._said.clear()
     with plain_inductor():
