@@ -19,13 +19,14 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast sweep lint format bench clean cxx
+.PHONY: help setup demo test test-fast sweep opdb lint format bench clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
 	@echo "make test       all tests (20 minutes on two cores)"
 	@echo "make test-fast  the tests without slow ones (5 minutes)"
 	@echo "make sweep      errors of every network x density x pattern x batch x door (an hour)"
+	@echo "make opdb       every float32 sample of PyTorch's operator database through both doors (hours)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"
@@ -59,6 +60,11 @@ test-fast: $(STAMP) cxx
 
 sweep: $(STAMP)
 	SPARSEC_SWEEP=1 $(BIN)/python -m pytest tests/test_acceptance_errors.py -k kind_batch_and_door -s $(PYTEST_ARGS)
+
+# Goes on where it was stopped; remove the folder to begin anew.
+OPDB_ARGS ?= --folder build/opdb
+opdb: $(STAMP)
+	SPARSEC_CACHE_DIR=$(CURDIR)/build/opdb/kernels $(BIN)/python -m tests.opdb $(OPDB_ARGS)
 
 # The package's folders lie apart; mypy follows links where it cannot follow an editable install.
 TYPED := build/typed

@@ -8,10 +8,10 @@ from typing import Any
 from tests.opdb.doors import DOORS, judge
 from tests.opdb.modules import FORMS, make
 from tests.opdb.outcomes import line, outcome
-from tests.opdb.samples import operators, samples, unwritten
+from tests.opdb.samples import empty, operators, samples, unwritten
 
-FIRST, GROUP = 6, 32
-MAIN = ("alone", "bordered")
+FIRST, GROUP = 4, 32
+MAIN = ("bordered", "alone")
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,26 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
     """Of these operators: a few samples of each in all forms first, then the others in the main ones, many together."""
     for forms in (MAIN, tuple(form for form in FORMS if form not in MAIN)):
         for name in names:
-            yield from _of(name, tuple(range(min(FIRST, len(samples(name))))), forms)
-    counts = {name: len(samples(name)) for name in names}
-    for start in range(FIRST, max(counts.values(), default=0), GROUP):
+            yield from _of(name, _spread(len(samples(name))), forms)
+    rest = {name: [n for n in range(len(samples(name))) if n not in _spread(len(samples(name)))] for name in names}
+    for start in range(0, max(map(len, rest.values()), default=0), GROUP):
         for name in names:
-            yield from _of(name, tuple(range(start, min(start + GROUP, counts[name]))), MAIN)
+            yield from _of(name, rest[name][start : start + GROUP], MAIN)
 
 
-def _of(name: str, numbers: tuple[int, ...], forms: Sequence[str]) -> Iterator[Case]:
-    for form, door in itertools.product(forms, DOORS) if numbers else ():
+def _spread(count: int) -> list[int]:
+    return sorted({position * (count - 1) // (FIRST - 1) for position in range(FIRST)}) if count else []
+
+
+def _of(name: str, numbers: Sequence[int], forms: Sequence[str]) -> Iterator[Case]:
+    hollow = {number for number in numbers if empty(samples(name)[number])}
+    parts = [tuple(n for n in numbers if n not in hollow), tuple(n for n in numbers if n in hollow)]
+    for form, door, part in itertools.product(forms, DOORS, filter(None, parts)):
         # ``sparsec.compile`` refuses what writes to its inputs.
         if form == "in place" and door == "sparsec.compile":
             continue
         if not form.endswith("in place") or operators()[name].inplace_variant is not None:
-            yield Case(name, numbers, form, door)
+            yield Case(name, part, form, door)
 
 
 def check(case: Case) -> list[Record]:

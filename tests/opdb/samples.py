@@ -39,6 +39,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+def empty(sample: Any) -> bool:
+    """Whether a tensor of a sample has no elements."""
+    return any(leaf.numel() == 0 for leaf in pytree.tree_leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor))
+
+
 def unwritten(name: str) -> bool:
     """Whether the operator's result holds memory that nobody has written."""
     return name.startswith(UNWRITTEN)
