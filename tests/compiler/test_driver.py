@@ -189,3 +189,17 @@ def test_drawing_is_reproducible():
     (a, x), (b, y) = convnets.draw(3), convnets.draw(3)
     assert torch.equal(x, y)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_sum_with_a_constant_of_the_same_size(tmp_path):
+    class Shifted(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.register_buffer("shift", torch.randn(2, 5, 8))
+
+        def forward(self, x):
+            return F.relu(super().forward(x) + self.shift)
+
+    model, x = Shifted().eval(), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        assert error(sparsec.compile(model, (x,), cache_dir=tmp_path)(x), model(x)) < TOLERANCE
