@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from sparsec.backends.base import Arguments, Machine, Refusal, Source
+from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.backends.x86 import convert, library, shares
+from sparsec.backends.x86 import library, moves, shares
 from sparsec.backends.x86.attention_calls import attention_groups
-from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import Product, nominal_work, panel_call, product_of, schedules
@@ -22,7 +19,7 @@ from sparsec.backends.x86.pruning import OPS as PRUNING_OPS
 from sparsec.backends.x86.pruning import pruning_groups
 from sparsec.backends.x86.stencils import depthwise_call, depthwise_refusal, is_depthwise, pool_groups, strip_buffer, strip_tiles
 from sparsec.backends.x86.tokens import OPS as TOKEN_OPS
-from sparsec.backends.x86.tokens import token_copy, token_groups
+from sparsec.backends.x86.tokens import token_groups
 from sparsec.backends.x86.vectors import elementwise_groups, vector_call, vector_matrix, vector_schedules, vector_verdict
 from sparsec.backends.x86.verdict import Verdict, compare
 from sparsec.layouts import Storage
@@ -158,38 +155,11 @@ class X86:
 
     def copy(self, source: Buffer, target: Buffer) -> Call:
         """Move a value between storages."""
-        have, want = source.storage, target.storage
-        if "rows" in (have.layout, want.layout):
-            return token_copy(source, target, self.machine)
-        lanes = self.machine.lanes
-        if have.is_map and want.is_map:
-            space = want.space
-            steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
-            kernel = convert.retile(lanes, space.tile // lanes, masked=want.layout == "flat")
-            scalars = {"channels": want.channels, **steps}
-            return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
-        kernel = convert.copy_rows(lanes)
-        if want.layout == "flat":
-            return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
-        if have.layout == "flat":
-            return _move(kernel, source, target, convert.flat_to_nchw(have.space), have.channels)
-        return _move(kernel, source, target, convert.copy_vector(want.elements), 1)
+        return moves.copy(source, target, self.machine)
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-        have, space = source.storage, target.storage.space
-        only_first = target.storage.channels == have.channels
-        scalars = {
-            "height": have.space.height,
-            "width": have.space.width,
-            "x_row": have.space.stride if have.layout == "flat" else have.space.height * have.space.width,
-            "x_pitch": have.space.pitch if have.layout == "flat" else have.space.width,
-            "y_height": space.height,
-            "y_pitch": space.pitch,
-            "y_row": space.stride,
-        }
-        kernel = convert.to_planes(self.machine.lanes, step, only_first)
-        return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))
+        return moves.planes(source, target, step, self.machine)
 
     def build(self, kernels: list[Source], cache: Path | None) -> Path:
         """The path of a library with these kernels."""
@@ -214,14 +184,6 @@ def _pointwise(spec: KernelSpec) -> KernelSpec:
     """The 1x1 convolution inside a fused pair, or that a linear layer over tokens is."""
     plain = {"groups": 1, "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
     return KernelSpec("conv2d", spec.inputs, spec.output, spec.weights[2:], attributes=tuple(plain.items()))
-
-
-def _move(
-    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
-) -> Call:
-    name = f"{source.name}->{target.storage.layout}"
-    moved = 4 * (source.storage.elements + target.storage.elements)
-    return Call(kernel, name, "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)
 
 
 def _convolution_refusal(spec: KernelSpec) -> Refusal | None:
