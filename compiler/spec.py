@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Choice names and values in order, such as (("kernel", "spmm"), ("vectors", 4)). Meaningless without a spec.
 Schedule = tuple[tuple[str, str | int], ...]
+#: Specs that compute nothing: "alias" keeps the order of elements, "permute" that of the axes ``dims``, "convert" everything.
+VIEWS = ("alias", "permute", "convert")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _references() -> dict[str, Callable[..., Any]]:
         "avg_pool2d": call(F.avg_pool2d),
         "global_avg_pool": lambda spec, x: x.mean((2, 3)).reshape(-1, *spec.output),
         "alias": lambda spec, x: x.reshape(-1, *spec.output),
+        "permute": lambda spec, x: x.permute(0, *(dim + 1 for dim in spec["dims"])),
         "attention": call(token_ops.attention),
         "key_bias": call(token_ops.key_bias),
         "map_to_tokens": call(token_ops.map_to_tokens),

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.backends.x86 import library, moves, shares
@@ -153,9 +155,17 @@ class X86:
         inner = Task(task.node, task.spec, (middle,), task.residual, task.target, task.weights[2:4])
         return Group((first, panel_call(inner, product, schedule, self.machine)), strip)
 
+    def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
+        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
+        return moves.covers(have, want, shape)
+
     def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value between storages."""
+        """Move a value between storages that ``covers`` allows."""
         return moves.copy(source, target, self.machine)
+
+    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
+        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target."""
+        return moves.rearrange(source, target, have, want, self.machine)
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
