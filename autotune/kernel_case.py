@@ -63,6 +63,8 @@ def case_of(task: Task | None, groups: Sequence[Group]) -> Case:
     node = groups[0].calls[0].node
     if task is None:
         (call,) = _calls(groups)
+        if "place" in call.constants:
+            raise ValueError("its elements go by a table of positions")
         source, target = call.buffers["x"], call.buffers["y"]
         x = np.random.default_rng(_SEED).standard_normal(_shape(source.storage)).astype(np.float32)
         return _case(node, groups, None, {source: stored(x, source.storage)}, target, _moved(x, source, target))
@@ -104,6 +106,8 @@ def _shape(storage: Storage) -> tuple[int, ...]:
 def _moved(x: np.ndarray, source: Buffer, target: Buffer) -> np.ndarray:
     """The value that a change of layout leaves: the same, but for parity planes and the order of the axes of tokens."""
     have, want = _shape(source.storage), _shape(target.storage)
+    if source.storage.is_dense and target.storage.is_dense:
+        return x.reshape(want)
     if "rows" in (source.storage.layout, target.storage.layout) and x.ndim != len(want):
         return x.reshape(have).T.reshape(want) if x.ndim == 2 else x.reshape(have[0], -1).T
     if want[0] == have[0] and want != have:

@@ -23,13 +23,14 @@ class _Tenant:
 
 
 def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
-    """First and last group that touches each arena buffer."""
+    """First and last group that touches the memory of each arena buffer."""
     spans: dict[Buffer, tuple[int, int]] = {}
     for number, group in enumerate(plan.groups):
         for call in group.calls:
             for buffer in call.buffers.values():
                 if buffer.port is None:
-                    spans[buffer] = (spans.get(buffer, (number, number))[0], number)
+                    owner = buffer.memory
+                    spans[owner] = (spans.get(owner, (number, number))[0], number)
     return spans
 
 
@@ -58,7 +59,7 @@ def elements_of(buffer: Buffer, threads: int) -> int:
 
 
 def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:
-    """Element offset of every arena buffer and the arena's size in elements; one pool after the other."""
+    """Element offset of every arena buffer that owns memory and the arena's size in elements; one pool after the other."""
     pools: dict[Hashable, list[_Tenant]] = defaultdict(list)
     for buffer, (first, last) in lifetimes(plan).items():
         pools[_pool(buffer)].append(_Tenant(buffer, elements_of(buffer, threads), first, last))

@@ -110,7 +110,7 @@ def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], o
 
 def _address(field: int, buffer: Buffer, offsets: dict[Buffer, int]) -> Relocation:
     if buffer.port is None:
-        return Relocation(field, "arena", 4 * (offsets[buffer] + (0 if buffer.slot else buffer.storage.origin)))
+        return Relocation(field, "arena", 4 * (offsets[buffer.memory] + (0 if buffer.slot else buffer.storage.origin)))
     side, index = buffer.port
     return Relocation(field, "input" if side == "input" else "output", 0, index)
 

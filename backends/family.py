@@ -29,6 +29,7 @@ class Values:
 
 NUMBER = Values("a number", lambda value: isinstance(value, int | float) and value == value)
 WHOLE = Values("a whole number", lambda value: isinstance(value, int))
+DIMS = Values("an order of axes", lambda value: isinstance(value, tuple) and sorted(value) == list(range(len(value))))
 PAIR = Values("a pair of whole numbers", lambda value: isinstance(value, tuple) and [type(each) for each in value] == [int, int])
 
 

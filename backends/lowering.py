@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +15,12 @@ from torch import fx
 
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer, Call, Group, Plan, Task
+from sparsec.backends.values import Shape, Value, copies, lies_as
 from sparsec.forms import constant
-from sparsec.layouts import Geometry, Storage
-from sparsec.operands import operands, residual, shape_of, sources, weights
+from sparsec.layouts import Storage, dense
+from sparsec.operands import makes_rows, operands, residual, shape_of, sources, weights
 from sparsec.regions import Region, parity_step, reads_one_plane
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.spec import VIEWS, KernelSpec, Schedule
 
 
 class Lowerer(Protocol):
@@ -37,8 +38,14 @@ class Lowerer(Protocol):
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""
 
+    def covers(self, have: Storage, want: Storage, shape: Shape) -> bool:
+        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
+
     def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value from one storage to another: nchw, flat, packed, vector, rows."""
+        """Move a value from one storage to another that ``covers`` allows."""
+
+    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
+        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target, pads of flat rows zero."""
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
@@ -49,9 +56,9 @@ class _State:
     region: Region
     backend: Lowerer
     chosen: Mapping[str, Schedule]
-    buffers: dict[fx.Node, Buffer] = field(default_factory=dict)
+    values: dict[fx.Node, Value] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    derived: dict[tuple[Buffer, str], Buffer] = field(default_factory=dict)
+    derived: dict[tuple[Buffer | Value, Storage | str], Buffer] = field(default_factory=dict)
     tasks: list[Task] = field(default_factory=list)
     schedules: dict[str, Schedule] = field(default_factory=dict)
 
@@ -70,47 +77,51 @@ def lower_region(region: Region, backend: Lowerer, chosen: Mapping[str, Schedule
     state = _State(region, backend, chosen or {})
     inputs = tuple(_port(region, "input", i, node) for i, node in enumerate(region.inputs))
     outputs = tuple(_port(region, "output", i, node) for i, node in enumerate(region.outputs))
-    state.buffers.update(zip(region.inputs, inputs, strict=True))
+    state.values.update((node, Value.whole(port, shape_of(node))) for node, port in zip(region.inputs, inputs, strict=True))
     ports = dict(zip(region.outputs, outputs, strict=True))
     for node, spec in region.specs.items():
         _lower_node(state, node, spec, ports.get(node))
     for node, port in ports.items():
-        _deliver(state, state.buffers[node], port)
+        _deliver(state, state.values[node], port)
     return Lowered(Plan(tuple(backend.share(state.groups)), inputs, outputs), tuple(state.tasks), state.schedules)
 
 
 def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
-    shape = shape_of(node)
-    if len(shape) == 3:
-        storage = Storage("nchw", shape[0], Geometry(*shape[1:], pad=0))
+    shape, inside = shape_of(node), region.storage(node)
+    if inside.layout == "rows":
+        storage = inside
     elif len(shape) == 2:
         storage = Storage("rows", shape[1], region.geometry(node))
     else:
-        inside = region.storage(node)
-        storage = inside if inside.layout == "rows" else Storage("nchw", shape[0])
+        storage = dense(shape)
     return Buffer(node.name, storage, (side, index))
 
 
 def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | None) -> None:
-    storage = state.region.storage(node)
-    if spec.op in ("alias", "convert"):
-        state.buffers[node] = _as(state, state.buffers[operands(node)[0]], storage)
+    if spec.op in VIEWS:
+        state.values[node] = state.values[operands(node)[0]].viewed(spec.output, dict(spec.attributes).get("dims"))
         return
-    # A vector or row is contiguous wherever it lives: written straight to the caller's tensor.
-    target = port if port is not None and storage.layout in ("vector", "rows") else None
+    storage = _written(state.region.storage(node), node)
+    # A value in row-major order is so wherever it lives: written straight to the caller's tensor.
+    target = Buffer(node.name, storage) if port is None or storage.is_map else port.read_as(storage)
     task = Task(
         node=node.name,
         spec=spec,
         sources=_sources(state, node, spec),
         residual=_residual(state, node),
-        target=Buffer(node.name, storage) if target is None else replace(target, storage=storage),
+        target=target,
         weights=tuple(_array(w, shape) for w, shape in zip(weights(node), spec.weights, strict=True)),
     )
     schedule = state.chosen.get(node.name) or state.backend.schedules(task)[0]
     state.tasks.append(task)
     state.schedules[node.name] = schedule
     state.groups += state.backend.lower(task, schedule)
-    state.buffers[node] = task.target
+    state.values[node] = Value.whole(task.target, spec.output)
+
+
+def _written(storage: Storage, node: fx.Node) -> Storage:
+    """The storage that a kernel writes: numbers per token that come from an operator on vectors are one."""
+    return Storage("vector", storage.space.count) if storage.layout == "rows" and not makes_rows(node) else storage
 
 
 def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
@@ -121,57 +132,63 @@ def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | 
 
 def _residual(state: _State, node: fx.Node) -> Buffer | None:
     other = residual(node)
-    return None if other is None else _as(state, state.buffers[other], state.region.storage(other))
+    return None if other is None else _read(state, other)
 
 
 def _sources(state: _State, node: fx.Node, spec: KernelSpec) -> tuple[Buffer, ...]:
     step = parity_step(spec)
     read = sources(node)
     if step > 1:
-        return (_planes(state, state.buffers[read[0]], spec, step),)
-    return tuple(_as(state, state.buffers[a], state.region.storage(a)) for a in read)
+        return (_planes(state, state.values[read[0]], spec, step),)
+    return tuple(_read(state, a) for a in read)
 
 
-def _as(state: _State, buffer: Buffer, storage: Storage) -> Buffer:
-    """The value of ``buffer`` in another storage, converted at most once."""
-    have = buffer.storage
-    if (have.layout, have.geometry) == (storage.layout, storage.geometry):
-        return buffer
-    if _contiguous(have) and _contiguous(storage):
-        return replace(buffer, storage=storage)
-    if have.layout == "nchw" and storage.layout == "packed":
-        buffer = _as(state, buffer, replace(storage, layout="flat"))
-    if have.layout == "packed" and storage.layout == "vector":
-        buffer = _as(state, buffer, replace(have, layout="flat"))
-    key = (buffer, storage.layout)
+def _read(state: _State, node: fx.Node) -> Buffer:
+    """A value in the storage that its readers expect."""
+    return _as(state, state.values[node], state.region.storage(node))
+
+
+def _as(state: _State, value: Value, storage: Storage) -> Buffer:
+    """A value in another storage, moved at most once."""
+    if value.is_whole and value.buffer.storage == storage:
+        return value.buffer
+    key = (value.buffer if value.is_whole else value, storage)
     if key not in state.derived:
-        made = Buffer(f"{buffer.name}.{storage.layout}", storage)
-        state.groups.append(Group((state.backend.copy(buffer, made),)))
-        state.derived[key] = made
+        if lies_as(value, storage):
+            state.derived[key] = value.buffer.read_as(storage)
+        else:
+            made = Buffer(f"{value.buffer.name}.{storage.layout}", storage)
+            _move(state, value, made)
+            state.derived[key] = made
     return state.derived[key]
 
 
-def _contiguous(storage: Storage) -> bool:
-    """Whether the value is one run of ``channels`` elements."""
-    return storage.layout in ("vector", "nchw") and (storage.geometry is None or storage.geometry.height * storage.geometry.width == 1)
+def _move(state: _State, value: Value, target: Buffer) -> None:
+    """Emit what writes a value to a buffer: copies of rows where they serve, else every element goes by its address."""
+    source, steps = value.buffer, copies(value, target.storage, state.backend.covers)
+    if not steps:
+        call = state.backend.rearrange(source, target, value.places, target.storage.addresses(value.shape))
+    else:
+        for step in steps[:-1]:
+            source = _as(state, Value.whole(source.read_as(step.have), step.shape), step.want)
+        call = state.backend.copy(source.read_as(steps[-1].have), target.read_as(steps[-1].want))
+    state.groups.append(Group((call,)))
 
 
-def _planes(state: _State, source: Buffer, spec: KernelSpec, step: int) -> Buffer:
+def _planes(state: _State, value: Value, spec: KernelSpec, step: int) -> Buffer:
     kept = 1 if reads_one_plane(spec) else step * step
-    key = (source, f"planes{step}x{kept}")
+    key = (value, f"planes{step}x{kept}")
     if key not in state.derived:
         channels, height, width = spec.inputs[0]
-        if source.storage.layout == "packed":
-            source = _as(state, source, Storage("flat", channels, state.region.space(height, width)))
+        rows, flat = dense(spec.inputs[0]), Storage("flat", channels, state.region.space(height, width))
+        source = _as(state, value, rows if lies_as(value, rows) else flat)
         made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:])))
         state.groups.append(Group((state.backend.planes(source, made, step),)))
         state.derived[key] = made
     return state.derived[key]
 
 
-def _deliver(state: _State, buffer: Buffer, port: Buffer) -> None:
-    if buffer.port == port.port:
-        return
-    if buffer.storage.layout == "packed" and port.storage.layout != "rows":
-        buffer = _as(state, buffer, replace(buffer.storage, layout="flat"))
-    state.groups.append(Group((state.backend.copy(buffer, port),)))
+def _deliver(state: _State, value: Value, port: Buffer) -> None:
+    """Write a value to the caller's tensor, unless its kernel did."""
+    if not (value.is_whole and value.buffer.port == port.port):
+        _move(state, value, port)

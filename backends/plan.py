@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ class Buffer:
 
     ``slot`` > 0: that many elements exist once per thread instead; ``unit`` is then how far one unit of work moves in them, so that
     a strip of units starts at the slot's beginning (packed values between two calls of one group; 0 for plain scratch).
+    ``of``: the buffer whose memory this one is, read in another storage.
     """
 
     name: str
@@ -26,6 +27,16 @@ class Buffer:
     port: tuple[str, int] | None = None
     slot: int = 0
     unit: int = 0
+    of: Buffer | None = None
+
+    @property
+    def memory(self) -> Buffer:
+        """The buffer that owns the memory."""
+        return self if self.of is None else self.of.memory
+
+    def read_as(self, storage: Storage) -> Buffer:
+        """The same memory in another storage."""
+        return self if storage == self.storage else replace(self, storage=storage, of=self)
 
 
 @dataclass(frozen=True, eq=False)

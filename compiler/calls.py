@@ -265,7 +265,7 @@ def is_identity(node: fx.Node) -> bool:
     if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default):
         named = arguments(node)
         return not named["train"] or named["p"] == 0
-    if node.target in (aten.to.dtype, aten._to_copy.default, aten.expand.default, aten.view.default):
+    if node.target in (aten.to.dtype, aten._to_copy.default, aten.expand.default, aten.view.default, aten.reshape.default):
         return _same_value(node)
     return node.target is ops.activate and node.kwargs["activation"] == "none"
 

@@ -39,7 +39,7 @@ class RegionProgram:
         arrays = [x.numpy() for x in inputs] if self.looks_inside else []
         if arrays:
             check_indices(program, arrays)
-        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=torch.float32) for port in program.outputs]
+        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=getattr(torch, port.dtype)) for port in program.outputs]
         if batch and program.padding is not None:
             self.runner.run_arrays(arrays, [y.numpy() for y in outputs], sizes)
         elif batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,9 @@ from sparsec.forms import is_value, known_fact
 from sparsec.graph import Miss
 from sparsec.operands import ROW_DTYPES, operands, residual, shape_of, sources, weights
 from sparsec.spec import KernelSpec
+from sparsec.views import VIEWS
 
 aten = torch.ops.aten
-
-_ALIASES = (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default)
 
 
 def spec_of(node: fx.Node) -> KernelSpec | Miss:
@@ -99,17 +97,6 @@ def _elementwise(op: str) -> Callable[[fx.Node], Description]:
     return describe
 
 
-def _alias(node: fx.Node) -> Description:
-    before, after = shape_of(operands(node)[0]), shape_of(node)
-    if before == after or (_is_vector(after) and math.prod(before) == after[0]):
-        return "alias", {}
-    return f"it rearranges {before} to {after}"
-
-
-def _is_vector(shape: tuple[int, ...]) -> bool:
-    return shape[1:] in ((), (1, 1))
-
-
 def _global_pool(node: fx.Node) -> Description:
     size, out = shape_of(operands(node)[0]), shape_of(node)
     if len(size) != 3 or out not in ((size[0],), (size[0], 1, 1)):
@@ -158,5 +145,5 @@ _DESCRIBE: dict[Any, Callable[[fx.Node], Description]] = {
     aten.max_pool2d.default: _pool("max_pool2d"),
     aten.avg_pool2d.default: _pool("avg_pool2d"),
     **TOKENS,
-    **dict.fromkeys(_ALIASES, _alias),
+    **VIEWS,
 }

@@ -130,7 +130,7 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
     from sparsec.inductor import RegionOp, compile_dense
     from sparsec.splice import splice
 
-    operators = [RegionOp(p, [(tuple(n.meta["val"].shape), torch.float32) for n in p.region.outputs]) for p in programs]
+    operators = [RegionOp(p, [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in p.region.outputs]) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
     # Freezing rewrites convolutions for oneDNN, which knows no float64.

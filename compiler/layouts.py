@@ -15,8 +15,12 @@ features contiguous, at the edges of a region only.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
 LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw", "rows")
@@ -168,3 +172,44 @@ class Storage:
     def row_step(self) -> int:
         """Elements from one channel to the next within a tile."""
         return self.space.stride if self.layout == "flat" else self.space.tile
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether element i of the value in row-major order lies i elements from the start."""
+        return not self.is_map
+
+    @property
+    def follows(self) -> bool:
+        """Whether the number of tokens is known at run time only; all sizes are then the largest."""
+        return self.geometry is not None and bool(self.geometry.symbol)
+
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Whether one sample of ``shape`` ([C], [C, H, W] or, of tokens, [T, F]) is what is stored."""
+        if self.is_dense:
+            return math.prod(shape) == self.elements
+        height, width = self.space.height, self.space.width
+        return tuple(shape) == (self.channels, height, width) or (height == 1 and tuple(shape) == (width, self.channels))
+
+    def addresses(self, shape: Sequence[int]) -> np.ndarray:
+        """Where each element of one sample of ``shape`` lies: int64 elements from the start of the storage, row-major order of ``shape``.
+
+        ValueError unless the storage holds such a sample.
+        """
+        if not self.holds(shape):
+            raise ValueError(f"a {self.layout} value of {self.channels} channels does not hold {tuple(shape)}")
+        if self.is_dense:
+            return np.arange(self.elements)
+        space, pixel = self.space, np.arange(self.space.height * self.space.width)
+        at = pixel // space.width * space.pitch + pixel % space.width
+        place = self.origin + at // space.tile * self.tile_step + at % space.tile
+        channels = np.arange(self.channels) * self.row_step
+        return (channels[:, None] + place if len(shape) == 3 else place[:, None] + channels).reshape(-1)
+
+
+def dense(shape: Sequence[int], dtype: str = "float32") -> Storage:
+    """The storage of one sample [C], [C, H, W] or [T, F] in row-major order."""
+    if len(shape) == 1:
+        return Storage("vector", shape[0], dtype=dtype)
+    if len(shape) == 2:
+        return Storage("rows", shape[1], Geometry(1, shape[0], 0), dtype)
+    return Storage("nchw", shape[0], Geometry(shape[1], shape[2], 0), dtype)

@@ -96,9 +96,14 @@ def residual(node: fx.Node) -> fx.Node | None:
     return node.args[position] if position < len(node.args) else None  # type: ignore[return-value]
 
 
+def makes_rows(node: fx.Node) -> bool:
+    """Whether an operator writes numbers per token, whose number may follow a run-time size."""
+    return node.target in _ROW_MAKERS
+
+
 def is_row(node: fx.Node) -> bool:
     """Whether a value [N, T] is a number per token: ids, a padding mask, the bias of keys, scores, positions."""
-    return node.target in _ROW_MAKERS or any(_reads_as_row(user, node) for user in node.users)
+    return makes_rows(node) or any(_reads_as_row(user, node) for user in node.users)
 
 
 def _reads_as_row(user: fx.Node, node: fx.Node) -> bool:

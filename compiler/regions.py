@@ -13,7 +13,7 @@ from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
 from sparsec.layouts import Geometry, Storage
-from sparsec.operands import CHOOSING, is_row, operands, shape_of, sources
+from sparsec.operands import CHOOSING, makes_rows, operands, shape_of, sources
 from sparsec.spec import KernelSpec
 
 
@@ -90,11 +90,16 @@ def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) 
     """All values whose tokens follow a run-time size: an operator on tokens keeps those of its first source, prepending adds some."""
     for node, spec in specs.items():
         first = sources(node)[0]
-        keeps_tokens = (len(spec.output) == 2 or is_row(node)) and node.target not in CHOOSING
+        keeps_tokens = (len(spec.output) == 2 or makes_rows(node)) and node.target not in CHOOSING and not _moves(spec)
         if first in known and keeps_tokens:
             symbol, plus = known[first]
             known[node] = symbol, plus + spec.output[0] - spec.inputs[0][0]
     return known
+
+
+def _moves(spec: KernelSpec) -> bool:
+    """Whether a view makes other axes of those that it reads."""
+    return spec.op == "permute" or (spec.op == "alias" and spec.inputs[0] != spec.output)
 
 
 def returned(graph: fx.Graph) -> tuple[Any, ...]:

@@ -34,6 +34,8 @@ _OPERANDS = {
 }
 #: Fields that are not asked for by name: what a kernel family decides on as a whole.
 _STRUCTURE = ("op", "inputs", "output", "weights", "residual", "sources", "layout", "attributes", "weight_fact")
+#: Specs that compute nothing: "alias" keeps the order of elements, "permute" that of the axes ``dims``, "convert" everything.
+VIEWS = ("alias", "permute", "convert")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def _references() -> dict[str, Callable[..., Any]]:
         "avg_pool2d": call(F.avg_pool2d),
         "global_avg_pool": shaped(lambda x: x.mean((2, 3))),
         "alias": shaped(lambda x: x),
+        "permute": call(lambda x, *, dims: x.permute(0, *(dim + 1 for dim in dims))),
         "attention": call(token_ops.attention),
         "key_bias": call(token_ops.key_bias),
         "map_to_tokens": call(token_ops.map_to_tokens),

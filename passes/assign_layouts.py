@@ -5,7 +5,7 @@
     conv1x1 ── v ── add, conv1x1, conv3x3 v: whichever side of the cut is cheaper; the other readers get a to_layout
 
 One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
-cutting v → sink what flat would; two values that must share storage are joined by an edge of infinite capacity, as are flat and
+cutting v → sink what flat would; a value and a copy of it are joined by an edge of infinite capacity, as are flat and
 what a kernel can only write flat. Values of one pixel are vectors, tokens are packed, values that no kernel touches stay nchw. Costs
 are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
 """
@@ -40,7 +40,7 @@ def reads_flat(spec: KernelSpec) -> bool:
     if spec.op == "conv2d":
         kernel = spec.weights[0][2:] if spec.weights[0] else (1, 1)
         return kernel != (1, 1) or spec["stride"] != (1, 1)
-    # A map that is read as a vector is copied row by row.
+    # Rows of a map that is read in another shape are copied one by one.
     flattens = spec.op == "alias" and spec.inputs[0] != spec.output
     return flattens or spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
 
@@ -115,7 +115,7 @@ def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context
         graph.add_edge("flat", value, capacity=convert * size * if_packed)
         graph.add_edge(value, "packed", capacity=flat_read * size * if_flat)
     for node, spec in specs.items():
-        if spec.op == "alias" and is_map(node):
+        if spec.op == "alias" and is_map(node) and spec.inputs[0] == spec.output:
             graph.add_edge(node, node.args[0])
             graph.add_edge(node.args[0], node)
         if writes_flat(spec):

@@ -20,7 +20,7 @@ from sparsec.describe import spec_of
 from sparsec.facts import Fact
 from sparsec.operands import operands
 from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.spec import KernelSpec
+from sparsec.spec import VIEWS, KernelSpec
 
 # Speed of a kernel that skips single zeros, and whole blocks of outputs, relative to a dense one per multiplication done: measured over
 # the 1x1 layers of MobileNetV1 on one core, skipping single zeros breaks even at 60% nonzero.
@@ -47,6 +47,9 @@ class GroupRegions(Pass):
         specs = {n: s for n in calls if isinstance(s := spec_of(n), KernelSpec) and _offered(s, context)}
         kept = 0
         for members in _merge(edit.nodes(), specs):
+            if all(specs[n].op in VIEWS for n in members) and len(members) < len(calls):
+                edit.miss(members[0], f"its region of {len(members)} nodes computes nothing")
+                continue
             gain, flip = _gain([specs[n] for n in members], context)
             needed = 1.0 if len(members) == len(calls) else EDGES
             if not context.costs.get("keep_dense") and gain <= needed:

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsec.backends.base import Arguments, Machine, Refusal, Source
+from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.backends.x86 import convert, library, shares
+from sparsec.backends.x86 import library, moves, shares
 from sparsec.backends.x86.families import FAMILIES, JOINED, PRODUCT
-from sparsec.backends.x86.geometry import mask_of
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.backends.x86.panel_costs import Work, best_tile
 from sparsec.backends.x86.products import nominal_work, product_of_task
-from sparsec.backends.x86.tokens import token_copy
 from sparsec.backends.x86.vectors import vector_matrix, vector_verdict
 from sparsec.backends.x86.verdict import Verdict, compare
+from sparsec.layouts import Storage
 from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
 
@@ -92,40 +91,21 @@ class X86:
         """``groups``, in their order, with what threads take of each decided."""
         return shares.settle(groups)
 
+    def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
+        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
+        return moves.covers(have, want, shape)
+
     def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value between storages."""
-        have, want = source.storage, target.storage
-        if "rows" in (have.layout, want.layout):
-            return token_copy(source, target, self.machine)
-        lanes = self.machine.lanes
-        if have.is_map and want.is_map:
-            space = want.space
-            steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
-            kernel = convert.retile(lanes, space.tile // lanes, masked=want.layout == "flat")
-            scalars = {"channels": want.channels, **steps}
-            return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
-        kernel = convert.copy_rows(lanes)
-        if want.layout == "flat":
-            return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
-        if have.layout == "flat":
-            return _move(kernel, source, target, convert.flat_to_nchw(have.space), have.channels)
-        return _move(kernel, source, target, convert.copy_vector(want.elements), 1)
+        """Move a value between storages that ``covers`` allows."""
+        return moves.copy(source, target, self.machine)
+
+    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
+        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target."""
+        return moves.rearrange(source, target, have, want, self.machine)
 
     def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
         """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-        have, space = source.storage, target.storage.space
-        only_first = target.storage.channels == have.channels
-        scalars = {
-            "height": have.space.height,
-            "width": have.space.width,
-            "x_row": have.space.stride if have.layout == "flat" else have.space.height * have.space.width,
-            "x_pitch": have.space.pitch if have.layout == "flat" else have.space.width,
-            "y_height": space.height,
-            "y_pitch": space.pitch,
-            "y_row": space.stride,
-        }
-        kernel = convert.to_planes(self.machine.lanes, step, only_first)
-        return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))
+        return moves.planes(source, target, step, self.machine)
 
     def build(self, kernels: list[Source], cache: Path | None) -> Path:
         """The path of a library with these kernels."""
@@ -137,11 +117,3 @@ def _family(spec: KernelSpec) -> Family:
     if isinstance(found, Refusal):
         raise ValueError(f"no kernel computes {spec.op}: {found.reason}")
     return found
-
-
-def _move(
-    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
-) -> Call:
-    name = f"{source.name}->{target.storage.layout}"
-    moved = 4 * (source.storage.elements + target.storage.elements)
-    return Call(kernel, name, "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)

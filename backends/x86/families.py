@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import Any
 
 from sparsec.backends.base import Machine
-from sparsec.backends.family import NUMBER, PAIR, WHOLE, Family
+from sparsec.backends.family import DIMS, NUMBER, PAIR, WHOLE, Family
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86 import expr
 from sparsec.backends.x86.attention_calls import attention_breach, attention_groups
@@ -136,5 +136,6 @@ FAMILIES = (
     _pruning("token_sizes"),
     _pruning("mean_merged", "x sizes"),
     Family("a view", ("alias",), "x", _DTYPE, _moved),
+    Family("a permutation", ("permute",), "x", _DTYPE | {"dims": DIMS}, _moved),
     Family("a change of layout", ("convert",), "x", _DTYPE | {"layout": LAYOUTS}, _moved),
 )

@@ -1,4 +1,4 @@
-"""Calls for operators on tokens, and for moves of tokens between storages; attention and linear layers have their own.
+"""Calls for operators on tokens; attention and linear layers have their own.
 
 Inside a region tokens are packed; ids, masks and biases are one number per token, contiguous. All counts of tokens are taken from
 the geometry, where they follow a size known at run time only.
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.backends.x86 import convert, embedding, key_bias, layer_norm, prepend, repack, token_moves, token_table, token_vectors
+from sparsec.backends.plan import Call, Group, Task
+from sparsec.backends.x86 import embedding, key_bias, layer_norm, prepend, repack, token_table, token_vectors
 from sparsec.backends.x86.pointwise_ops import map_op
 from sparsec.layouts import Storage, scaled
 from sparsec.spec import KernelSpec, Schedule
@@ -24,43 +24,8 @@ def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group
     return [Group((_CALLS[task.spec.op](task, machine),))]
 
 
-def token_copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
-    """Move tokens: rows, or a vector for a single token <-> packed; packed <-> packed of another tile; rows -> rows, float32.
-
-    ValueError where these storages are something else.
-    """
-    have, want, lanes = source.storage, target.storage, machine.lanes
-    kinds = "vector" if have.geometry is None else have.layout, "vector" if want.geometry is None else want.layout
-    name, buffers = f"{source.name}->{want.layout}", {"x": source, "y": target}
-    if kinds == ("packed", "packed"):
-        return _move(name, buffers, repack.repack(lanes, _vectors(want, lanes)), _repack_scalars(have, want, lanes), want.space.tiles)
-    if kinds == ("packed", "vector"):
-        return _move(name, buffers, token_vectors.select_token(), _token_scalars(have, 0), -(-have.channels // token_vectors.RUN))
-    if kinds in (("rows", "packed"), ("vector", "packed")):
-        scalars = {"count": want.space.count, "features": want.channels}
-        return _move(name, buffers, token_moves.rows_to_packed(lanes, _vectors(want, lanes)), scalars, want.space.tiles)
-    if kinds == ("packed", "rows"):
-        scalars = {"count": have.space.count, "features": have.channels}
-        return _move(name, buffers, token_moves.packed_to_rows(lanes, _vectors(have, lanes)), scalars, have.space.tiles)
-    if kinds == ("rows", "rows") and have.dtype == want.dtype == "float32":
-        return _move(name, buffers, convert.copy_rows(lanes), _rows_scalars(want), 1)
-    raise ValueError(f"no kernel moves {have.dtype} tokens in {have.layout} to {want.dtype} in {want.layout} ({name})")
-
-
-def _rows_scalars(rows: Storage) -> dict[str, int]:
-    """Of ``copy_rows``: a row per token, or all numbers per token as one row."""
-    if not rows.channels:
-        return {**convert.copy_vector(0), "width": rows.space.count}
-    return {**convert.copy_vector(rows.channels), "height": rows.space.count, "x_pitch": rows.channels, "y_pitch": rows.channels}
-
-
 def _vectors(storage: Storage, lanes: int) -> int:
     return storage.space.tile // lanes
-
-
-def _move(name: str, buffers: Mapping[str, Buffer], source: Source, scalars: Mapping[str, int | float], units: int) -> Call:
-    moved = 4 * sum(b.storage.elements for b in buffers.values())
-    return Call(source, name, "convert", buffers, ("y",), {}, scalars, units, 0, moved)
 
 
 def _repack_scalars(have: Storage, want: Storage, lanes: int) -> dict[str, int]:

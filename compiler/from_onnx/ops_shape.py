@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from sparsec.from_onnx.build import Step, Value, dtype, fake, shape
+from sparsec.from_onnx.build import Step, Value, dtype, shape
 from sparsec.from_onnx.tensors import attribute_tensor
 
 aten = torch.ops.aten
 
 
 def reshaped(step: Step, value: Value, sizes: Sequence[int]) -> Value:
-    """The value in another shape: a view where its strides allow one, as torch's own exports say it."""
+    """The value in another shape."""
     old, sizes = shape(value), list(sizes)
     if list(old) == sizes:
         return value
@@ -22,8 +22,7 @@ def reshaped(step: Step, value: Value, sizes: Sequence[int]) -> Value:
         raise step.refusal(f"{list(old)} cannot become {sizes}")
     if len(old) > 2 and sizes == [old[0], math.prod(old[1:])]:
         return step.call(aten.flatten.using_ints, value, 1)
-    is_view = isinstance(value, fx.Node) and fake(value).is_contiguous()
-    return step.call(aten.view.default if is_view else aten.reshape.default, value, sizes)
+    return step.call(aten.reshape.default, value, sizes)
 
 
 def _reshape(step: Step) -> Value:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import (
 from torch.utils._pytree import tree_map_only
 
 from sparsec.errors import UnsupportedModel
+from sparsec.forms import notes
 from sparsec.from_torch.plain import plain
 from sparsec.graph import Recomputation
 
@@ -27,6 +28,11 @@ aten = torch.ops.aten
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 STORED = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
+
+#: Views that fail where strides do not fit: a reshape never does.
+_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+#: What reads a tensor's memory in another way than its shape says.
+_OF_MEMORY = frozenset({aten.as_strided.default, aten.view.dtype, aten.view_as_complex.default})
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,30 @@ class _Lowering:
         elif node.target is aten._native_batch_norm_legit_no_training.default:
             self._restore_batch_norm(node)
         elif node not in self.moved:
-            self.moved[node] = self.graph.node_copy(node, self.moved.__getitem__)
+            self.moved[node] = self._free_of_strides(node)
             self._describe(self.moved[node], node)
+
+    def _free_of_strides(self, node: fx.Node) -> fx.Node:
+        """A copy of a node that runs and means the same whatever strides passes give its operands."""
+        if node.target in _OF_MEMORY:
+            source = node.all_input_nodes[0]
+            if node.target is aten.as_strided.default and not _owns_all(source.meta["val"]):
+                what = "The model reads memory around a tensor, by its strides."
+                raise UnsupportedModel(what, where=source_of(node), why=f"{node.target} of {source.name}", hint="Index the whole tensor.")
+            self.moved[node] = self._in_order(source)
+            return self.graph.node_copy(node, lambda operand: self.moved[node if operand is source else operand])
+        made = self.graph.node_copy(node, self.moved.__getitem__)
+        if node.target in _VIEWS:
+            made.target = aten.reshape.default
+        return made
+
+    def _in_order(self, source: fx.Node) -> fx.Node:
+        """A value in row-major order, as an operator that reads memory finds it."""
+        made = self.graph.call_function(aten.clone.default, (self.moved[source],), {"memory_format": torch.contiguous_format})
+        self._describe(made, source)
+        made.meta["val"] = made.meta["val"].contiguous()
+        made.meta["custom"]["sparsec"]["root"] = True
+        return made
 
     def _restore_batch_norm(self, node: fx.Node) -> None:
         """_native_batch_norm_legit_no_training(...)[0] → batch_norm(...)."""
@@ -171,7 +199,7 @@ def source_of(node: fx.Node) -> str:
 
 def _origin(node: fx.Node) -> fx.Node:
     """The value whose memory a chain of views shows."""
-    while node.op == "call_function" and (node.target is operator.getitem or _is_view(node)):
+    while node.op == "call_function" and (node.target is operator.getitem or _is_view(node) or notes(node).get("root")):
         node = node.all_input_nodes[0]
     return node
 
@@ -179,6 +207,11 @@ def _origin(node: fx.Node) -> fx.Node:
 def _is_view(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(result.alias_info for result in schema.returns)
+
+
+def _owns_all(tensor: Tensor) -> bool:
+    """Whether a tensor is all of its memory, in row-major order."""
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def _slots(entries: Sequence[Any]) -> tuple[Slot, ...]:

@@ -104,3 +104,13 @@ def test_callers_tensors_take_no_room_and_slots_one_per_thread():
 
 def test_nothing_needs_nothing():
     assert arena.place(plan(), 1) == ({}, 0)
+
+
+def test_memory_that_is_read_in_another_storage_stays():
+    a, b, c, d = (Buffer(name, Storage("vector", 64)) for name in "abcd")
+    rows = a.read_as(Storage("rows", 8, Geometry(1, 8, 0)))
+    assert rows.memory is a and a.read_as(a.storage) is a
+    offsets, total = arena.place(plan((call(b, a),), (call(b, c),), (call(c, d),), (call(rows, d),)), 1)
+    assert set(offsets) == {a, b, c, d}
+    assert total == 3 * 64
+    assert offsets[a] not in (offsets[c], offsets[d])

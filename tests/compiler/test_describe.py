@@ -52,6 +52,8 @@ COMPUTED = {
     "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
     "avg_pool2d": lambda x: F.avg_pool2d(x, (3, 2), 1, count_include_pad=False),
     "alias": lambda x: x.flatten(1),
+    "alias of a map": lambda x: x.view(2, 8, 15, 1),
+    "permute": lambda x: x.transpose(1, 3),
 }
 
 
@@ -88,7 +90,6 @@ REFUSED = {
     "own divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
     "ceil_mode": lambda x: F.max_pool2d(x, 2, ceil_mode=True),
     "only pooling to one pixel": lambda x: F.adaptive_avg_pool2d(x, 2),
-    "rearranges": lambda x: x.view(2, 8, 15, 1),
     "float64": lambda x: x.double().relu(),
     "kernels take": lambda x: x.unsqueeze(2).relu(),
     "no kernel family computes cumsum": lambda x: x.cumsum(1),

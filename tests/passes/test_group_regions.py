@@ -178,3 +178,12 @@ def test_what_no_backend_offers_is_in_no_region():
     net.graph.output((a,)).meta["val"] = None
     result = run(fx.GraphModule(net.root, net.graph), PIPELINE, Context(offers=lambda spec: "none", costs={"keep_dense": True}))
     assert members(result) == {}
+
+
+def test_views_alone_are_no_region():
+    net = Net()
+    conv = net.conv(net.x)
+    turned = net.add(aten.permute.default, net.cumsum(conv), [0, 1, 3, 2])
+    result = net.grouped(net.cumsum(turned))
+    assert region(result, turned) is None and set(members(result)) == {0}
+    assert any("computes nothing" in miss.reason for chapter in result.story.chapters for miss in chapter.misses)

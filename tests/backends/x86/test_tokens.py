@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sparsec.backends.base import Machine
 from sparsec.backends.plan import Buffer
-from sparsec.backends.x86 import convert, key_bias, prepend, repack, token_moves, token_table, token_vectors
+from sparsec.backends.x86 import convert, key_bias, moves, prepend, repack, token_moves, token_table, token_vectors
 from sparsec.backends.x86.families import FAMILIES
 from sparsec.backends.x86.pointwise_ops import map_op
-from sparsec.backends.x86.tokens import token_copy, token_groups
+from sparsec.backends.x86.tokens import token_groups
 from sparsec.layouts import Count, Geometry, Storage
 from tests.backends.x86 import kernel_call
 from tests.backends.x86.kernel_call import Kernels
@@ -60,7 +60,7 @@ def done(built, spec, tokens, source, target, x, y, *weights, threads=1) -> np.n
 
 def moved(built, tokens, source, target, x, y, threads=1) -> np.ndarray:
     machine, kernels = built
-    return run(kernels, token_copy(Buffer("x", source), Buffer("y", target), machine), x, y, tokens.count, threads)
+    return run(kernels, moves.copy(Buffer("x", source), Buffer("y", target), machine), x, y, tokens.count, threads)
 
 
 @settings(max_examples=60)
@@ -74,38 +74,12 @@ def test_rows_to_packed_and_back(built, count, spare, features, tile, threads) -
     np.testing.assert_array_equal(back, x)
 
 
-@settings(max_examples=40)
-@given(**ANY)
-def test_other_tiles(built, count, spare, features, tile, threads) -> None:
-    x, tokens = values(count, features), tokens_of(count, spare, tile)
-    other = tokens_of(count, spare, sum(TILES) - tile)
-    packed, want = tokens.packed(features), other.packed(features)
-    got = moved(built, tokens, packed, want, to_packed(x, packed), garbage(want), threads)
-    np.testing.assert_array_equal(from_packed(got, count), x)
-
-
-@pytest.mark.parametrize("features", [1, 16, 70, 130])
-def test_one_token_is_a_vector(built, features) -> None:
-    x, tokens = values(1, features), Tokens(1)
-    packed, vector = tokens.packed(features), Storage("vector", features)
-    np.testing.assert_array_equal(moved(built, tokens, packed, vector, to_packed(x, packed), np.full(features, np.nan, np.float32)), x[0])
-    np.testing.assert_array_equal(from_packed(moved(built, tokens, vector, packed, x, garbage(packed)), 1), x)
-
-
 @pytest.mark.parametrize("features", [0, 1, 5, 40])
 @pytest.mark.parametrize("spare", [0, 30])
 def test_rows_are_copied(built, features, spare) -> None:
     x, tokens = values(37, max(features, 1)), tokens_of(37, spare)
     rows = tokens.rows(features)
     np.testing.assert_array_equal(moved(built, tokens, rows, rows, x, np.full_like(x, np.nan)), x)
-
-
-def test_other_moves_are_refused(built) -> None:
-    flat = Storage("flat", 3, Geometry(4, 4, 1))
-    with pytest.raises(ValueError, match=r"no kernel moves float32 tokens in flat to float32 in packed \(x->packed\)"):
-        token_copy(Buffer("x", flat), Buffer("y", Tokens(16).packed(3)), built[0])
-    with pytest.raises(ValueError, match="no kernel moves int64"):
-        token_copy(Buffer("x", Tokens(16).rows(dtype="int64")), Buffer("y", Tokens(16).rows()), built[0])
 
 
 @settings(max_examples=40)
