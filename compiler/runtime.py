@@ -7,7 +7,6 @@ import importlib.util
 import os
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,8 @@ _SLACK = 1 << 16
 _WORD = 8
 #: Samples of unequal length that run side by side, each with memory of its own.
 _TOGETHER = 4
-#: TVM's affinity mode in which the number of cores given is the size of the pool.
-_SHARE_CORES = -3
 
 _loading = threading.Lock()
-_pool = threading.local()
 
 
 def find_tvm_runtime() -> Path | None:
@@ -84,27 +80,6 @@ def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Any:
         return tvm_ffi.load_module(str(library)).get_function("sparsec_run")
     except Exception as error:
         raise ArtifactError(f"{library} is not a kernel library this process can load: {error}") from error
-
-
-def size_pool(threads: int) -> None:
-    """Let TVM's pool of the calling thread have ``threads`` workers, or as many as the process has cores.
-
-    TVM keeps one pool per calling thread and never enlarges it after its first use; a pool that is too small is slower, not wrong.
-    """
-    import tvm_ffi
-
-    if getattr(_pool, "threads", 0) >= threads:
-        return
-    _pool.threads = threads
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_CORES, len(cores), [str(core) for core in cores])
-    workers = tvm_ffi.get_global_func("runtime.NumThreads")()
-    if workers < len(cores):
-        warnings.warn(
-            f"{threads} threads were asked for, but TVM's pool of this thread was started with {workers}: use the larger number first.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
 
 
 def _aligned(nbytes: int) -> np.ndarray:
@@ -239,8 +214,6 @@ class Runner:
         self, inputs: Sequence[int], outputs: Sequence[int], batch: int, sizes: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """Run on raw addresses of contiguous tensors with a leading batch axis, whose run-time sizes are ``sizes``."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instance = self._instance()
         instance.fit(sizes)
         instance.bind(inputs, outputs)
@@ -275,8 +248,6 @@ class Runner:
         self, samples: Sequence[tuple[Mapping[str, int], int]], inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     ) -> None:
         """Samples with sizes of their own, layer by layer: what a layer reads of the weights is in cache from the second sample on."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instances = [self._instance() for _ in samples]
         for instance, (sizes, n) in zip(instances, samples, strict=True):
             instance.fit(sizes)
@@ -308,8 +279,6 @@ class Runner:
 
     def _timed(self, addresses: tuple[list[int], list[int]], batch: int, sizes: Mapping[str, int]) -> list[float]:
         """Seconds of each group over the batch; last, of one start of nothing."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instance, clock = self._instance(), time.perf_counter
         instance.fit(sizes)
         instance.bind(*addresses)
