@@ -30,9 +30,10 @@ from safetensors.numpy import save_file
 from sparsec.errors import ArtifactError, MachineError
 from sparsec.explain import Explanation
 from sparsec.flat_program import flat_program
+from sparsec.kernels import find_tvm_runtime
 from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
-from sparsec.runtime import Runner, find_tvm_runtime
+from sparsec.runtime import Runner
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -218,12 +218,14 @@ class Door:
 def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
     """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
-    restore: Callable[[Any], Any] = tuple if whole else captured.restore
+    restore: Callable[[Any], Any] = tuple if whole else replace(captured, graph_module=fx.GraphModule({}, fx.Graph()), remade=None).restore
+    program.forget_origins()
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:
         return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
 
-    return Entry(call, takes_inputs=True, freed=(freed or free_batch) if program.any_batch and whole else None)
+    free = (freed or free_batch) if program.any_batch and whole else None
+    return Entry(call, takes_inputs=True, freed=free, held=program.held)
 
 
 def ready(tensor: Tensor) -> Tensor:
