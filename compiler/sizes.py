@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured
+from sparsec.memory import give_back
 
 if TYPE_CHECKING:
     from sparsec.compiled import CompiledGraph
@@ -87,6 +88,7 @@ class GraphsBySize:
         chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
         graph = self._build(self._captured.at(chosen))
         graph.forget_origins()
+        give_back(sum(graph.held.values()))
         return _Entry(chosen, graph)
 
     def _text(self, entry: _Entry) -> str:

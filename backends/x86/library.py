@@ -16,11 +16,12 @@ import tvm
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
 from sparsec.errors import MachineError
+from sparsec.forks import opened_in_children
 
 logger = logging.getLogger("sparsec")
 
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
-_parsing = threading.Lock()
+_parsing = opened_in_children(threading.Lock())
 
 _POOL = Path(__file__).with_name("pool.c")
 #: The linker's driver compiles the entry of the library too.

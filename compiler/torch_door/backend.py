@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured, capture_graph
 from sparsec.from_torch.dynamo import bake, copied, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
@@ -94,7 +95,7 @@ class Door:
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
         self.refused = False
-        self.lock = threading.RLock()
+        self.lock = opened_in_children(threading.RLock())
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's outputs for its inputs in the order of Dynamo's placeholders; without the weights where they are watched."""

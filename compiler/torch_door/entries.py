@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsec.memory import give_back
+
 #: Entries of a table, and bytes of constants that those of the same weights hold besides the latest.
 LIMIT, LIMIT_BYTES = 64, 256 << 20
 _pointer = Tensor.data_ptr
@@ -122,7 +124,9 @@ class Table:
         self.entries[key] = self.recent = entry
         if len(self.entries) > LIMIT:
             self.entries.popitem(last=False)
-        self._make_room(entry)
+        if len(self.entries) > 1:
+            self._make_room(entry)
+            give_back(sum(entry.held.values()))
 
     def _make_room(self, latest: Entry) -> None:
         """Drop what the same weights became for other sizes, least recently used first, where it holds too much."""
