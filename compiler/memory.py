@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 
-
 #: Of networks with less it is not worth the time: a second where much is alive.
 _FROM_BYTES = 8 << 20
 

@@ -31,7 +31,7 @@ def graph(captured: Program, *, whole: bool, least: int = 0, nbytes: int = 0) ->
     """Stands in for a compiled graph; with `least` its kernels take tokens from there to what it was compiled for."""
     sizes = (Size("tokens", least, captured.sizes["tokens"]),) if least else ()
     programs = [SimpleNamespace(program=SimpleNamespace(sizes=sizes))]
-    held = {-1: 100 << 20, id(captured): nbytes}
+    held = {-1: 1 << 20, id(captured): nbytes}
     return SimpleNamespace(fully_compiled=whole, programs=programs, sizes=captured.sizes, held=held, forget_origins=lambda: None)
 
 
@@ -86,6 +86,11 @@ def test_the_graph_not_used_for_longest_goes() -> None:
     assert by_size.notes[0] == "compiled again for tokens=2"
     assert by_size.notes[-1].startswith("2 graphs for further sizes")
     assert len(by_size.notes) == KEPT + 1
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsec.sizes.give_back", lambda held: None)
 
 
 @pytest.mark.parametrize(("nbytes", "kept"), [(0, KEPT), (KEPT_BYTES // 3, 3), (KEPT_BYTES // 3 + 1, 2), (2 * KEPT_BYTES, 1)])
