@@ -4,7 +4,7 @@ name.sparsec/
   manifest.json             format, versions, the machine it needs, inputs, outputs, tables, explanation, digests
   kernels-<digest>.so       kernel library; a process never mistakes it for another one loaded from the same place
   weights.safetensors       packed weights, record and group tables
-  libtvm_runtime.so         threads and workspace for the kernels; libtvm_ffi.so is what it and the kernels call
+  libtvm_runtime.so         workspace for the kernels; libtvm_ffi.so is what it and the kernels call
   LICENSE-*, NOTICE-*       of these two
   program.bin               the tables once more, for C (see ``sparsec.flat_program``)
   sparsec.h, sparsec.c      load and run the directory from C

@@ -57,7 +57,7 @@ class Gathering:
     def add(self, array: np.ndarray) -> int:
         """Byte offset of ``array`` in the blob."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        key = hashlib.sha256(memoryview(data)).digest()
+        key = hashlib.sha256(data.data).digest()
         if key not in self._starts:
             self._starts[key] = self._size
             self._pieces.append(_piece(key, data))

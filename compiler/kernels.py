@@ -17,7 +17,7 @@ _loading = opened_in_children(threading.Lock())
 
 
 def find_tvm_runtime() -> Path | None:
-    """TVM's small runtime library (threads, workspace): SPARSEC_TVM_RUNTIME, else of the installed wheel, which is not imported."""
+    """TVM's small runtime library (workspace): SPARSEC_TVM_RUNTIME, else of the installed wheel, which is not imported."""
     override = os.environ.get("SPARSEC_TVM_RUNTIME")
     if override:
         return Path(override)
@@ -30,7 +30,7 @@ def find_tvm_runtime() -> Path | None:
 
 
 def load_tvm_runtime(bundled: Path | None = None) -> None:
-    """Load TVM's runtime library for everybody in the process: kernels with parallel loops call into it through a hook.
+    """Load TVM's runtime library for everybody in the process: kernels with large local buffers call into it through a hook.
 
     An installed TVM goes before the ``bundled`` library: one process holds only one of them, and ``import tvm`` brings its own.
 
