@@ -6,7 +6,7 @@ import ctypes
 import gc
 
 #: Of networks with less it is not worth the time: a second where much is alive.
-_FROM_BYTES = 8 << 20
+_FROM_BYTES = 1 << 20
 
 
 def give_back(held: int) -> None:

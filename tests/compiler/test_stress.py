@@ -79,7 +79,7 @@ def test_runners_in_many_threads(threads: int) -> None:
 @pytest.mark.slow
 def test_all_doors_in_eight_threads(kernels: Path, strict: None, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, x = prune(Small().eval(), 0.9), torch.zeros(2, 3, 10, 10)
+    model, x = prune(Small().eval(), 0.9, classifier=True), torch.zeros(2, 3, 10, 10)
     with torch.no_grad():
         object_ = sparsec.compile(model, (x,), threads=2, cache_dir=kernels)
         artifact = load(object_.save(tmp_path / "net.sparsec"), 2)
@@ -133,7 +133,7 @@ def test_memory_is_flat_over_a_hundred_thousand_calls(door: str, kernels: Path, 
         model: Any = load(save(tmp_path / "net.sparsec", chain(), library(), None, {"output": "leaf"}, ANY_MACHINE), 2)
         x: Any = drawn(1, 4, 24)
     else:
-        net, x = prune(nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), 0.9), torch.randn(4, 64)
+        net, x = prune(nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), 0.9, classifier=True), torch.randn(4, 64)
         model = sparsec.compile(net, (x,), threads=2, cache_dir=kernels)
     for _ in range(10_000):
         model(x)
