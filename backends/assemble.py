@@ -1,4 +1,4 @@
-"""From a plan to a program: addresses, the weight blob, records and relocations."""
+"""From a plan to a program: addresses, the constants, records and relocations."""
 
 from __future__ import annotations
 
@@ -11,38 +11,9 @@ import numpy as np
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
+from sparsec.constants import Gathering
 from sparsec.layouts import LINE, Count, ceil_to
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
-
-_LINE_BYTES = 64
-# Kernels may read whole vectors past the end of a constant.
-_TAIL_BYTES = 256
-
-
-class _Blob:
-    """Constants laid one after the other on line boundaries; equal arrays are stored once."""
-
-    def __init__(self) -> None:
-        self._chunks: list[tuple[int, np.ndarray]] = []
-        self._known: dict[tuple[str, bytes], int] = {}
-        self.size = 0
-
-    def add(self, array: np.ndarray) -> int:
-        """Byte offset of ``array`` in the blob."""
-        data = np.ascontiguousarray(array)
-        key = (data.dtype.str, data.tobytes())
-        if key not in self._known:
-            self._known[key] = self.size
-            self._chunks.append((self.size, data))
-            self.size = ceil_to(self.size + data.nbytes, _LINE_BYTES)
-        return self._known[key]
-
-    def bytes(self) -> np.ndarray:
-        """The whole blob."""
-        out = np.zeros(self.size + _TAIL_BYTES, np.uint8)
-        for offset, data in self._chunks:
-            out[offset : offset + data.nbytes] = data.view(np.uint8).reshape(-1)
-        return out
 
 
 def float_bits(value: float) -> int:
@@ -65,9 +36,9 @@ def assemble(
     offsets, elements = arena.place(plan, threads)
     calls = [call for group in plan.groups for call in group.calls]
     records = np.zeros((len(calls), RECORD_WIDTH), np.int64)
-    blob, relocations = _Blob(), []
+    constants, relocations = Gathering(), []
     for number, call in enumerate(calls):
-        relocations += _record(records, number, call, ids, offsets, blob)
+        relocations += _record(records, number, call, ids, offsets, constants)
     return Program(
         inputs=_ports(plan.inputs, names[0], _limits(plan)),
         outputs=_ports(plan.outputs, names[1], {}),
@@ -76,7 +47,7 @@ def assemble(
         groups=_groups(plan),
         relocations=tuple(relocations),
         arena_bytes=4 * elements,
-        weights=blob.bytes(),
+        weights=constants.constants(),
         steps=tuple(Step(c.node, c.source.symbol, c.kind, c.flops, c.bytes, dict(c.detail)) for c in calls),
         thread_slots=threads,
         sizes=_sizes(plan, least or {}),
@@ -84,7 +55,9 @@ def assemble(
     )
 
 
-def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], offsets: dict[Buffer, int], blob: _Blob) -> list[Relocation]:
+def _record(
+    records: np.ndarray, number: int, call: Call, ids: dict[str, int], offsets: dict[Buffer, int], constants: Gathering
+) -> list[Relocation]:
     row, field, relocations = records[number], 1, []
     row[0] = ids[call.source.symbol]
     for param in call.source.params:
@@ -100,7 +73,7 @@ def _record(records: np.ndarray, number: int, call: Call, ids: dict[str, int], o
             constant = call.constants[param.name]
             if constant.dtype != np.dtype(param.dtype):
                 raise TypeError(f"{call.source.symbol}: constant {param.name!r} is {constant.dtype}, the kernel reads {param.dtype}")
-            relocations.append(Relocation(at, "weights", blob.add(constant)))
+            relocations.append(Relocation(at, "weights", constants.add(constant)))
         else:
             value = call.scalars[param.name]
             row[field] = float_bits(value) if param.kind == "f32" else int(value)

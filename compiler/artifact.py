@@ -4,7 +4,7 @@ name.sparsec/
   manifest.json             format, versions, the machine it needs, inputs, outputs, tables, explanation, digests
   kernels-<digest>.so       kernel library; a process never mistakes it for another one loaded from the same place
   weights.safetensors       packed weights, record and group tables
-  libtvm_runtime.so         threads and workspace for the kernels; libtvm_ffi.so is what it and the kernels call
+  libtvm_runtime.so         workspace for the kernels; libtvm_ffi.so is what it and the kernels call
   LICENSE-*, NOTICE-*       of these two
   program.bin               the tables once more, for C (see ``sparsec.flat_program``)
   sparsec.h, sparsec.c      load and run the directory from C
@@ -30,9 +30,10 @@ from safetensors.numpy import save_file
 from sparsec.errors import ArtifactError, MachineError
 from sparsec.explain import Explanation
 from sparsec.flat_program import flat_program
+from sparsec.kernels import find_tvm_runtime
 from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
-from sparsec.runtime import Runner, find_tvm_runtime
+from sparsec.runtime import Runner
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -21,9 +21,9 @@ from sparsec.regions import Region
 from sparsec.runtime import Runner
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RegionProgram:
-    """One region, executable: its program bound to weights and kernels."""
+    """One region, executable: its program bound to weights and kernels. ``region`` and ``lowered`` are what it was made from."""
 
     region: Region
     lowered: Lowered
@@ -59,6 +59,7 @@ class CompiledGraph:
     ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
     ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
+    ``rest_bytes``: constants that what is not in regions holds.
     """
 
     programs: list[RegionProgram]
@@ -71,11 +72,25 @@ class CompiledGraph:
     picks: tuple[int, ...] = ()
     returns: tuple[int, ...] = ()
     dense: Any = None
+    rest_bytes: int = 0
 
     @property
     def any_batch(self) -> bool:
         """Whether the batch size is free: the executor loops over images."""
         return self.fully_compiled
+
+    def forget_origins(self) -> None:
+        """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""
+        for program in self.programs:
+            del program.region, program.lowered
+        if self.programs:
+            self.dense = None
+
+    @property
+    def held(self) -> dict[int, int]:
+        """Bytes of each array of constants that the graph holds, by an identity that graphs share where they share the array."""
+        pieces = {id(piece): piece.nbytes for each in self.programs for piece in each.program.weights.pieces}
+        return pieces | {id(self): self.rest_bytes}
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the graph."""

@@ -112,7 +112,7 @@ def _version(package: str) -> str | None:
 
 
 def _runtime() -> Check:
-    from sparsec.runtime import find_tvm_runtime, load_tvm_runtime
+    from sparsec.kernels import find_tvm_runtime, load_tvm_runtime
 
     path = find_tvm_runtime()
     if path is None:

@@ -60,7 +60,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
-        compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
+        compiled.run_rest, compiled.rest_bytes = _compile_rest(result.graph_module, programs, captured)
     return compiled
 
 
@@ -125,8 +125,8 @@ def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
     return reasons
 
 
-def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> Any:
-    """The graph with each region as one opaque operator, handed to Inductor."""
+def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> tuple[Any, int]:
+    """The graph with each region as one opaque operator, handed to Inductor; bytes of its constants."""
     from sparsec.inductor import RegionOp, compile_dense
     from sparsec.splice import splice
 
@@ -135,12 +135,13 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
     # Freezing rewrites convolutions for oneDNN, which knows no float64.
     freezing = all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    nbytes = sum(b.nbytes for b in spliced.buffers())
     compiled = compile_dense(spliced, examples, freezing=freezing)
 
     def call(inputs: Sequence[Tensor], _keep: Any = operators) -> Any:
         return compiled(*inputs)
 
-    return call
+    return call, nbytes
 
 
 def compile(
@@ -166,7 +167,7 @@ def compile(
     def build(part: Captured) -> CompiledGraph:
         compiled = compile_graph(part, settings, keep_dense=True)
         if compiled.nothing_sparse:
-            compiled.run_rest = _compile_rest(compiled.dense, [], part)
+            compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part)
         for reason in compiled.reasons:
             warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from sparsec.constants import Constants
 from sparsec.errors import ArtifactError
 
 RECORD_WIDTH = 48
@@ -121,7 +122,7 @@ class Program:
     groups: np.ndarray
     relocations: tuple[Relocation, ...]
     arena_bytes: int
-    weights: np.ndarray
+    weights: Constants
     steps: tuple[Step, ...]
     thread_slots: int | None = None
     sizes: tuple[Size, ...] = ()
@@ -149,9 +150,9 @@ class Program:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name; weights as bytes."""
-        weights = np.ascontiguousarray(self.weights).reshape(-1).view(np.uint8)
-        return {"records": np.ascontiguousarray(self.records), "groups": np.ascontiguousarray(self.groups), "weights": weights}
+        """The arrays by name; weights as one blob of bytes."""
+        tables = {"records": np.ascontiguousarray(self.records), "groups": np.ascontiguousarray(self.groups)}
+        return {**tables, "weights": self.weights.blob()}
 
     @classmethod
     def restored(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
@@ -168,7 +169,8 @@ class Program:
                 sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
                 padding=None if data["padding"] is None else _int(data["padding"]),
                 patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
-                **{name: arrays[name] for name in ("records", "groups", "weights")},
+                weights=Constants.of(arrays["weights"]),
+                **{name: arrays[name] for name in ("records", "groups")},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError("The program's description is malformed.", why=f"{type(error).__name__}: {error}") from error

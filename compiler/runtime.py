@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import os
-import threading
 import time
-import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -19,98 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.errors import ArtifactError, InvalidInput, MachineError
+from sparsec.errors import InvalidInput, MachineError
 from sparsec.inputs import NUMPY, check_indices, check_inputs, valid_tokens
+from sparsec.instance import Idle, Instance
+from sparsec.kernels import load_kernels
 from sparsec.program import GROUP_WIDTH, Program, Step
 
-_ALIGN = 64
-#: Stencils read up to a row past a channel, and the last tile up to a tile: slack after the arena keeps such reads inside it.
-_SLACK = 1 << 16
 _WORD = 8
 #: Samples of unequal length that run side by side, each with memory of its own.
 _TOGETHER = 4
-#: TVM's affinity mode in which the number of cores given is the size of the pool.
-_SHARE_CORES = -3
-
-_loading = threading.Lock()
-_pool = threading.local()
-
-
-def find_tvm_runtime() -> Path | None:
-    """TVM's small runtime library (threads, workspace): SPARSEC_TVM_RUNTIME, else of the installed wheel, which is not imported."""
-    override = os.environ.get("SPARSEC_TVM_RUNTIME")
-    if override:
-        return Path(override)
-    try:
-        spec = importlib.util.find_spec("tvm")
-    except ImportError:
-        return None
-    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-    return next((path for root in roots if (path := root / "lib" / "libtvm_runtime.so").exists()), None)
-
-
-def load_tvm_runtime(bundled: Path | None = None) -> None:
-    """Load TVM's runtime library for everybody in the process: kernels with parallel loops call into it through a hook.
-
-    An installed TVM goes before the ``bundled`` library: one process holds only one of them, and ``import tvm`` brings its own.
-
-    Raises:
-        MachineError: there is neither, or it cannot be loaded.
-    """
-    import tvm_ffi
-
-    with _loading:
-        if tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
-            return
-        path = find_tvm_runtime() or bundled
-        if path is None:
-            raise MachineError(
-                "libtvm_runtime.so was not found.", hint="Install apache-tvm, or set SPARSEC_TVM_RUNTIME to the library's path."
-            )
-        os.environ.setdefault("TVM_BIND_THREADS", "0")  # default binding pins the caller's thread
-        try:
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            raise MachineError("TVM's runtime library cannot be loaded.", where=str(path), why=str(error)) from error
-
-
-@lru_cache(maxsize=64)
-def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Any:
-    """The entry function ``sparsec_run`` of a kernel library. The file's name must change with its content."""
-    import tvm_ffi
-
-    load_tvm_runtime(bundled_runtime)
-    try:
-        return tvm_ffi.load_module(str(library)).get_function("sparsec_run")
-    except Exception as error:
-        raise ArtifactError(f"{library} is not a kernel library this process can load: {error}") from error
-
-
-def size_pool(threads: int) -> None:
-    """Let TVM's pool of the calling thread have ``threads`` workers, or as many as the process has cores.
-
-    TVM keeps one pool per calling thread and never enlarges it after its first use; a pool that is too small is slower, not wrong.
-    """
-    import tvm_ffi
-
-    if getattr(_pool, "threads", 0) >= threads:
-        return
-    _pool.threads = threads
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_CORES, len(cores), [str(core) for core in cores])
-    workers = tvm_ffi.get_global_func("runtime.NumThreads")()
-    if workers < len(cores):
-        warnings.warn(
-            f"{threads} threads were asked for, but TVM's pool of this thread was started with {workers}: use the larger number first.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-def _aligned(nbytes: int) -> np.ndarray:
-    raw = np.zeros(nbytes + _ALIGN, np.uint8)
-    shift = -raw.ctypes.data % _ALIGN
-    return raw[shift : shift + nbytes]
 
 
 def _address(array: np.ndarray) -> int:
@@ -119,75 +30,6 @@ def _address(array: np.ndarray) -> int:
         buffer: Any = array
         return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     return array.ctypes.data
-
-
-class _Instance:
-    """Private memory of one running call: the arena and a record table with absolute addresses."""
-
-    def __init__(self, program: Program, weights: np.ndarray, threads: int) -> None:
-        self.arena = _aligned(program.arena_bytes + _SLACK)
-        self.program, self.threads = program, threads
-        self.records = program.records.copy()
-        self.groups = split(program.groups, threads)
-        flat = self.records.reshape(-1)
-        base = {"arena": self.arena.ctypes.data, "weights": weights.ctypes.data}
-        ports = []
-        for r in program.relocations:
-            if r.segment in base:
-                flat[r.field] = base[r.segment] + r.offset
-            else:
-                ports.append((r.field, r.segment == "output", r.port, r.offset))
-        self.moves = np.zeros((max(len(ports), 1), 2), np.int64)
-        self.ports = ports
-        self.flat = flat
-        self.addresses = (self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data)
-        self.counts = (len(self.groups), len(ports))
-        self.patches = _patch_arrays(program)
-        self.sizes: Mapping[str, int] | None = None
-        self.fit({})
-
-    def fit(self, sizes: Mapping[str, int]) -> None:
-        """Let tables follow the sizes of a call; the largest where they are not given."""
-        if sizes == self.sizes:
-            return
-        program, self.sizes = self.program, dict(sizes)
-        known = {size.name: size.most for size in program.sizes} | self.sizes
-        groups = program.groups.copy() if program.patches else program.groups
-        tables = {"records": self.flat, "groups": groups.reshape(-1)}
-        for (table, size), (index, plus, over, times) in self.patches.items():
-            tables[table][index] = times * _quotient_up(known[size] + plus, over)
-        self.groups[:] = split(groups, self.threads)
-        for row, (field, is_output, port, _) in enumerate(self.ports):
-            side = program.outputs if is_output else program.inputs
-            self.moves[row] = field, side[port].bytes_of(sizes)
-
-    def bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Point the records at the caller's tensors."""
-        flat = self.flat
-        for field, is_output, port, offset in self.ports:
-            flat[field] = (outputs[port] if is_output else inputs[port]) + offset
-
-
-def _patch_arrays(program: Program) -> dict[tuple[str, str], np.ndarray]:
-    """Index, plus, over and times [4, patches] of the patches of a table that follow one size."""
-    found: dict[tuple[str, str], list[tuple[int, ...]]] = {}
-    for p in program.patches:
-        found.setdefault((p.table, p.size), []).append((p.index, p.plus, p.over, p.times))
-    return {key: np.array(rows, np.int64).T for key, rows in found.items()}
-
-
-def split(groups: np.ndarray, threads: int) -> np.ndarray:
-    """Groups with strip lengths and shares settled for a number of threads."""
-    out = groups.reshape(-1, GROUP_WIDTH).copy()
-    units, strip = out[:, 2], out[:, 3]
-    share = _quotient_up(units, threads)
-    out[:, 3] = np.where(strip > 0, np.minimum(strip, share), np.maximum(share, 1))
-    out[:, 4] = _quotient_up(_quotient_up(units, np.maximum(out[:, 3], 1)), threads)
-    return out
-
-
-def _quotient_up(amount: np.ndarray, part: np.ndarray | int) -> np.ndarray:
-    return (amount + part - 1) // part
 
 
 @dataclass(frozen=True)
@@ -221,17 +63,11 @@ class Runner:
         _check_threads(program, threads)
         self.program, self.library, self.threads = program, library, threads
         self._run = load_kernels(library, bundled_runtime)
-        self._weights = _aligned(max(program.weights.nbytes, 1))
-        self._weights[: program.weights.nbytes] = program.weights.view(np.uint8).reshape(-1)
-        self._idle: deque[_Instance] = deque()
+        self._idle = Idle(program, threads)
 
-    def _instance(self) -> _Instance:
+    def _instance(self) -> Instance:
         try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        try:
-            return _Instance(self.program, self._weights, self.threads)
+            return self._idle.take()
         except MemoryError as error:
             raise MachineError("There is not enough memory to run the network.", why=str(error)) from error
 
@@ -239,13 +75,11 @@ class Runner:
         self, inputs: Sequence[int], outputs: Sequence[int], batch: int, sizes: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """Run on raw addresses of contiguous tensors with a leading batch axis, whose run-time sizes are ``sizes``."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instance = self._instance()
         instance.fit(sizes)
         instance.bind(inputs, outputs)
         self._run(*instance.addresses, *instance.counts, batch, self.threads)
-        self._idle.append(instance)
+        self._idle.give_back((instance,))
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run on numpy arrays ``[batch, *port.shape]`` of the ports' dtypes.
@@ -275,8 +109,6 @@ class Runner:
         self, samples: Sequence[tuple[Mapping[str, int], int]], inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     ) -> None:
         """Samples with sizes of their own, layer by layer: what a layer reads of the weights is in cache from the second sample on."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instances = [self._instance() for _ in samples]
         for instance, (sizes, n) in zip(instances, samples, strict=True):
             instance.fit(sizes)
@@ -285,7 +117,7 @@ class Runner:
             for instance in instances:
                 records, groups, moves = instance.addresses
                 self._run(records, groups + g * GROUP_WIDTH * _WORD, moves, 1, 0, 1, self.threads)
-        self._idle.extend(instances)
+        self._idle.give_back(instances)
 
     def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         ports = self.program.inputs
@@ -308,8 +140,6 @@ class Runner:
 
     def _timed(self, addresses: tuple[list[int], list[int]], batch: int, sizes: Mapping[str, int]) -> list[float]:
         """Seconds of each group over the batch; last, of one start of nothing."""
-        if self.threads > 1:
-            size_pool(self.threads)
         instance, clock = self._instance(), time.perf_counter
         instance.fit(sizes)
         instance.bind(*addresses)
@@ -325,7 +155,7 @@ class Runner:
         begin = clock()
         self._run(records, groups, moves, 0, 0, 1, self.threads)
         times[count] = clock() - begin
-        self._idle.append(instance)
+        self._idle.give_back((instance,))
         return times
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured
+from sparsec.memory import give_back
 
 if TYPE_CHECKING:
     from sparsec.compiled import CompiledGraph
 
-#: Graphs kept besides the first; the one not used for longest goes.
-KEPT = 8
+#: Graphs kept besides the first, and bytes of their constants that are not the first's; the one not used for longest goes.
+KEPT, KEPT_BYTES = 8, 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class GraphsBySize:
         self._first = _Entry(captured.sizes, first)
         self._kept: list[_Entry] = []
         self._dropped = 0
-        self._lock = threading.Lock()
+        self._lock = opened_in_children(threading.Lock())
 
     def __call__(self, sizes: Mapping[str, int]) -> CompiledGraph:
         """The graph for these sizes. InvalidInput or UnsupportedModel where the program cannot be had at them."""
@@ -54,16 +56,29 @@ class GraphsBySize:
             found = next((entry for entry in self._kept if entry.serves(sizes, self._captured.batches)), None)
             if found is None:
                 found = self._compiled(sizes)
-                self._dropped += len(self._kept) == KEPT
-            self._kept = [found, *(entry for entry in self._kept if entry is not found)][:KEPT]
+                self._drop(found)
+            self._kept = [found, *(entry for entry in self._kept if entry is not found)]
             return found.graph
+
+    def _drop(self, latest: _Entry) -> None:
+        """Make room for one more."""
+        while self._kept and (len(self._kept) == KEPT or self._nbytes(latest) > KEPT_BYTES):
+            self._kept = self._kept[:-1]
+            self._dropped += 1
+
+    def _nbytes(self, latest: _Entry) -> int:
+        first = self._first.graph.held
+        others: dict[int, int] = {}
+        for entry in (latest, *self._kept):
+            others |= entry.graph.held
+        return sum(nbytes for number, nbytes in others.items() if number not in first)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was compiled again, for ``explain``: the latest first."""
         with self._lock:
             made = tuple(f"compiled again for {self._text(entry)}" for entry in self._kept)
-            dropped = f"{self._dropped} graphs for further sizes were compiled and dropped: {KEPT} are kept"
+            dropped = f"{self._dropped} graphs for further sizes were compiled and dropped: at most {KEPT} are kept"
             return (*made, dropped) if self._dropped else made
 
     def _compiled(self, sizes: Mapping[str, int]) -> _Entry:
@@ -71,7 +86,10 @@ class GraphsBySize:
         program = self._first.graph.programs[0].program if self._first.graph.fully_compiled else None
         taken = {size.name for size in program.sizes} if program else set()
         chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
-        return _Entry(chosen, self._build(self._captured.at(chosen)))
+        graph = self._build(self._captured.at(chosen))
+        graph.forget_origins()
+        give_back(sum(graph.held.values()))
+        return _Entry(chosen, graph)
 
     def _text(self, entry: _Entry) -> str:
         """As in "tokens=97"; with the batch only where it is not free."""

@@ -44,7 +44,7 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
     ours = {f"{package}/{path.relative_to(ROOT / folder)}" for folder, package in FOLDERS.items() for path in (ROOT / folder).rglob("*.py")}
     shipped = {str(path.relative_to(wheel)) for path in wheel.rglob("*.py")}
     assert shipped == ours
-    assert (wheel / "sparsec/py.typed").exists()
+    assert all((wheel / "sparsec" / name).exists() for name in ("py.typed", "c/sparsec.c", "backends/x86/pool.c"))
 
 
 def test_the_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""The one exported function of a kernel library: it runs a program table.
+"""What a kernel library does of a program table: the share of one thread in one group.
 
 A program is plain data (see ``sparsec.program``): records (kernel id and argument fields of one kernel call) and groups of records. A
 group's units of work are cut in strips; the strips are shared out over threads, and within a strip the group's records run one after
 the other. A group of one record is an ordinary layer; a group of two keeps the value between them in a strip buffer in cache.
 
     for image in batch: for group: parallel for thread: for strip of thread: for record: kernel(args, begin, end)
+
+Images, groups and threads are ``pool.c``'s, which is linked into every library and has its entry ``sparsec_run(records, groups, moves,
+group_count, move_count, batch, threads)``.
 """
 
 from __future__ import annotations
@@ -103,91 +106,23 @@ def _strips(strip: tvm.ir.GlobalVar) -> Any:
     return strips
 
 
-def _run(strips: tvm.ir.GlobalVar, parallel: bool) -> Any:
-    @T.prim_func(private=True)
-    def run(
-        records_: T.handle("int64"),
-        groups_: T.handle("int64"),
-        moves_: T.handle("int64"),
-        group_count: T.int32,
-        move_count: T.int32,
-        batch: T.int32,
-        threads: T.int32,
-    ) -> T.int32:
-        records = T.decl_buffer((_FAR,), "int64", data=records_, align=8)
-        groups = T.decl_buffer((_FAR,), "int64", data=groups_, align=8)
-        moves = T.decl_buffer((_FAR,), "int64", data=moves_, align=8)
-        for _image in range(batch):
-            for g in range(group_count):
-                if parallel:
-                    for t in T.parallel(threads):
-                        T.evaluate(_call(strips, [records_, T.address_of(groups[g * GROUP_WIDTH]), t]))
-                else:
-                    T.evaluate(_call(strips, [records_, T.address_of(groups[g * GROUP_WIDTH]), 0]))
-            # The caller's tensors advance by one image: moves are (field of the record table, bytes per image).
-            for m in range(move_count):
-                records[T.Cast("int32", moves[m * 2])] = records[T.Cast("int32", moves[m * 2])] + moves[m * 2 + 1]
-        return T.int32(0)
-
-    return run
-
-
 def module(kernels: Sequence[Source]) -> tvm.IRModule:
     """The TIR module of a kernel library; record kernel ids are positions in ``kernels``.
 
-    Exports ``sparsec_run(records, groups, moves, group_count, move_count, batch, threads)``, addresses as int64.
+    Exports ``sparsec_share(records, group, thread)``, addresses as int64: what one thread does of a group.
     """
     var = tvm.ir.GlobalVar
     calls = [(var(f"k{i}_{k.symbol}"), k) for i, k in enumerate(kernels)]
     functions: dict[Any, Any] = {symbol: source.make() for symbol, source in calls}
-    step, strip, strips, serial, parallel = (var(name) for name in ("step", "strip", "strips", "serial", "parallel"))
+    step, strip, strips = (var(name) for name in ("step", "strip", "strips"))
     functions[step] = _step(calls)
     functions[strip] = _strip(step)
     functions[strips] = _strips(strip)
-    functions[serial] = _run(strips, False)
-    functions[parallel] = _run(strips, True)
 
     @T.prim_func
-    def sparsec_run(
-        records: T.int64,
-        groups: T.int64,
-        moves: T.int64,
-        group_count: T.int32,
-        move_count: T.int32,
-        batch: T.int32,
-        threads: T.int32,
-    ):
-        T.func_attr({"global_symbol": "sparsec_run"})
-        if threads > 1:
-            T.evaluate(
-                _call(
-                    parallel,
-                    [
-                        T.reinterpret("handle", records),
-                        T.reinterpret("handle", groups),
-                        T.reinterpret("handle", moves),
-                        group_count,
-                        move_count,
-                        batch,
-                        threads,
-                    ],
-                )
-            )
-        else:
-            T.evaluate(
-                _call(
-                    serial,
-                    [
-                        T.reinterpret("handle", records),
-                        T.reinterpret("handle", groups),
-                        T.reinterpret("handle", moves),
-                        group_count,
-                        move_count,
-                        batch,
-                        threads,
-                    ],
-                )
-            )
+    def sparsec_share(records: T.int64, group: T.int64, thread: T.int32):
+        T.func_attr({"global_symbol": "sparsec_share"})
+        T.evaluate(_call(strips, [T.reinterpret("handle", records), T.reinterpret("handle", group), thread]))
 
-    functions[var("sparsec_run")] = sparsec_run
+    functions[var("sparsec_share")] = sparsec_share
     return tvm.IRModule(functions)

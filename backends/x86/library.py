@@ -16,12 +16,16 @@ import tvm
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
 from sparsec.errors import MachineError
+from sparsec.forks import opened_in_children
 
 logger = logging.getLogger("sparsec")
 
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
-_parsing = threading.Lock()
+_parsing = opened_in_children(threading.Lock())
 
+_POOL = Path(__file__).with_name("pool.c")
+#: The linker's driver compiles the entry of the library too.
+_OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-x", "c", str(_POOL), "-x", "none")
 #: Part of every key: a new number leaves old libraries aside.
 _FORMAT = "1"
 
@@ -36,7 +40,7 @@ def target(machine: Machine) -> tvm.target.Target:
 def _source_digest() -> str:
     """Digest of this package's own sources and of TVM's version: a changed kernel is a changed library."""
     digest = hashlib.sha256(tvm.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), _POOL):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -63,7 +67,7 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     handle, scratch = tempfile.mkstemp(dir=directory, suffix=".so")
     os.close(handle)
     try:
-        compiled.export_library(scratch)
+        compiled.export_library(scratch, options=list(_OPTIONS))
         os.replace(scratch, path)
     except Exception as error:
         Path(scratch).unlink(missing_ok=True)

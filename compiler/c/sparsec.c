@@ -6,7 +6,6 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -29,13 +28,9 @@ static const int64_t item_bytes[] = {4, 8, 4, 1};
 typedef struct {
     int32_t kind;
     uint32_t padding;
-    union {
-        int64_t number;
-        const char *text;
-        void *object;
-    } value;
+    int64_t value;
 } argument;
-enum { NUMBER = 1, TEXT = 8, OBJECT = 64 };
+enum { NUMBER = 1 };
 typedef int entry(void *self, const argument *arguments, int32_t count, argument *result);
 
 typedef struct {
@@ -66,13 +61,24 @@ struct sparsec_model {
     int threads;
     void *kernels;
     entry *run;
-    pthread_mutex_t lock;
     instance *idle;
 };
 
 static _Thread_local char message[1024];
-static _Thread_local int pool_threads;
-static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+/* Libraries, and the idle memory of all models. A fork waits for both, so that the child finds them free and whole. */
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER, keeping = PTHREAD_MUTEX_INITIALIZER;
+
+static void hold(void) {
+    pthread_mutex_lock(&loading);
+    pthread_mutex_lock(&keeping);
+}
+
+static void release(void) {
+    pthread_mutex_unlock(&keeping);
+    pthread_mutex_unlock(&loading);
+}
+
+__attribute__((constructor)) static void expect_forks(void) { pthread_atfork(hold, release, release); }
 
 const char *sparsec_error(void) { return message; }
 
@@ -399,7 +405,6 @@ int sparsec_load(const char *path, int threads, sparsec_model **model) {
     sparsec_model *m = calloc(1, sizeof *m);
     if (!m) return fail("There is not enough memory.");
     m->threads = threads;
-    pthread_mutex_init(&m->lock, NULL);
     if (load(m, path)) {
         sparsec_free(m);
         return -1;
@@ -416,7 +421,6 @@ void sparsec_free(sparsec_model *m) {
     forget(&m->file);
     free(m->ports);
     free(m->ranges);
-    pthread_mutex_destroy(&m->lock);
     free(m);
 }
 
@@ -491,18 +495,18 @@ static instance *new_instance(const sparsec_model *m) {
 }
 
 static instance *take(sparsec_model *m) {
-    pthread_mutex_lock(&m->lock);
+    pthread_mutex_lock(&keeping);
     instance *found = m->idle;
     if (found) m->idle = found->next;
-    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&keeping);
     return found ? found : new_instance(m);
 }
 
 static void give_back(sparsec_model *m, instance *used) {
-    pthread_mutex_lock(&m->lock);
+    pthread_mutex_lock(&keeping);
     used->next = m->idle;
     m->idle = used;
-    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&keeping);
 }
 
 static void bind(const sparsec_model *m, instance *made, const void *const *inputs, void *const *outputs) {
@@ -510,47 +514,6 @@ static void bind(const sparsec_model *m, instance *made, const void *const *inpu
         const int64_t *move = row_of(&m->moves, i);
         if (move[1] >= INPUT) made->records[move[0]] = (int64_t)(intptr_t)(move[1] == INPUT ? inputs[move[3]] : outputs[move[3]]) + move[2];
     }
-}
-
-/* Calls a function of TVM's by name; without such a function nothing happens. */
-static void call_global(const char *name, const argument *arguments, int32_t count, argument *result) {
-    struct {
-        const char *data;
-        size_t bytes;
-    } text = {name, strlen(name)};
-    int (*find)(const void *, void **), (*call)(void *, const argument *, int32_t, argument *), (*release)(void *);
-    *(void **)&find = dlsym(RTLD_DEFAULT, "TVMFFIFunctionGetGlobal");
-    *(void **)&call = dlsym(RTLD_DEFAULT, "TVMFFIFunctionCall");
-    *(void **)&release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
-    void *function = NULL;
-    if (!find || !call || !release || find(&text, &function) || !function) return;
-    call(function, arguments, count, result);
-    release(function);
-}
-
-/* Lets TVM's pool of this thread have as many workers as are needed and as there are cores: it never grows after its first use. */
-static void size_pool(int threads) {
-    enum { MOST_CORES = 256, SHARE_CORES = -3 };
-    static _Thread_local char names[MOST_CORES][8];
-    argument cores[MOST_CORES];
-    cpu_set_t set;
-    int count = 0;
-    if (pool_threads >= threads || sched_getaffinity(0, sizeof set, &set)) return;
-    pool_threads = threads;
-    for (int core = 0; core < CPU_SETSIZE && count < threads && count < MOST_CORES; core++) {
-        if (!CPU_ISSET(core, &set)) continue;
-        snprintf(names[count], sizeof names[count], "%d", core);
-        cores[count] = (argument){.kind = TEXT, .value.text = names[count]};
-        count++;
-    }
-    argument array = {0}, nothing = {0};
-    call_global("ffi.Array", cores, count, &array);
-    if (array.kind < OBJECT) return;
-    const argument arguments[] = {{.kind = NUMBER, .value.number = SHARE_CORES}, {.kind = NUMBER, .value.number = count}, array};
-    call_global("runtime.config_threadpool", arguments, 3, &nothing);
-    int (*release)(void *);
-    *(void **)&release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
-    release(array.value.object);
 }
 
 /* Whether indices are below their limit: they would be read from there. */
@@ -593,7 +556,6 @@ int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *
     if (!m) return fail("There is no model.");
     if (check_call(m, inputs, outputs, batch, sizes)) return -1;
     if (!batch) return 0;
-    if (m->threads > 1) size_pool(m->threads);
     instance *mine = take(m);
     if (!mine) return -1;
     if (!fits(m, mine, sizes)) fit(m, mine, sizes);
@@ -606,7 +568,7 @@ int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *
                               batch,
                               m->threads};
     argument arguments[7], result = {0};
-    for (int i = 0; i < 7; i++) arguments[i] = (argument){.kind = NUMBER, .value.number = values[i]};
+    for (int i = 0; i < 7; i++) arguments[i] = (argument){.kind = NUMBER, .value = values[i]};
     const int bad = m->run(NULL, arguments, 7, &result);
     give_back(m, mine);
     return bad ? fail("The kernel library refused its arguments.") : 0;

@@ -54,7 +54,8 @@ const sparsec_size *sparsec_size_at(const sparsec_model *model, int index);
 size_t sparsec_bytes(const sparsec_port *port, const int64_t *sizes);
 
 /* Runs `batch` samples: inputs[i] and outputs[i] are contiguous, batch * bytes long, and do not overlap. Several threads may call at once:
- * each call has its own memory, kept for later calls. Fails for a null or misaligned pointer, for an index that is not below its limit, and
+ * each call has its own memory, kept for later calls, and all share a pool of fewer threads than the process may use cores. A forked child
+ * may go on with its parent's models. Fails for a null or misaligned pointer, for an index that is not below its limit, and
  * when memory is out. sparsec_run_sized runs at other run-time sizes than the largest, one for each of sparsec_sizes(model). */
 int sparsec_run(sparsec_model *model, const void *const *inputs, void *const *outputs, int64_t batch);
 int sparsec_run_sized(sparsec_model *model, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes);

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.forks import opened_in_children
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
@@ -20,7 +21,7 @@ from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
-_exporting = threading.RLock()  # torch.export is not safe in two threads at once
+_exporting = opened_in_children(threading.RLock())  # torch.export is not safe in two threads at once
 
 
 @dataclass(frozen=True)

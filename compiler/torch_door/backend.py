@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured, capture_graph
 from sparsec.from_torch.dynamo import bake, copied, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
@@ -94,7 +95,7 @@ class Door:
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
         self.refused = False
-        self.lock = threading.RLock()
+        self.lock = opened_in_children(threading.RLock())
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's outputs for its inputs in the order of Dynamo's placeholders; without the weights where they are watched."""
@@ -218,12 +219,14 @@ class Door:
 def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
     """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
-    restore: Callable[[Any], Any] = tuple if whole else captured.restore
+    restore: Callable[[Any], Any] = tuple if whole else replace(captured, graph_module=fx.GraphModule({}, fx.Graph()), remade=None).restore
+    program.forget_origins()
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:
         return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
 
-    return Entry(call, takes_inputs=True, freed=(freed or free_batch) if program.any_batch and whole else None)
+    free = (freed or free_batch) if program.any_batch and whole else None
+    return Entry(call, takes_inputs=True, freed=free, held=program.held)
 
 
 def ready(tensor: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 import operator
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-LIMIT = 64
+from sparsec.memory import give_back
+
+#: Entries of a table, and bytes of constants that those of the same weights hold besides the latest.
+LIMIT, LIMIT_BYTES = 64, 256 << 20
 _pointer = Tensor.data_ptr
 _version = operator.attrgetter("_version")
 _tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
@@ -22,7 +25,7 @@ class Entry:
 
     The storages of the weights are kept alive, so an address cannot come to mean other values; a weight is then the same
     if address and version are. The weights themselves are not kept: when one dies, the entry goes.
-    ``freed`` gives the same for all sizes of inputs that the program serves.
+    ``freed`` gives the same for all sizes of inputs that the program serves. ``held``: bytes of constants by their identity.
     """
 
     def __init__(
@@ -31,8 +34,9 @@ class Entry:
         *,
         takes_inputs: bool = False,
         freed: Freed | None = None,
+        held: Mapping[int, int] | None = None,
     ) -> None:
-        self.run, self.takes_inputs, self.freed = run, takes_inputs, freed
+        self.run, self.takes_inputs, self.freed, self.held = run, takes_inputs, freed, held or {}
         self.pointers: list[int] = []
         self.versions: list[int] = []
         self.sizes: Sizes = []
@@ -118,8 +122,17 @@ class Table:
 
         entry.owners = [weakref.ref(weight, forget) for weight in weights]
         self.entries[key] = self.recent = entry
-        while len(self.entries) > LIMIT:
+        if len(self.entries) > LIMIT:
             self.entries.popitem(last=False)
+        if len(self.entries) > 1:
+            self._make_room(entry)
+            give_back(sum(entry.held.values()))
+
+    def _make_room(self, latest: Entry) -> None:
+        """Drop what the same weights became for other sizes, least recently used first, where it holds too much."""
+        others = [(key, entry) for key, entry in self.entries.items() if entry.pointers == latest.pointers and entry is not latest]
+        while others and held_bytes([entry for _, entry in others], latest) > LIMIT_BYTES:
+            self.drop(others.pop(0)[0])
 
     def drop(self, key: tuple) -> None:
         """Forget one entry."""
@@ -134,6 +147,12 @@ def drop_entries(weights: Iterable[Tensor] | None) -> None:
         for key, entry in list(table.entries.items()):
             if wanted is None or wanted & {id(owner()) for owner in entry.owners}:
                 table.drop(key)
+
+
+def held_bytes(entries: Iterable[Entry], besides: Entry) -> int:
+    """Bytes of constants that entries hold, each once, besides those that one holds anyway."""
+    held = {number: nbytes for entry in entries for number, nbytes in entry.held.items()}
+    return sum(nbytes for number, nbytes in held.items() if number not in besides.held)
 
 
 def sizes_of(inputs: Sequence[Any]) -> Sizes:

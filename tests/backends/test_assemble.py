@@ -72,7 +72,7 @@ def test_equal_constants_are_stored_once_on_line_boundaries():
     places = [r.offset for r in made.relocations if r.segment == "weights"]
     assert places == [0, 0, 64]
     for place, array in ((0, WEIGHT), (64, other)):
-        assert np.array_equal(made.weights[place : place + array.nbytes].view(np.float32), array)
+        assert np.array_equal(made.weights.blob()[place : place + array.nbytes].view(np.float32), array)
     assert made.weights.nbytes >= 64 + other.nbytes + 256
 
 

@@ -1,6 +1,8 @@
 /* What test_c_artifact.py does from C. Includes the loader, to seal mutated programs as its writer would. */
 #include "sparsec.c"
 
+#include <dirent.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define NEED(condition) ((condition) ? (void)0 : (fprintf(stderr, "%s: %s\n", #condition, sparsec_error()), exit(3)))
@@ -68,6 +70,81 @@ static int run(char **words) {
         spill(words[4], name, all[0].outputs[i], bytes);
     }
     sparsec_free(m);
+    return 0;
+}
+
+static int threads_now(void) {
+    int count = -2;
+    DIR *folder = opendir("/proc/self/task");
+    while (readdir(folder)) count++;
+    closedir(folder);
+    return count;
+}
+
+typedef struct {
+    sparsec_model *model;
+    const float *x;
+    float *y;
+    int repeats;
+} small_call;
+
+/* One input and one output of 2 * 96 numbers. */
+static void *call_small(void *given) {
+    small_call *c = given;
+    const void *inputs[] = {c->x};
+    void *outputs[] = {c->y};
+    for (int i = 0; i < c->repeats; i++) {
+        memset(c->y, 0, 2 * 96 * sizeof *c->y);
+        NEED(!sparsec_run(c->model, inputs, outputs, 2));
+    }
+    return NULL;
+}
+
+static void call_in_child(small_call call, const float *wanted, int depth) {
+    float y[2 * 96];
+    int status;
+    const pid_t child = fork();
+    NEED(child >= 0);
+    if (!child) {
+        alarm(100);
+        call.y = y;
+        call_small(&call);
+        NEED(!wanted || !memcmp(y, wanted, sizeof y));
+        if (depth) call_in_child(call, y, depth - 1);
+        _exit(0);
+    }
+    NEED(waitpid(child, &status, 0) == child && WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+/* forks ARTIFACT THREADS: children of a process that has loaded, has called, is calling, loads; prints the most threads seen. */
+static int forks(char **words) {
+    enum { OTHERS = 3, SHORT_LIVED = 300 };
+    const int threads = atoi(words[1]);
+    sparsec_model *m, *again;
+    float x[2 * 96], y[2 * 96], others[OTHERS][2 * 96];
+    pthread_t ids[OTHERS];
+    for (int i = 0; i < 2 * 96; i++) x[i] = (float)i;
+    NEED(!sparsec_load(words[0], threads, &m));
+    small_call mine = {m, x, y, 20}, many[OTHERS];
+    call_in_child(mine, NULL, 1);
+    call_small(&mine);
+    for (int i = 0; i < OTHERS; i++) {
+        many[i] = (small_call){m, x, others[i], 20000};
+        NEED(!pthread_create(ids + i, NULL, call_small, many + i));
+    }
+    for (int i = 0; i < 20; i++) call_in_child(mine, y, 1);
+    for (int i = 0; i < OTHERS; i++) pthread_join(ids[i], NULL);
+    for (int i = 0; i < OTHERS; i++) NEED(!memcmp(others[i], y, sizeof y));
+    for (int i = 0; i < SHORT_LIVED; i++) {
+        small_call one = {m, x, others[0], 2};
+        NEED(!pthread_create(ids, NULL, call_small, &one));
+        pthread_join(*ids, NULL);
+    }
+    printf("%d\n", threads_now());
+    sparsec_free(m);
+    NEED(!sparsec_load(words[0], threads, &again));
+    call_in_child((small_call){again, x, y, 20}, others[0], 0);
+    sparsec_free(again);
     return 0;
 }
 
@@ -163,5 +240,6 @@ static int wrong(char **words) {
 int main(int count, char **words) {
     if (count == 8 && !strcmp(words[1], "run")) return run(words + 2);
     if (count == 8 && !strcmp(words[1], "mutate")) return mutate(words + 2);
+    if (count == 4 && !strcmp(words[1], "forks")) return forks(words + 2);
     return count == 3 && !strcmp(words[1], "wrong") ? wrong(words + 2) : 4;
 }

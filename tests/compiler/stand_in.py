@@ -11,6 +11,7 @@ class Baked:
     """A compiled graph that keeps its own copy of every constant and checks what it is given."""
 
     fully_compiled = True
+    held: dict[int, int] = {}  # noqa: RUF012
 
     def __init__(self, captured, any_batch, nothing_sparse, reasons) -> None:
         self.graph_module = captured.graph_module
@@ -18,6 +19,9 @@ class Baked:
             setattr(self.graph_module, name, value.clone())
         self.any_batch, self.nothing_sparse, self.reasons = any_batch, nothing_sparse, reasons
         self.seen: list[torch.Tensor] = []
+
+    def forget_origins(self) -> None:
+        """There are none."""
 
     def __call__(self, inputs):
         assert all(tensor.is_contiguous() and tensor.data_ptr() % 64 == 0 for tensor in inputs)

@@ -90,6 +90,13 @@ def test_several_callers_at_once(harness: Path, tmp_path: Path, threads: int) ->
     compared(harness, saved(tmp_path, strips(2)), threads, 3, callers=4)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("program", [chain(), strips(7)])
+def test_forked_children_and_threads_that_end(harness: Path, tmp_path: Path, program: Program, threads: int) -> None:
+    left = int(called(harness, "forks", saved(tmp_path, program), threads))
+    assert left <= len(os.sched_getaffinity(0))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [0, 3, 17, 96])
 def test_sizes_of_a_call(harness: Path, tmp_path: Path, size: int, threads: int) -> None:

@@ -71,7 +71,7 @@ def test_a_machine_that_only_runs_artifacts_is_sound(at: Settings, monkeypatch: 
 
 
 def test_runtime_library_that_cannot_be_found(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsec.runtime.find_tvm_runtime", lambda: None)
+    monkeypatch.setattr("sparsec.kernels.find_tvm_runtime", lambda: None)
     check = found(at, "TVM runtime")
     assert not check.ok
     assert "SPARSEC_TVM_RUNTIME" in check.hint

@@ -86,7 +86,7 @@ def test_margins_and_pads_of_flat_maps_stay_zero(drawn):
         runner = part.runner(kernels, library)
         images = [np.full((2, *port.shape), 3.0, np.float32) for port in runner.program.inputs]
         runner(*images)
-        memory = runner._idle[0].arena.view(np.float32)
+        memory = runner._idle._kept[0].arena.view(np.float32)
         offsets, _ = arena.place(part.lowered.plan, 2)
         for buffer, offset in offsets.items():
             if buffer.storage.layout == "flat" and not buffer.slot:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.inputs import check_inputs
+from sparsec.instance import split
 from sparsec.program import RECORD_WIDTH, Patch, Port, Program, Relocation, Size, check_tables
-from sparsec.runtime import Runner, split
+from sparsec.runtime import Runner
 from tests.compiler.tiny_program import FEATURES, SIZE, TOKENS, chain, library, looked_up, pair, sized
 
 

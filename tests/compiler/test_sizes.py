@@ -9,7 +9,7 @@ import pytest
 
 from sparsec.errors import InvalidInput
 from sparsec.program import Size
-from sparsec.sizes import KEPT, GraphsBySize
+from sparsec.sizes import KEPT, KEPT_BYTES, GraphsBySize
 from sparsec.symbols import SymbolSpec
 
 
@@ -27,19 +27,20 @@ class Program:
         return Program(sizes, self.batches, self.symbols)
 
 
-def graph(captured: Program, *, whole: bool, least: int = 0) -> Any:
+def graph(captured: Program, *, whole: bool, least: int = 0, nbytes: int = 0) -> Any:
     """Stands in for a compiled graph; with `least` its kernels take tokens from there to what it was compiled for."""
     sizes = (Size("tokens", least, captured.sizes["tokens"]),) if least else ()
     programs = [SimpleNamespace(program=SimpleNamespace(sizes=sizes))]
-    return SimpleNamespace(fully_compiled=whole, programs=programs, sizes=captured.sizes)
+    held = {-1: 1 << 20, id(captured): nbytes}
+    return SimpleNamespace(fully_compiled=whole, programs=programs, sizes=captured.sizes, held=held, forget_origins=lambda: None)
 
 
-def graphs(whole: bool, least: int = 0) -> tuple[GraphsBySize, list[dict[str, int]]]:
+def graphs(whole: bool, least: int = 0, nbytes: int = 0) -> tuple[GraphsBySize, list[dict[str, int]]]:
     built: list[dict[str, int]] = []
 
     def build(captured: Any) -> Any:
         built.append(dict(captured.sizes))
-        return graph(captured, whole=whole, least=least)
+        return graph(captured, whole=whole, least=least, nbytes=nbytes)
 
     first: Any = Program({"batch": 2, "tokens": 64})
     return GraphsBySize(first, graph(first, whole=whole, least=least), build), built
@@ -85,6 +86,23 @@ def test_the_graph_not_used_for_longest_goes() -> None:
     assert by_size.notes[0] == "compiled again for tokens=2"
     assert by_size.notes[-1].startswith("2 graphs for further sizes")
     assert len(by_size.notes) == KEPT + 1
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsec.sizes.give_back", lambda held: None)
+
+
+@pytest.mark.parametrize(("nbytes", "kept"), [(0, KEPT), (KEPT_BYTES // 3, 3), (KEPT_BYTES // 3 + 1, 2), (2 * KEPT_BYTES, 1)])
+def test_bytes_that_graphs_do_not_share_are_bounded(nbytes: int, kept: int) -> None:
+    by_size, built = graphs(whole=True, nbytes=nbytes)
+    for tokens in range(1, 12):
+        by_size({"batch": 1, "tokens": tokens})
+    for tokens in range(11, 11 - kept, -1):
+        by_size({"batch": 1, "tokens": tokens})
+    assert len(built) == 11
+    by_size({"batch": 1, "tokens": 11 - kept})
+    assert len(built) == 12
 
 
 def test_what_cannot_be_compiled_is_not_kept() -> None:

@@ -118,10 +118,10 @@ def test_threads_with_sizes_of_their_own_do_not_disturb_each_other(encoder):
 
 
 def test_less_tokens_are_never_more_work(encoder):
-    from sparsec.runtime import _Instance
+    from sparsec.instance import Instance
 
     program = program_of(encoder[1])
-    instance, counts = _Instance(program, program.weights, 1), {}
+    instance, counts = Instance(program, 1), {}
     tables = {"records": instance.flat, "groups": instance.groups.reshape(-1)}
     for size in (40, 1, *range(2, 40), 40):
         instance.fit({"tokens": size})

@@ -16,6 +16,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
 
+from sparsec.constants import Constants
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 SIZE = 96
@@ -89,7 +90,7 @@ class Table:
             groups=np.array(groups, np.int64),
             relocations=tuple(self.relocations),
             arena_bytes=4 * SIZE,
-            weights=np.concatenate(self.weights),
+            weights=Constants.of(np.concatenate(self.weights)),
             steps=tuple(Step(f"layer{i}", "affine", "scale", 2 * sizes[i], 12 * sizes[i]) for i in range(count)),
         )
 

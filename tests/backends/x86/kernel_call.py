@@ -23,6 +23,7 @@ import numpy as np
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import library
+from sparsec.constants import Constants
 from sparsec.layouts import Geometry
 from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
 from sparsec.runtime import Runner
@@ -134,7 +135,7 @@ class Kernels:
             groups=np.array([[0, len(calls), units, strip, 0]], np.int64),
             relocations=tuple(table.relocations),
             arena_bytes=64,
-            weights=np.concatenate([*table.constants, np.zeros(64, np.uint8)]),
+            weights=Constants.of(np.concatenate([*table.constants, np.zeros(64, np.uint8)])),
             steps=(),
         )
         runner = Runner(program, self.library, threads)

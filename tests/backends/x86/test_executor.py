@@ -6,6 +6,7 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.x86 import library
+from sparsec.constants import Constants
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
 from sparsec.runtime import Runner
 from tests.machines import MACHINES
@@ -68,7 +69,7 @@ def program(units: int, strip: int, slots: int) -> Program:
     )
     port, steps = (Port("x", (units,)),), (Step("a", "negate", "k", 0, 0), Step("b", "count_up", "k", 0, 0))
     groups = np.array([[0, 2, units, strip, 0]], np.int64).reshape(-1, GROUP_WIDTH)
-    weights = np.zeros(64, np.uint8)
+    weights = Constants.of(np.zeros(64, np.uint8))
     return Program(port, port, ("negate", "count_up"), records, groups, relocations, size * slots, weights, steps, slots)
 
 

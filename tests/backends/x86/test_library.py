@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from sparsec.backends.x86 import convert, library
-from sparsec.runtime import load_kernels
+from sparsec.kernels import load_kernels
 from tests.machines import AVX2, WIDEST
 
 ROWS, PLANES = convert.copy_rows(8), convert.to_planes(8, 2)

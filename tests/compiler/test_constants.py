@@ -1,0 +1,59 @@
+"""Constants in pieces: where a byte is, what programs share, and when it goes."""
+
+import ctypes
+import gc
+import weakref
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsec.constants import LINE, TAIL, Constants, Gathering
+
+LARGE = np.arange(1 << 13, dtype=np.float32)
+
+
+def read(constants: Constants, offset: int, nbytes: int) -> bytes:
+    return ctypes.string_at(constants.address(offset), nbytes)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(0, 9))
+@settings(max_examples=50)
+def test_every_byte_is_where_the_blob_has_it(lengths, seed):
+    random = np.random.default_rng(seed)
+    gathering, arrays = Gathering(), [random.integers(0, 256, n, np.uint8) for n in lengths]
+    places = [gathering.add(array) for array in arrays]
+    constants = gathering.constants()
+    blob = constants.blob()
+    whole = Constants.of(blob)
+    assert blob.nbytes == constants.nbytes == whole.nbytes
+    for place, array in zip(places, arrays, strict=True):
+        assert place % LINE == 0 and place + array.nbytes + TAIL <= blob.nbytes + LINE
+        assert blob[place : place + array.nbytes].tobytes() == array.tobytes()
+        for held in (constants, whole):
+            assert read(held, place, array.nbytes) == array.tobytes()
+            assert held.address(place) % LINE == 0 or not array.nbytes
+            assert not array.nbytes or read(held, place + array.nbytes - 1, 1) == array[-1:].tobytes()
+
+
+def test_programs_share_large_arrays_as_long_as_one_of_them_lives():
+    def made(*arrays: np.ndarray) -> Constants:
+        gathering = Gathering()
+        for array in arrays:
+            gathering.add(array)
+        return gathering.constants()
+
+    one, two = made(LARGE, np.ones(3, np.float32)), made(np.zeros(2, np.int32), LARGE.copy())
+    assert one.address(0) == two.address(64)
+    piece = weakref.ref(one.pieces[0])
+    del one
+    gc.collect()
+    assert piece() is two.pieces[1]
+    del two
+    gc.collect()
+    assert piece() is None
+
+
+def test_equal_bytes_of_another_length_are_not_the_same():
+    gathering = Gathering()
+    assert len({gathering.add(LARGE), gathering.add(LARGE[:-1]), gathering.add(np.append(LARGE, 0).astype(np.float32))}) == 3

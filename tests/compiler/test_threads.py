@@ -1,0 +1,103 @@
+"""Threads that come and go: the system's threads are bounded, results are the same, and a process that ends ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from sparsec.runtime import Runner
+from tests.children import os_threads
+from tests.compiler.tiny_program import chain, library, pair, strips
+
+X = np.random.default_rng(0).standard_normal((2, 4, 24)).astype(np.float32)
+CORES = len(os.sched_getaffinity(0))
+
+
+def test_a_thousand_short_lived_threads_leave_no_threads() -> None:
+    runner, found = Runner(chain(), library(), 2), []
+    wanted, before = Runner(chain(), library())(X)[0], os_threads()
+    for _ in range(100):
+        threads = [threading.Thread(target=lambda: found.append(runner(X)[0])) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 1000 and all(np.array_equal(each, wanted) for each in found)
+    assert os_threads() <= before + CORES - 1
+
+
+def test_programs_share_the_threads_that_help() -> None:
+    programs = [Runner(program, library(), threads) for program in (chain(), chain(2.0), strips(8)) for threads in (2, 3, 8)]
+    programs[0](X)
+    before = os_threads()
+    for _ in range(3):
+        for runner in programs:
+            runner(X)
+    assert os_threads() <= before + CORES - 1
+
+
+def test_executors_of_asyncio() -> None:
+    runner = Runner(chain(), library(), 2)
+
+    async def serve() -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(None, lambda: runner(X)[0]) for _ in range(200)))
+
+    wanted = runner(X)[0]
+    assert all(np.array_equal(found, wanted) for found in asyncio.run(serve()))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5, 64, 2000])
+def test_results_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+    for program in (chain(), chain(joined=True)):
+        np.testing.assert_array_equal(Runner(program, library(), threads)(X)[0], Runner(program, library())(X)[0])
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_denormals_are_the_callers_choice_on_every_thread(flush: bool) -> None:
+    """They are a property of a thread, and a helper is older than the call."""
+    a, b = np.full((64, 8), 1e-40, np.float32), np.zeros((64, 4), np.float32)
+    runner = Runner(pair(), library(), 2)
+    runner(a, b)
+    torch.set_flush_denormal(flush)
+    try:
+        found = runner(a, b)[0].view(np.int32)
+    finally:
+        torch.set_flush_denormal(False)
+    wanted = (2 * a).view(np.int32)
+    assert (found == (0 if flush else wanted)).all() and wanted.any()
+
+
+_ENDING = """
+import sys, threading, numpy as np
+from sparsec.runtime import Runner
+from tests.compiler.tiny_program import chain, library
+runner, x = Runner(chain(), library(), 2), np.ones((2000, 4, 24), np.float32)
+def call():
+    for _ in range(20): runner(x)
+for _ in range(3): threading.Thread(target=call).start()
+for _ in range(5): runner(x)
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "import os; os._exit(0)"])
+def test_an_interpreter_ends_while_others_call(end: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _ENDING + end], capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr
+
+
+def test_many_callers_of_few_threads_at_once() -> None:
+    runner = Runner(strips(4), library(), 4)
+    wanted = runner(X)[0]
+    with ThreadPoolExecutor(16) as pool:
+        assert all(np.array_equal(found[0], wanted) for found in pool.map(lambda _: runner(X), range(2000)))
