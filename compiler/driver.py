@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,12 +20,14 @@ from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
 from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.doors import open_model
+from sparsec.errors import internal
+from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.capture import Captured
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
-from sparsec.pipeline import Context, Result, run
+from sparsec.pipeline import Context, Result, Story, run
 from sparsec.rows import explanation_of
 from sparsec.runtime import Runner
 from sparsec.settings import Settings
@@ -34,29 +36,38 @@ from sparsec.settings import Settings
 _SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
 
 
-def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = False) -> CompiledGraph:
+def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = False) -> CompiledGraph:
     """Compile a captured graph for this machine.
 
-    ``keep_dense`` makes regions of everything that kernels exist for, sparse or not (an artifact must not need torch).
-    Raises SparsecError subclasses for machines and inputs that cannot be served.
+    ``keep_whole`` makes a region of a graph that kernels exist for as a whole, sparse or not (an artifact must not need torch).
+    Raises SparsecError subclasses for machines and inputs that cannot be served. An internal error costs the region or the rewrite where it
+    happens, at worst makes the graph dense, and is among the reasons; SPARSEC_STRICT=1 raises it.
     """
     settings = replace(settings, threads=settings.threads or torch.get_num_threads())
+    try:
+        return _compile_graph(captured, settings, keep_whole)
+    except Exception as error:
+        return _dense_graph(captured, internal(error))
+
+
+def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
     backend = X86()
-    context = Context(settings, backend.offers, _costs(backend, settings, keep_dense or settings.token_pruning is not None))
-    result = run(captured.graph_module, PIPELINE, context)
-    reasons = [*_odd_weights(result.graph_module), *_unpruned(result)]
-    follows, rigid = follow.free_sizes(captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context).graph_module)
+    context = Context(settings, backend.offers, _costs(backend, settings, keep_whole))
+    result = run(captured.graph_module, PIPELINE, context, tolerant=True)
+    reasons = [*result.failures, *_odd_weights(result.graph_module), *_unpruned(result)]
+    follows, rigid = _free_sizes(captured, result, context)
     mask = None
     if settings.remove_padding:
         mask, follows = padding.removable(result.graph_module, follows)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
-    programs = [_compile_region(region, backend, settings, least, mask) for region in found]
+    programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
-    explanation = explanation_of(result, programs, backend, settings)
+    explanation = explanation_of(result, programs, backend, settings, failed)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid))
     kept = captured.graph_module if settings.token_pruning is None else result.graph_module
-    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept)
+    reasons += dict.fromkeys(failed.values())
+    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept, aliasing=captured.aliasing)
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
@@ -64,13 +75,45 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = 
     return compiled
 
 
-def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]:
+def _dense_graph(captured: Captured, reason: str) -> CompiledGraph:
+    """The graph as it is, left to the dense compiler."""
+    calls = captured.graph_module.graph.nodes
+    explanation = Explanation(uncovered=tuple((node.name, reason) for node in calls if node.op == "call_function"))
+    return CompiledGraph(
+        [], Story(), explanation, False, True, [f"Compiled dense: {reason}"], dense=captured.graph_module, aliasing=captured.aliasing
+    )
+
+
+def _programs(
+    found: Sequence[region_module.Region], build: Callable[[region_module.Region], RegionProgram]
+) -> tuple[list[RegionProgram], dict[str, str]]:
+    """The programs of regions, and for the nodes of those that failed, why."""
+    programs: list[RegionProgram] = []
+    failed: dict[str, str] = {}
+    for region in found:
+        try:
+            programs.append(build(region))
+        except Exception as error:
+            names = [node.name for node in region.specs]
+            failed |= dict.fromkeys(names, f"{internal(error)}; the {len(names)} nodes from {names[0]} to {names[-1]} stay dense")
+    return programs, failed
+
+
+def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[dict[str, region_module.Follows], list[str]]:
+    """See ``follow.free_sizes``."""
+    if captured.symbols and captured.shares_results:
+        return {}, ["compiled for fixed sizes: results share memory"]
+    return follow.free_sizes(captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context, tolerant=True).graph_module)
+
+
+def _costs(backend: X86, settings: Settings, keep_whole: bool) -> dict[str, Any]:
     """What passes may ask of this machine."""
     measured = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
     # Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2): strips
     # break the long streams of the depthwise, which costs more than a map that the next cache level holds.
     joined = {"depthwise_pointwise_bytes": 4 * backend.machine.l2}
-    return {"keep_dense": keep_dense, **joined, **(asdict(measured) if measured else {})}
+    kept = {"keep_whole": keep_whole, "keep_dense": settings.token_pruning is not None}
+    return {**kept, **joined, **(asdict(measured) if measured else {})}
 
 
 def _compile_region(
@@ -135,12 +178,33 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
     # Freezing rewrites convolutions for oneDNN, which knows no float64.
     freezing = all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    fixed = _constant_results(spliced.graph)
     compiled = compile_dense(spliced, examples, freezing=freezing)
 
     def call(inputs: Sequence[Tensor], _keep: Any = operators) -> Any:
-        return compiled(*inputs)
+        return _apart(compiled(*inputs), inputs, fixed)
 
     return call
+
+
+def _constant_results(graph: fx.Graph) -> frozenset[int]:
+    """Positions of the results that depend on no input: the compiled graph may return the same tensor in every call."""
+    varying: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    return frozenset(i for i, node in enumerate(region_module.returned(graph)) if node not in varying)
+
+
+def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor], fixed: Collection[int]) -> list[Tensor]:
+    """The results, cloned where they share memory with inputs, constants or each other: what shares memory in eager mode is made later."""
+    taken = {x.untyped_storage().data_ptr() for x in inputs}
+    apart = []
+    for position, result in enumerate(results):
+        pointer = result.untyped_storage().data_ptr()
+        apart.append(result.clone() if position in fixed or pointer in taken else result)
+        taken.add(pointer)
+    return apart
 
 
 def compile(
@@ -164,7 +228,7 @@ def compile(
     captured = open_model(model, example_inputs, kwargs, dynamic_shapes)
 
     def build(part: Captured) -> CompiledGraph:
-        compiled = compile_graph(part, settings, keep_dense=True)
+        compiled = compile_graph(part, settings, keep_whole=True)
         if compiled.nothing_sparse:
             compiled.run_rest = _compile_rest(compiled.dense, [], part)
         for reason in compiled.reasons:

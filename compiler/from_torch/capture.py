@@ -13,9 +13,11 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.from_torch.aliasing import Aliasing
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
+from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
@@ -40,12 +42,13 @@ class InputSpec:
 class Captured:
     """A graph of form CAPTURED and how to get from a user's arguments to its inputs and back.
 
-    The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
+    The graph takes `inputs` in this order and returns a flat tuple of tensors, of which ``aliasing`` makes the results if they share memory
+    with each other or with inputs; ``out_slots`` are positions among those. Its constants are detached, dense and
     contiguous; they share memory with the model where the model's own tensors are already so.
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
-    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis, and ``remade``, which makes the graph
-    for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
+    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis (nothing where results share memory), and
+    ``remade``, which makes the graph for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
     graph_module: fx.GraphModule
@@ -61,6 +64,7 @@ class Captured:
     batches: frozenset[str] = frozenset()
     output_dims: tuple[tuple[Dim | None, ...], ...] = ()
     remade: "Callable[[Mapping[str, int]], Captured] | None" = None
+    aliasing: Aliasing | None = None
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:
@@ -102,10 +106,20 @@ class Captured:
             raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
         return *args, *named
 
-    def restore(self, tensors: Sequence[Tensor]) -> Any:
-        """The graph's flat outputs in the structure that the model returns."""
-        leaves = [slot.value if isinstance(slot, Fixed) else tensors[slot] for slot in self.out_slots]
+    def restore(self, tensors: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Any:
+        """The graph's flat outputs in the structure that the model returns. ``inputs``: what ``flatten`` gave for the call."""
+        return self.nested(tensors if self.aliasing is None else self.aliasing.restore(tensors, inputs))
+
+    def nested(self, results: Sequence[Tensor]) -> Any:
+        """The results in the structure that the model returns."""
+        leaves = [slot.value if isinstance(slot, Fixed) else results[slot] for slot in self.out_slots]
         return pytree.tree_unflatten(leaves, self.out_spec)
+
+    @property
+    def shares_results(self) -> bool:
+        """Whether results are other than just what the graph returns: one of them twice, views, inputs."""
+        positions = [slot for slot in self.out_slots if not isinstance(slot, Fixed)]
+        return self.aliasing is not None or len(set(positions)) < len(positions)
 
 
 def capture(
@@ -201,7 +215,7 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
         signature=symbolic.signature,
         sizes=dict(sizes),
         batches=symbolic.batches,
-        output_dims=symbolic.outputs,
+        output_dims=() if described.shares_results else symbolic.outputs,
         remade=partial(_remade, symbolic),
     )
 
@@ -214,7 +228,9 @@ def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
 def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, _stand_in, (args, kwargs))
     try:
-        return _decomposed(torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False))
+        with DropoutReturnsItsInput():
+            program = torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
+        return _decomposed(program)
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -280,6 +296,7 @@ def _describe(lowered: Lowered) -> Captured:
         in_slots=lowered.in_slots,
         out_slots=lowered.out_slots,
         keywords=tuple(lowered.keywords),
+        aliasing=lowered.aliasing,
     )
 
 

@@ -186,7 +186,7 @@ class Door:
             program = compile_graph(captured, self.settings)
         except UnsupportedModel:
             return None
-        if not program.fully_compiled or not program.programs[0].program.sizes:
+        if captured.shares_results or not program.fully_compiled or not program.programs[0].program.sizes:
             return None
         self.tokens = tokens
         for reason in program.reasons:
@@ -218,7 +218,7 @@ class Door:
 def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
     """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
-    restore: Callable[[Any], Any] = tuple if whole else captured.restore
+    restore: Callable[[Any], Any] = tuple if whole and captured.aliasing is None else captured.restore
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:
         return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
