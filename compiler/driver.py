@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsec import follow, padding
+from sparsec import follow, ops, padding
 from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
@@ -18,6 +18,7 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
+from sparsec.calls import layer_of
 from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.doors import open_model
 from sparsec.errors import internal
@@ -103,7 +104,9 @@ def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[d
     """See ``follow.free_sizes``."""
     if captured.symbols and captured.shares_results:
         return {}, ["compiled for fixed sizes: results share memory"]
-    return follow.free_sizes(captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context, tolerant=True).graph_module)
+    return follow.free_sizes(
+        captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context, tolerant=True).graph_module
+    )
 
 
 def _costs(backend: X86, settings: Settings, keep_whole: bool) -> dict[str, Any]:
@@ -158,14 +161,21 @@ def _unpruned(result: Result) -> list[str]:
 
 
 def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
-    """Weights with infinities or NaN: their layers get dense kernels, which the user should know."""
+    """Weights of layers with infinities or NaN: their layers get dense kernels, which the user should know."""
     reasons = []
     for node in graph_module.graph.find_nodes(op="get_attr"):
         fact = notes(node).get("fact")
         if fact is not None and fact.reason == "non-finite":
-            users = ", ".join(u.name for u in node.users)
-            reasons.append(f"The weight {node.target} has infinite or NaN values: {users} is compiled dense.")
+            layers = ", ".join(user.name for user in node.users if _weighs(node, user))
+            if layers:
+                reasons.append(f"The weight {node.target} has infinite or NaN values: {layers} is compiled dense.")
     return reasons
+
+
+def _weighs(constant: fx.Node, user: fx.Node) -> bool:
+    """Whether a constant is the weight of a layer, and not a mask or a table."""
+    layer = layer_of(user)
+    return layer.weight is constant if layer is not None else user.target is ops.depthwise_pointwise
 
 
 def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> Any:

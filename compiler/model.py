@@ -67,6 +67,21 @@ class CompiledModel:
         self._check_shapes(inputs)
         return self._compiled, inputs
 
+    def __deepcopy__(self, memo: Any) -> CompiledModel:
+        """The model itself: nothing about it changes."""
+        return self
+
+    def __copy__(self) -> CompiledModel:
+        return self
+
+    def __reduce__(self) -> Any:
+        """ArtifactError: kernels are code of this machine, which a pickle cannot carry."""
+        raise ArtifactError(
+            "A compiled model cannot be pickled.",
+            why="It holds machine code and memory of this process.",
+            hint="Write model.save(path) and pickle sparsec.load(path), which is loaded again from there.",
+        )
+
     def _ready(self, tensor: Tensor, position: int) -> Tensor:
         spec = self._captured.inputs[position]
         if tensor.dtype != spec.dtype or tensor.device.type != "cpu" or tensor.layout != torch.strided:

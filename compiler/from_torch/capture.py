@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -47,8 +48,8 @@ class Captured:
     contiguous; they share memory with the model where the model's own tensors are already so.
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
-    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis (nothing where results share memory), and
-    ``remade``, which makes the graph for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
+    ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
+    for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
     graph_module: fx.GraphModule
@@ -141,7 +142,7 @@ def capture(
             return _opened(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
-        module = getattr(source, "_orig_mod", source)
+        module = unwrapped(source)
         _check_module(module)
         with plain_weights(module):
             program = _export(module, args, kwargs, dynamic_shapes)
@@ -215,7 +216,7 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
         signature=symbolic.signature,
         sizes=dict(sizes),
         batches=symbolic.batches,
-        output_dims=() if described.shares_results else symbolic.outputs,
+        output_dims=symbolic.outputs,
         remade=partial(_remade, symbolic),
     )
 
@@ -254,6 +255,17 @@ def _stand_in(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided:
         raise UnsupportedModel(f"An input has the layout {tensor.layout}.", hint="Pass a dense tensor.")
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def unwrapped(module: Any) -> Any:
+    """The module inside of what torch.compile, DistributedDataParallel and DataParallel make of one, in any order; others as they are."""
+    while True:
+        if isinstance(module, OptimizedModule):
+            module = module._orig_mod
+        elif isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            module = module.module
+        else:
+            return module
 
 
 def _check_module(module: nn.Module) -> None:
