@@ -59,8 +59,8 @@ class CompiledGraph:
 
     ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
     ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
-    the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it. ``aliasing`` makes the model's
-    results of the graph's, where they share memory.
+    the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
+    ``aliasing`` makes the model's results of the graph's, where they share memory.
     """
 
     programs: list[RegionProgram]

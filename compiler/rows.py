@@ -30,7 +30,7 @@ _FINITE = "zero facts assume finite activations: 0 * inf counts as 0"
 def explanation_of(
     result: Result, programs: Sequence[RegionProgram], backend: X86, settings: Settings, failed: Mapping[str, str] = MappingProxyType({})
 ) -> Explanation:
-    """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: nodes of regions that failed, and why."""
+    """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: why regions failed, by node."""
     misses = tuple((c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses)
     inside = {n.name for p in programs for n in p.region.specs}
     refusals = {node: reason for name, node, reason in misses if name in ("assign_layouts", "group_regions")}

@@ -18,8 +18,8 @@ from sparsec.from_torch.aliasing import Aliasing
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
-from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
+from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()

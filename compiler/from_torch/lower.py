@@ -44,8 +44,9 @@ Slot = Fixed | int
 class Lowered:
     """A graph and the signature it came with; a slot is a position among the graph's inputs or outputs, or Fixed.
 
-    attributes: for each constant in use its name in the program and its name in the graph. out_slots are positions among the results, which
-    ``aliasing`` makes of what the graph returns, None where that is the results. views: results that in torch share memory with an input or a constant.
+    attributes: for each constant in use its name in the program and its name in the graph. out_slots are positions among the
+    results, which ``aliasing`` makes of what the graph returns, None where that is the results. views: results that in torch share
+    memory with an input or a constant.
     """
 
     graph_module: fx.GraphModule

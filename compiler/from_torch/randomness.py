@@ -20,8 +20,8 @@ _SWITCHES, _RATES = ("train", "training"), ("dropout", "dropout_p")
 def is_random(node: fx.Node) -> bool:
     """Whether a node may give another value the next time: an operator that draws, unless its switch is off or its rate is zero.
 
-    A rate is what is called so, or the ``p`` of an operator that has a switch; elsewhere ``p`` is the chance of a draw. A switch that is not
-    given and has no default (``train=None``) counts as on.
+    A rate is what is called so, or the ``p`` of an operator that has a switch; elsewhere ``p`` is the chance of a draw. A switch that is
+    neither on nor off (``train=None``) counts as on.
     """
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False

@@ -209,11 +209,12 @@ def broken_input(y, x, m):
     return m.conv(x), v
 
 
-@pytest.mark.parametrize("function", [broken_flatten, broken_chunk, broken_input])
+@pytest.mark.parametrize("function", [broken_flatten, *(pytest.param(f, marks=pytest.mark.slow) for f in (broken_chunk, broken_input))])
 def test_graphs_around_a_break(function, eager_rest):
     behaves(*through_dynamo(function))
 
 
+@pytest.mark.slow
 def test_numbers_of_tokens_whose_results_share_memory(driver):
     model = nn.Linear(4, 4).eval()
     fast = torch.compile(lambda x: (y := model(x), y[:, 1:]), backend="sparse", dynamic=True)
@@ -245,6 +246,7 @@ def test_programs_share_what_their_modules_do(kernels):
     behaves(sparsec.compile(program, threads=1, cache_dir=kernels), program.module())
 
 
+@pytest.mark.slow
 def test_free_sizes_compile_again_where_results_share_memory(kernels):
     model = nn.Linear(4, 4).eval()
     free = {1: torch.export.Dim("tokens", min=4, max=16)}
