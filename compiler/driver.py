@@ -55,7 +55,8 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     backend = X86()
     context = Context(settings, backend.offers, _costs(backend, settings, keep_whole))
     result = run(captured.graph_module, PIPELINE, context, tolerant=True)
-    reasons = [*result.failures, *_odd_weights(result.graph_module), *_unpruned(result)]
+    odd = _odd_weights(result.graph_module)
+    reasons = [*result.failures, *odd, *_unpruned(result)]
     follows, rigid = _free_sizes(captured, result, context)
     mask = None
     if settings.remove_padding:
@@ -72,7 +73,7 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
-        compiled.run_rest = _compile_rest(result.graph_module, programs, captured)
+        compiled.run_rest = _compile_rest(result.graph_module, programs, captured, frozen=not odd)
     return compiled
 
 
@@ -178,16 +179,16 @@ def _weighs(constant: fx.Node, user: fx.Node) -> bool:
     return layer.weight is constant if layer is not None else user.target is ops.depthwise_pointwise
 
 
-def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> Any:
-    """The graph with each region as one opaque operator, handed to Inductor."""
+def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured, *, frozen: bool) -> Any:
+    """The graph with each region as one opaque operator, handed to Inductor. ``frozen``: weights may become part of its code."""
     from sparsec.inductor import RegionOp, compile_dense
     from sparsec.splice import splice
 
     operators = [RegionOp(p, [(tuple(n.meta["val"].shape), torch.float32) for n in p.region.outputs]) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
-    # Freezing rewrites convolutions for oneDNN, which knows no float64.
-    freezing = all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    # Freezing rewrites convolutions for oneDNN, which knows no float64 and loses the NaN that weights with NaN make.
+    freezing = frozen and all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
     fixed = _constant_results(spliced.graph)
     compiled = compile_dense(spliced, examples, freezing=freezing)
 
@@ -240,7 +241,7 @@ def compile(
     def build(part: Captured) -> CompiledGraph:
         compiled = compile_graph(part, settings, keep_whole=True)
         if compiled.nothing_sparse:
-            compiled.run_rest = _compile_rest(compiled.dense, [], part)
+            compiled.run_rest = _compile_rest(compiled.dense, [], part, frozen=not compiled.reasons)
         for reason in compiled.reasons:
             warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled

@@ -11,6 +11,7 @@ from sparsec import driver, inductor, pipeline
 from sparsec.backends.x86.backend import X86
 from sparsec.errors import InvalidInput, MachineError, PassRefused, VerificationError, internal
 from sparsec.passes.assign_layouts import AssignLayouts
+from sparsec.passes.delete_dead_channels import DeleteDeadChannels
 from sparsec.passes.fold_batchnorm import FoldBatchNorm
 from sparsec.passes.fuse_epilogue import FuseEpilogue
 from sparsec.passes.infer_activation_facts import InferActivationFacts
@@ -115,15 +116,14 @@ def raises(self, edit, context):
 
 
 @pytest.mark.parametrize("apply", [breaks_the_graph, raises])
-@pytest.mark.parametrize("step", [FoldBatchNorm, InferActivationFacts])
+@pytest.mark.parametrize("step", [FoldBatchNorm, DeleteDeadChannels])
 def test_a_rewrite_that_fails_is_left_out(step, apply, tolerant, kernels, monkeypatch):
     monkeypatch.setattr(step, "apply", apply)
     fast, (said,) = made(kernels)
-    assert fast._compiled.programs or step is InferActivationFacts
-    assert f"the pass {step.name} is left out" in said or "Compiled dense" in said
+    assert fast._compiled.programs and f"the pass {step.name} is left out" in said
 
 
-@pytest.mark.parametrize("step", [AssignLayouts, FuseEpilogue])
+@pytest.mark.parametrize("step", [InferActivationFacts, FuseEpilogue, AssignLayouts])
 def test_without_a_form_that_regions_need_the_graph_is_dense(step, tolerant, kernels, monkeypatch):
     monkeypatch.setattr(step, "apply", raises)
     fast, (said,) = made(kernels)
