@@ -183,7 +183,7 @@ def load(path: Path | str, threads: int = 1) -> LoadedModel:
         why = "It does not say how many threads its buffers have room for."
         raise ArtifactError(f"The artifact cannot run on {threads} threads.", where=str(folder), why=why, hint="Load it with threads=1.")
     runner = Runner(program, kernels, threads, folder / RUNTIME)
-    return LoadedModel(runner, manifest["signature"]["output"], explanation)
+    return LoadedModel(runner, manifest["signature"]["output"], explanation, (load, (str(folder), threads)))
 
 
 def read_manifest(path: Path | str) -> dict[str, Any]:

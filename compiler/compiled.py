@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsec.backends.base import Machine
 from sparsec.backends.lowering import Lowered
 from sparsec.explain import Explanation
+from sparsec.from_torch.aliasing import Aliasing
 from sparsec.inputs import check_indices, sizes_of
 from sparsec.pipeline import Story
 from sparsec.program import Program
@@ -60,6 +61,7 @@ class CompiledGraph:
     ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
     ``rest_bytes``: constants that what is not in regions holds.
+    ``aliasing`` makes the model's results of the graph's, where they share memory.
     """
 
     programs: list[RegionProgram]
@@ -73,11 +75,12 @@ class CompiledGraph:
     returns: tuple[int, ...] = ()
     dense: Any = None
     rest_bytes: int = 0
+    aliasing: Aliasing | None = None
 
     @property
     def any_batch(self) -> bool:
-        """Whether the batch size is free: the executor loops over images."""
-        return self.fully_compiled
+        """Whether the batch size is free: the executor loops over images, and results that are views can be made of any number."""
+        return self.fully_compiled and (self.aliasing is None or self.aliasing.follows_batch)
 
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""
@@ -97,4 +100,5 @@ class CompiledGraph:
         if not self.fully_compiled:
             return list(self.run_rest(inputs))
         results = self.programs[0]([inputs[i] for i in self.picks])
-        return [results[i] for i in self.returns]
+        # What passes found to be equal is two values to a caller, who may write to one of them.
+        return [results[i] if i not in self.returns[:n] else results[i].clone() for n, i in enumerate(self.returns)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from sparsec import follow, padding
+from sparsec import follow, ops, padding
 from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
@@ -18,14 +18,17 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
+from sparsec.calls import layer_of
 from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.doors import open_model
+from sparsec.errors import internal
+from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.capture import Captured
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
-from sparsec.pipeline import Context, Result, run
+from sparsec.pipeline import Context, Result, Story, run
 from sparsec.rows import explanation_of
 from sparsec.runtime import Runner
 from sparsec.settings import Settings
@@ -34,43 +37,87 @@ from sparsec.settings import Settings
 _SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
 
 
-def compile_graph(captured: Captured, settings: Settings, *, keep_dense: bool = False) -> CompiledGraph:
+def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = False) -> CompiledGraph:
     """Compile a captured graph for this machine.
 
-    ``keep_dense`` makes regions of everything that kernels exist for, sparse or not (an artifact must not need torch).
-    Raises SparsecError subclasses for machines and inputs that cannot be served.
+    ``keep_whole`` makes a region of a graph that kernels exist for as a whole, sparse or not (an artifact must not need torch).
+    Raises SparsecError subclasses for machines and inputs that cannot be served. An internal error costs the region or the rewrite where it
+    happens, at worst makes the graph dense, and is among the reasons; SPARSEC_STRICT=1 raises it.
     """
     settings = replace(settings, threads=settings.threads or torch.get_num_threads())
+    try:
+        return _compile_graph(captured, settings, keep_whole)
+    except Exception as error:
+        return _dense_graph(captured, internal(error))
+
+
+def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
     backend = X86()
-    context = Context(settings, backend.offers, _costs(backend, settings, keep_dense or settings.token_pruning is not None))
-    result = run(captured.graph_module, PIPELINE, context)
-    reasons = [*_odd_weights(result.graph_module), *_unpruned(result)]
-    follows, rigid = follow.free_sizes(captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context).graph_module)
+    context = Context(settings, backend.offers, _costs(backend, settings, keep_whole))
+    result = run(captured.graph_module, PIPELINE, context, tolerant=True)
+    odd = _odd_weights(result.graph_module)
+    reasons = [*result.failures, *odd, *_unpruned(result)]
+    follows, rigid = _free_sizes(captured, result, context)
     mask = None
     if settings.remove_padding:
         mask, follows = padding.removable(result.graph_module, follows)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
-    programs = [_compile_region(region, backend, settings, least, mask) for region in found]
+    programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
-    explanation = explanation_of(result, programs, backend, settings)
+    explanation = explanation_of(result, programs, backend, settings, failed)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid))
     kept = captured.graph_module if settings.token_pruning is None else result.graph_module
-    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept)
+    reasons += dict.fromkeys(failed.values())
+    compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept, aliasing=captured.aliasing)
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
-        compiled.run_rest, compiled.rest_bytes = _compile_rest(result.graph_module, programs, captured)
+        compiled.run_rest, compiled.rest_bytes = _compile_rest(result.graph_module, programs, captured, frozen=not odd)
     return compiled
 
 
-def _costs(backend: X86, settings: Settings, keep_dense: bool) -> dict[str, Any]:
+def _dense_graph(captured: Captured, reason: str) -> CompiledGraph:
+    """The graph as it is, left to the dense compiler."""
+    calls = captured.graph_module.graph.nodes
+    explanation = Explanation(uncovered=tuple((node.name, reason) for node in calls if node.op == "call_function"))
+    return CompiledGraph(
+        [], Story(), explanation, False, True, [f"Compiled dense: {reason}"], dense=captured.graph_module, aliasing=captured.aliasing
+    )
+
+
+def _programs(
+    found: Sequence[region_module.Region], build: Callable[[region_module.Region], RegionProgram]
+) -> tuple[list[RegionProgram], dict[str, str]]:
+    """The programs of regions, and for the nodes of those that failed, why."""
+    programs: list[RegionProgram] = []
+    failed: dict[str, str] = {}
+    for region in found:
+        try:
+            programs.append(build(region))
+        except Exception as error:
+            names = [node.name for node in region.specs]
+            failed |= dict.fromkeys(names, f"{internal(error)}; the {len(names)} nodes from {names[0]} to {names[-1]} stay dense")
+    return programs, failed
+
+
+def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[dict[str, region_module.Follows], list[str]]:
+    """See ``follow.free_sizes``."""
+    if captured.symbols and captured.shares_results:
+        return {}, ["compiled for fixed sizes: results share memory"]
+    return follow.free_sizes(
+        captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context, tolerant=True).graph_module
+    )
+
+
+def _costs(backend: X86, settings: Settings, keep_whole: bool) -> dict[str, Any]:
     """What passes may ask of this machine."""
     measured = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
     # Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2): strips
     # break the long streams of the depthwise, which costs more than a map that the next cache level holds.
     joined = {"depthwise_pointwise_bytes": 4 * backend.machine.l2}
-    return {"keep_dense": keep_dense, **joined, **(asdict(measured) if measured else {})}
+    kept = {"keep_whole": keep_whole, "keep_dense": settings.token_pruning is not None}
+    return {**kept, **joined, **(asdict(measured) if measured else {})}
 
 
 def _compile_region(
@@ -115,33 +162,64 @@ def _unpruned(result: Result) -> list[str]:
 
 
 def _odd_weights(graph_module: fx.GraphModule) -> list[str]:
-    """Weights with infinities or NaN: their layers get dense kernels, which the user should know."""
+    """Weights of layers with infinities or NaN: their layers get dense kernels, which the user should know."""
     reasons = []
     for node in graph_module.graph.find_nodes(op="get_attr"):
         fact = notes(node).get("fact")
         if fact is not None and fact.reason == "non-finite":
-            users = ", ".join(u.name for u in node.users)
-            reasons.append(f"The weight {node.target} has infinite or NaN values: {users} is compiled dense.")
+            layers = ", ".join(user.name for user in node.users if _weighs(node, user))
+            if layers:
+                reasons.append(f"The weight {node.target} has infinite or NaN values: {layers} is compiled dense.")
     return reasons
 
 
-def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured) -> tuple[Any, int]:
-    """The graph with each region as one opaque operator, handed to Inductor; bytes of its constants."""
+def _weighs(constant: fx.Node, user: fx.Node) -> bool:
+    """Whether a constant is the weight of a layer, and not a mask or a table."""
+    layer = layer_of(user)
+    return layer.weight is constant if layer is not None else user.target is ops.depthwise_pointwise
+
+
+def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram], captured: Captured, *, frozen: bool) -> tuple[Any, int]:
+    """The graph with each region as one opaque operator, handed to Inductor; bytes of its constants.
+
+    ``frozen``: weights may become part of its code.
+    """
     from sparsec.inductor import RegionOp, compile_dense
     from sparsec.splice import splice
 
     operators = [RegionOp(p, [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in p.region.outputs]) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
     examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
-    # Freezing rewrites convolutions for oneDNN, which knows no float64.
-    freezing = all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    # Freezing rewrites convolutions for oneDNN, which knows no float64 and loses the NaN that weights with NaN make.
+    freezing = frozen and all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
+    fixed = _constant_results(spliced.graph)
     nbytes = sum(b.nbytes for b in spliced.buffers())
     compiled = compile_dense(spliced, examples, freezing=freezing)
 
     def call(inputs: Sequence[Tensor], _keep: Any = operators) -> Any:
-        return compiled(*inputs)
+        return _apart(compiled(*inputs), inputs, fixed)
 
     return call, nbytes
+
+
+def _constant_results(graph: fx.Graph) -> frozenset[int]:
+    """Positions of the results that depend on no input: the compiled graph may return the same tensor in every call."""
+    varying: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    return frozenset(i for i, node in enumerate(region_module.returned(graph)) if node not in varying)
+
+
+def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor], fixed: Collection[int]) -> list[Tensor]:
+    """The results, cloned where they share memory with inputs, constants or each other: what shares memory in eager mode is made later."""
+    taken = {x.untyped_storage().data_ptr() for x in inputs}
+    apart = []
+    for position, result in enumerate(results):
+        pointer = result.untyped_storage().data_ptr()
+        apart.append(result.clone() if position in fixed or pointer in taken else result)
+        taken.add(pointer)
+    return apart
 
 
 def compile(
@@ -165,9 +243,9 @@ def compile(
     captured = open_model(model, example_inputs, kwargs, dynamic_shapes)
 
     def build(part: Captured) -> CompiledGraph:
-        compiled = compile_graph(part, settings, keep_dense=True)
+        compiled = compile_graph(part, settings, keep_whole=True)
         if compiled.nothing_sparse:
-            compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part)
+            compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not compiled.reasons)
         for reason in compiled.reasons:
             warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled

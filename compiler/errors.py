@@ -1,5 +1,7 @@
 """What a user can cause, as exceptions that say what happened, where, why, and what to do next."""
 
+import os
+
 
 class SparsecError(Exception):
     """Base of every error that a user can cause.
@@ -45,3 +47,15 @@ class MachineError(SparsecError):
 
 class TuningError(SparsecError):
     """Measurements or records that cannot be made, read or written."""
+
+
+#: What sparsec's own mistakes raise, though they are SparsecErrors.
+_OWN = (PassRefused, VerificationError)
+
+
+def internal(error: Exception) -> str:
+    """The line that reports a mistake of sparsec. Raises the error again where a user can cause it, and always with SPARSEC_STRICT=1."""
+    if os.environ.get("SPARSEC_STRICT") == "1" or (isinstance(error, SparsecError) and not isinstance(error, _OWN)):
+        raise error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"internal error, please report it: {': '.join([type(error).__name__, *lines[:1]])}"

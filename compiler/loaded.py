@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,23 @@ def _filled(structure: Any, leaves: Iterator[np.ndarray]) -> Any:
 
 
 class LoadedModel:
-    """A network ready to run on numpy arrays. Safe to call from several threads at once."""
+    """A network ready to run on numpy arrays. Safe to call from several threads at once.
 
-    def __init__(self, runner: Runner, structure: Any, explanation: Explanation) -> None:
-        self._runner, self._structure, self._explanation = runner, structure, explanation
+    A pickle of it holds the path of the artifact, from which it is loaded again; a copy is the model itself, which never changes.
+    """
+
+    def __init__(self, runner: Runner, structure: Any, explanation: Explanation, again: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
+        """``again``: a function and its arguments that load the same artifact."""
+        self._runner, self._structure, self._explanation, self._again = runner, structure, explanation, again
+
+    def __reduce__(self) -> Any:
+        return self._again
+
+    def __copy__(self) -> LoadedModel:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> LoadedModel:
+        return self
 
     @property
     def inputs(self) -> tuple[Port, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,18 +52,35 @@ class CompiledModel:
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
             args, kwargs = pytree.tree_map_only(np.ndarray, _tensor, (args, kwargs))
-        graph, inputs = self._prepared(args, kwargs)
+        given = self._captured.flatten(args, kwargs)
+        graph, inputs = self._prepared(given)
         with torch.no_grad():
-            result = self._captured.restore(graph(inputs))
+            results = graph(inputs)
+            result = self._captured.nested(results if graph.aliasing is None else graph.aliasing.restore(results, given))
         return pytree.tree_map_only(Tensor, Tensor.numpy, result) if arrays else result
 
-    def _prepared(self, args: Any, kwargs: Any) -> tuple[CompiledGraph, list[Tensor]]:
+    def _prepared(self, given: Sequence[Tensor]) -> tuple[CompiledGraph, list[Tensor]]:
         """The graph that serves a call and its inputs, checked."""
-        inputs = [self._ready(x, i) for i, x in enumerate(self._captured.flatten(args, kwargs))]
+        inputs = [self._ready(x, i) for i, x in enumerate(given)]
         if self._by_size is not None:
             return self._by_size(self._captured.sizes_of(inputs)), inputs
         self._check_shapes(inputs)
         return self._compiled, inputs
+
+    def __deepcopy__(self, memo: Any) -> CompiledModel:
+        """The model itself: nothing about it changes."""
+        return self
+
+    def __copy__(self) -> CompiledModel:
+        return self
+
+    def __reduce__(self) -> Any:
+        """ArtifactError: kernels are code of this machine, which a pickle cannot carry."""
+        raise ArtifactError(
+            "A compiled model cannot be pickled.",
+            why="It holds machine code and memory of this process.",
+            hint="Write model.save(path) and pickle sparsec.load(path), which is loaded again from there.",
+        )
 
     def _ready(self, tensor: Tensor, position: int) -> Tensor:
         spec = self._captured.inputs[position]
@@ -111,7 +128,7 @@ class CompiledModel:
 
     def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[StepTime]:
         """Median seconds of every step. InvalidInput where parts of the model run in torch."""
-        graph, inputs = self._prepared(args, kwargs)
+        graph, inputs = self._prepared(self._captured.flatten(args, kwargs))
         if not graph.fully_compiled:
             raise InvalidInput("Only a model that is one region can be profiled step by step.", hint="See explain() for what torch runs.")
         return graph.programs[0].runner.profile([inputs[i].numpy() for i in graph.picks], repeats)
@@ -126,14 +143,19 @@ class CompiledModel:
             rows = "; ".join(f"{node}: {reason}" for node, reason in self._compiled.explanation.uncovered[:8])
             raise ArtifactError("The model cannot be saved: parts of it run in torch.", why=rows, hint="Replace these operators.")
         entry, count = self._compiled.programs[0], len(self._captured.inputs)
+        if self._captured.shares_results:
+            raise ArtifactError(
+                "The model cannot be saved: a result is an input, another result or a view of one.",
+                hint="Wrap the model so that it returns clones of those, or each result once.",
+            )
         if self._compiled.picks != tuple(range(count)) or self._compiled.returns != tuple(range(len(entry.program.outputs))):
             raise ArtifactError(
-                "The model cannot be saved: an input is not used, or a result is returned twice.",
+                "The model cannot be saved: an input is not used, or two results are always equal.",
                 why=f"It uses {len(self._compiled.picks)} of {count} inputs and returns {len(self._compiled.returns)} results.",
                 hint="Wrap the model so that each input is used and each result returned once.",
             )
         machine = {"arch": entry.machine.arch, "features": entry.machine.features}
-        signature = {"output": _structure(self._captured.restore([torch.empty(0)] * len(entry.program.outputs)))}
+        signature = {"output": _structure(self._captured.nested([torch.empty(0)] * len(entry.program.outputs)))}
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
 
 

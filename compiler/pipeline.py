@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from sparsec.errors import PipelineError
-from sparsec.forms import Form, notes
+from sparsec.errors import PipelineError, VerificationError, internal
+from sparsec.forms import Form, check, notes
 from sparsec.graph import Editor, Hit, Miss
 from sparsec.settings import Settings
 from sparsec.verify import Verifier
@@ -123,10 +123,11 @@ class Story:
 
 @dataclass(frozen=True)
 class Result:
-    """The graph after the passes, and the story."""
+    """The graph after the passes, the story, and a line for each pass that failed and was left out."""
 
     graph_module: fx.GraphModule
     story: Story
+    failures: tuple[str, ...] = ()
 
 
 def check_order(passes: Sequence[Pass]) -> None:
@@ -140,25 +141,42 @@ def check_order(passes: Sequence[Pass]) -> None:
         form = max(form, step.gives)
 
 
-def run(graph_module: fx.GraphModule, passes: Sequence[Pass], context: Context) -> Result:
+def run(graph_module: fx.GraphModule, passes: Sequence[Pass], context: Context, *, tolerant: bool = False) -> Result:
     """Run the passes on a copy of the graph; constants are shared, never written to.
 
     Checks the order of forms before anything runs and the graph after every pass. Honours `settings.stop_after`
-    (PipelineError for a name that no pass has) and `settings.dump_dir`.
+    (PipelineError for a name that no pass has) and `settings.dump_dir`. ``tolerant``: a pass with an internal error is left out
+    where the graph has the form that it gives without it.
     """
     check_order(passes)
     passes = _up_to(passes, context.settings.stop_after)
     edit, verifier, form = Editor(copied(graph_module)), Verifier(), Form.CAPTURED
     verifier(edit.graph_module, form)
     chapters: list[Chapter] = []
+    failures: list[str] = []
     for number, step in enumerate(passes):
         form = max(form, step.gives)
-        chapters.append(_run_one(step, edit, context))
-        if context.settings.dump_dir is not None:
-            _dump(context.settings.dump_dir, f"{number:02d}_{step.name}", edit.graph_module, chapters[-1])
-        verifier(edit.graph_module, form)
+        before = copied(edit.graph_module) if tolerant else None
+        try:
+            chapters.append(_run_one(step, edit, context))
+            if context.settings.dump_dir is not None:
+                _dump(context.settings.dump_dir, f"{number:02d}_{step.name}", edit.graph_module, chapters[-1])
+            verifier(edit.graph_module, form)
+        except Exception as error:
+            if before is None or not _has_form(before, form):
+                raise
+            failures.append(f"{internal(error)}; the pass {step.name} is left out")
+            edit = Editor(before)
     edit.graph_module.recompile()
-    return Result(edit.graph_module, Story(tuple(chapters)))
+    return Result(edit.graph_module, Story(tuple(chapters)), tuple(failures))
+
+
+def _has_form(graph_module: fx.GraphModule, form: Form) -> bool:
+    try:
+        check(form, graph_module)
+    except VerificationError:
+        return False
+    return True
 
 
 def copied(graph_module: fx.GraphModule) -> fx.GraphModule:

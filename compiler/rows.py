@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 _FINITE = "zero facts assume finite activations: 0 * inf counts as 0"
 
 
-def explanation_of(result: Result, programs: Sequence[RegionProgram], backend: X86, settings: Settings) -> Explanation:
-    """Layers of every region in order, refused rewrites, and the nodes that no region took."""
+def explanation_of(
+    result: Result, programs: Sequence[RegionProgram], backend: X86, settings: Settings, failed: Mapping[str, str] = MappingProxyType({})
+) -> Explanation:
+    """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: why regions failed, by node."""
     misses = tuple((c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses)
     inside = {n.name for p in programs for n in p.region.specs}
     refusals = {node: reason for name, node, reason in misses if name in ("assign_layouts", "group_regions")}
+    refusals |= failed
     outside = [n for n in result.graph_module.graph.nodes if n.op == "call_function" and n.name not in inside]
     limits = roofline(backend.machine, settings.cache_dir) if programs else None
     return Explanation(

@@ -30,7 +30,7 @@ class _Entry:
 
     def free(self, sizes: Mapping[str, int], batches: frozenset[str]) -> set[str]:
         """The sizes that do not matter; those of the batch where all inputs have the same."""
-        if not self.graph.fully_compiled:
+        if not self.graph.any_batch:
             return set()
         taken = self.graph.programs[0].program.sizes
         alike = all(len({given[name] for name in batches}) <= 1 for given in (sizes, self.sizes))

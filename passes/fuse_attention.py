@@ -5,7 +5,7 @@ linear(x, Wk) ── view [N,T,H,D] ── transpose ─ sdpa ── transpose �
 linear(x, Wv) ── view [N,T,H,D] ── transpose ─┘
 
 One linear layer for queries, keys and values becomes three, by its rows. The result is viewed as it was, [N,H,T,E]; what follows is
-left to `sink_views`. A query all of whose keys are hidden by -inf gets 0, also where a softmax spelled out would give NaN.
+left to `sink_views`. A query all of whose keys are padding, hidden by -inf, gets 0, also where a softmax spelled out would give NaN.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from torch import fx
 from sparsec.calls import Layer, layer_of
 from sparsec.pipeline import Context, Editor, Form, Miss, Pass
 from sparsec.tokens import ops as token_ops
-from sparsec.tokens.attention_core import Core, core_of
+from sparsec.tokens.attention_core import Core, core_of, gives_nan
 from sparsec.tokens.axes import Atom, Dim, View, build, covers, indices, is_view, readers, size_of, view_of
 from sparsec.tokens.masks import Bias, Scores, analyse
 
@@ -72,6 +72,8 @@ def _fuse(edit: Editor, core: Core, known: dict[Any, Bias | str]) -> Miss | None
     bias = known[core.masks, scores]
     if isinstance(bias, str):
         return Miss(f"mask {bias}", core.node)
+    if bias.pair is not None and bool((bias.pair == -torch.inf).all(-1).any()) and gives_nan(core.node):
+        return Miss("a constant mask hides all keys of a query, which makes NaN", core.node)
     _rewrite(edit, core, (query, key, value), bias)
     return None
 

@@ -35,7 +35,10 @@ EDGES = 1.15
 
 
 class GroupRegions(Pass):
-    """Notes ``region`` (a number) on every node of a region; ``costs["keep_dense"]`` keeps regions without gain too."""
+    """Notes ``region`` (a number) on every node of a region.
+
+    ``costs["keep_dense"]`` keeps regions without gain too, ``costs["keep_whole"]`` one that is the whole graph.
+    """
 
     name = "group_regions"
     takes = Form.LAID_OUT
@@ -51,8 +54,9 @@ class GroupRegions(Pass):
                 edit.miss(members[0], f"its region of {len(members)} nodes computes nothing")
                 continue
             gain, flip = _gain([specs[n] for n in members], context)
-            needed = 1.0 if len(members) == len(calls) else EDGES
-            if not context.costs.get("keep_dense") and gain <= needed:
+            whole = len(members) == len(calls)
+            kept_anyway = context.costs.get("keep_dense") or (whole and context.costs.get("keep_whole"))
+            if not kept_anyway and gain <= (1.0 if whole else EDGES):
                 edit.miss(members[0], f"its region of {len(members)} nodes stays dense: predicted gain {gain:.2f}x{flip}")
                 continue
             for node in members:

@@ -18,9 +18,10 @@ settings.load_profile("sparsec")
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of the user's shell do not reach the tests."""
+    """Settings of the user's shell do not reach the tests, and internal errors fail them."""
     for name in ("SPARSEC_DUMP", "SPARSEC_STOP_AFTER"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARSEC_STRICT", "1")
 
 
 @pytest.fixture

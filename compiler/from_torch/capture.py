@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
+from sparsec.from_torch.aliasing import Aliasing
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
+from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
@@ -41,11 +44,12 @@ class InputSpec:
 class Captured:
     """A graph of form CAPTURED and how to get from a user's arguments to its inputs and back.
 
-    The graph takes `inputs` in this order and returns a flat tuple of tensors. Its constants are detached, dense and
+    The graph takes `inputs` in this order and returns a flat tuple of tensors, of which ``aliasing`` makes the results if they share memory
+    with each other or with inputs; ``out_slots`` are positions among those. Its constants are detached, dense and
     contiguous; they share memory with the model where the model's own tensors are already so.
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
-    ``Symbolic``), what the dimensions of the graph's results follow, None where that is no Axis, and ``remade``, which makes the graph
+    ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
     for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
@@ -62,6 +66,7 @@ class Captured:
     batches: frozenset[str] = frozenset()
     output_dims: tuple[tuple[Dim | None, ...], ...] = ()
     remade: "Callable[[Mapping[str, int]], Captured] | None" = None
+    aliasing: Aliasing | None = None
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:
@@ -103,10 +108,20 @@ class Captured:
             raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
         return *args, *named
 
-    def restore(self, tensors: Sequence[Tensor]) -> Any:
-        """The graph's flat outputs in the structure that the model returns."""
-        leaves = [slot.value if isinstance(slot, Fixed) else tensors[slot] for slot in self.out_slots]
+    def restore(self, tensors: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Any:
+        """The graph's flat outputs in the structure that the model returns. ``inputs``: what ``flatten`` gave for the call."""
+        return self.nested(tensors if self.aliasing is None else self.aliasing.restore(tensors, inputs))
+
+    def nested(self, results: Sequence[Tensor]) -> Any:
+        """The results in the structure that the model returns."""
+        leaves = [slot.value if isinstance(slot, Fixed) else results[slot] for slot in self.out_slots]
         return pytree.tree_unflatten(leaves, self.out_spec)
+
+    @property
+    def shares_results(self) -> bool:
+        """Whether results are other than just what the graph returns: one of them twice, views, inputs."""
+        positions = [slot for slot in self.out_slots if not isinstance(slot, Fixed)]
+        return self.aliasing is not None or len(set(positions)) < len(positions)
 
 
 def capture(
@@ -128,7 +143,7 @@ def capture(
             return _opened(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
-        module = getattr(source, "_orig_mod", source)
+        module = unwrapped(source)
         _check_module(module)
         with plain_weights(module):
             program = _export(module, args, kwargs, dynamic_shapes)
@@ -215,7 +230,9 @@ def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
 def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, _stand_in, (args, kwargs))
     try:
-        return _decomposed(torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False))
+        with DropoutReturnsItsInput():
+            program = torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
+        return _decomposed(program)
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -239,6 +256,17 @@ def _stand_in(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided:
         raise UnsupportedModel(f"An input has the layout {tensor.layout}.", hint="Pass a dense tensor.")
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def unwrapped(module: Any) -> Any:
+    """The module inside of what torch.compile, DistributedDataParallel and DataParallel make of one, in any order; others as they are."""
+    while True:
+        if isinstance(module, OptimizedModule):
+            module = module._orig_mod
+        elif isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            module = module.module
+        else:
+            return module
 
 
 def _check_module(module: nn.Module) -> None:
@@ -281,6 +309,7 @@ def _describe(lowered: Lowered) -> Captured:
         in_slots=lowered.in_slots,
         out_slots=lowered.out_slots,
         keywords=tuple(lowered.keywords),
+        aliasing=lowered.aliasing,
     )
 
 

@@ -1,6 +1,5 @@
 """An exported program becomes a plain graph: parameters as get_attr constants, static values, user's source lines."""
 
-import operator
 import os
 import re
 from collections.abc import Sequence
@@ -20,8 +19,9 @@ from torch.export.graph_signature import (
 from torch.utils._pytree import tree_map_only
 
 from sparsec.errors import UnsupportedModel
-from sparsec.forms import notes
+from sparsec.from_torch.aliasing import Aliasing, aliasing_of, root_of
 from sparsec.from_torch.plain import plain
+from sparsec.from_torch.randomness import is_random
 from sparsec.graph import Recomputation
 
 aten = torch.ops.aten
@@ -49,8 +49,9 @@ Slot = Fixed | int
 class Lowered:
     """A graph and the signature it came with; a slot is a position among the graph's inputs or outputs, or Fixed.
 
-    attributes: for each constant in use its name in the program and its name in the graph. views: outputs that in torch
-    share memory with an input or a constant.
+    attributes: for each constant in use its name in the program and its name in the graph. out_slots are positions among the
+    results, which ``aliasing`` makes of what the graph returns, None where that is the results. views: results that in torch share
+    memory with an input or a constant.
     """
 
     graph_module: fx.GraphModule
@@ -59,6 +60,7 @@ class Lowered:
     in_slots: tuple[Slot, ...]
     out_slots: tuple[Slot, ...]
     keywords: Sequence[str]
+    aliasing: Aliasing | None
     views: tuple[str, ...]
 
 
@@ -79,6 +81,8 @@ class _Lowering:
         self.names: dict[int, str] = {}
         self.attributes: dict[str, str] = {}
         self.like = Recomputation().like
+        self.results = list(dict.fromkeys(value for value in given.output_node().args[0] if isinstance(value, fx.Node)))  # type: ignore
+        self.roots = {root_of(node) for node in self.results}
 
     def run(self) -> Lowered:
         signature = self.program.graph_signature
@@ -90,13 +94,15 @@ class _Lowering:
                 raise UnsupportedModel("The model holds a subgraph.", where=source_of(node), why=str(node.target))
             elif node.op == "call_function":
                 self._copy(node)
-        outputs = self._finish()
+        self._check_effects()
+        given = [node for node, made in self.moved.items() if made.op == "placeholder"]
+        aliasing, returned = aliasing_of(self.results, given)
+        self.graph.output(tuple(self.moved[value] for value in returned)).meta["val"] = None
         module = fx.GraphModule(self.root, self.graph)
         in_slots = _slots([entry.arg for entry in signature.input_specs if entry.kind == InputKind.USER_INPUT])
         keywords = self.program.call_spec.in_spec.child(1).context
-        results = self.graph.output_node().all_input_nodes
-        views = tuple(source_of(node) or node.name for node in results if _origin(node).op != "call_function")
-        return Lowered(module, self.attributes, self.program.call_spec, in_slots, outputs, keywords, views)
+        views = tuple(source_of(node) or node.name for node in self.results if root_of(node).op != "call_function")
+        return Lowered(module, self.attributes, self.program.call_spec, in_slots, self._out_slots(), keywords, aliasing, views)
 
     def _place(self, node: fx.Node, entry: InputSpec) -> None:
         if entry.kind in STORED:
@@ -127,10 +133,11 @@ class _Lowering:
         return name
 
     def _copy(self, node: fx.Node) -> None:
-        _check_random(node)
+        if is_random(node):
+            raise UnsupportedModel("The model draws random numbers.", where=source_of(node), why=str(node.target))
         if node.target is aten._assert_tensor_metadata.default:
             return
-        if _is_idle_clone(node):
+        if node not in self.roots and _is_idle_clone(node):
             self.moved[node] = self.moved[node.all_input_nodes[0]]
         elif node.target is aten._native_batch_norm_legit_no_training.default:
             self._restore_batch_norm(node)
@@ -175,16 +182,17 @@ class _Lowering:
         kept.setdefault("source", source_of(origin))
         node.meta = {"val": tree_map_only(Tensor, self.like, origin.meta["val"]), "custom": {"sparsec": kept}}
 
-    def _finish(self) -> tuple[Slot, ...]:
-        output = self.given.output_node()
+    def _check_effects(self) -> None:
         for entry in self.program.graph_signature.output_specs:
             if entry.kind != OutputKind.USER_OUTPUT:
                 what = f"The model writes to {entry.target!r} while it runs."
                 raise UnsupportedModel(what, why=entry.kind.name.lower(), hint="Keep state outside, or leave it dense.")
+
+    def _out_slots(self) -> tuple[Slot, ...]:
+        """A result that is returned twice has one position."""
         entries = [entry.arg for entry in self.program.graph_signature.output_specs]
-        results = [value for value in output.args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
-        self.graph.output(tuple(self.moved[value] for value in results)).meta["val"] = None
-        return _slots(entries)
+        returned = [value for value in self.given.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+        return tuple(slot if isinstance(slot, Fixed) else self.results.index(returned[slot]) for slot in _slots(entries))
 
 
 def source_of(node: fx.Node) -> str:
@@ -195,18 +203,6 @@ def source_of(node: fx.Node) -> str:
     own = [f"{os.path.basename(name)}:{line}" for name, line in frames if not name.startswith(TORCH_FOLDER)]
     line = f"({own[-1]})" if own else ""
     return f"{path} {line}".strip()
-
-
-def _origin(node: fx.Node) -> fx.Node:
-    """The value whose memory a chain of views shows."""
-    while node.op == "call_function" and (node.target is operator.getitem or _is_view(node) or notes(node).get("root")):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _is_view(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(result.alias_info for result in schema.returns)
 
 
 def _owns_all(tensor: Tensor) -> bool:
@@ -230,20 +226,8 @@ def _slots(entries: Sequence[Any]) -> tuple[Slot, ...]:
 
 
 def _is_idle_clone(node: fx.Node) -> bool:
-    """Whether a clone only repeats a value computed in the graph: in a functional graph nobody can tell."""
+    """Whether a clone only repeats a value computed in the graph: in a functional graph nobody can tell, but for results."""
     if node.target is not aten.clone.default or not isinstance(node.args[0], fx.Node):
         return False
     origin = node.args[0]
-    same = origin.meta["val"].stride() == node.meta["val"].stride()
-    return same and origin.op == "call_function" and not any(user.op == "output" for user in node.users)
-
-
-def _check_random(node: fx.Node) -> None:
-    tags = getattr(node.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded not in tags:
-        return
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    if "dropout_p" in names and not given.get("dropout_p"):
-        return
-    raise UnsupportedModel("The model draws random numbers.", where=source_of(node), why=str(node.target))
+    return origin.meta["val"].stride() == node.meta["val"].stride() and origin.op == "call_function"

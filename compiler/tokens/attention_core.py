@@ -73,6 +73,18 @@ def _weights(node: fx.Node) -> fx.Node | None:
     return weights if rank in (3, 4) and weights.args[1] in (-1, rank - 1) else None
 
 
+def gives_nan(node: fx.Node) -> bool:
+    """Whether attention gives NaN for a query all of whose keys are hidden by -inf: a softmax spelled out, its NaN not replaced."""
+    if node.target is aten.scaled_dot_product_attention.default:
+        return False
+    weights = node.args[0]
+    while isinstance(weights, fx.Node) and weights.target not in SOFTMAX:
+        if _without_nan(weights) is not weights:
+            return False
+        weights = weights.args[0]
+    return True
+
+
 def _without_nan(node: fx.Node) -> fx.Node:
     """x of where(isnan(x), 0, x); attention of ours has no NaN where all keys are hidden."""
     if node.target not in (aten.where.self, aten.where.ScalarSelf):

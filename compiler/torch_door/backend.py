@@ -187,7 +187,7 @@ class Door:
             program = compile_graph(captured, self.settings)
         except UnsupportedModel:
             return None
-        if not program.fully_compiled or not program.programs[0].program.sizes:
+        if captured.shares_results or not program.fully_compiled or not program.programs[0].program.sizes:
             return None
         self.tokens = tokens
         for reason in program.reasons:
@@ -219,7 +219,8 @@ class Door:
 def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
     """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
-    restore: Callable[[Any], Any] = tuple if whole else replace(captured, graph_module=fx.GraphModule({}, fx.Graph()), remade=None).restore
+    plain = whole and captured.aliasing is None
+    restore: Callable[[Any], Any] = tuple if plain else replace(captured, graph_module=fx.GraphModule({}, fx.Graph()), remade=None).restore
     program.forget_origins()
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:

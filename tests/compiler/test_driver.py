@@ -164,9 +164,11 @@ def test_an_unknown_operator_stays_dense_and_the_rest_does_not(cache):
     compiled = sparsec.compile(model, (IMAGES,), threads=1, cache_dir=cache)
     agrees(compiled, model, IMAGES)
     agrees(compiled, model, IMAGES * 2)
-    assert [name for name, _ in compiled.explain().uncovered] == ["cumsum"]
-    assert "cumsum" in dict(compiled.explain().uncovered)["cumsum"]
-    assert {layer.node for layer in compiled.explain().layers if layer.density is not None}
+    uncovered = dict(compiled.explain().uncovered)
+    assert "cumsum" in uncovered["cumsum"]
+    # The layer without zeros before it gains nothing, the pruned one after it does.
+    assert any("stays dense: predicted gain" in reason for reason in uncovered.values())
+    assert any(layer.density is not None and layer.density < 0.5 for layer in compiled.explain().layers)
     with pytest.raises(InvalidInput, match="Compiled for"):
         compiled(IMAGES[:1])
 

@@ -85,7 +85,7 @@ def agrees(captured: Captured, model: nn.Module, *args: torch.Tensor) -> None:
     there = captured.at(captured.sizes_of(captured.flatten(args)))
     Verifier()(there.graph_module, Form.CAPTURED)
     with torch.no_grad():
-        torch.testing.assert_close(there.restore(there.graph_module(*args)), model(*args), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(there.restore(there.graph_module(*args), args), model(*args), rtol=1e-5, atol=1e-6)
 
 
 def saved(program: ExportedProgram) -> ExportedProgram:

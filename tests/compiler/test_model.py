@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import sparsec
 import sparsec.passes
+from sparsec import inductor
 from sparsec.errors import ArtifactError, InvalidInput
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(5))
@@ -69,6 +70,20 @@ def test_parts_that_run_in_torch_are_named_when_saving_or_profiling(cache, tmp_p
         compiled.save(tmp_path / "net.sparsec")
     with pytest.raises(InvalidInput, match="one region"):
         compiled.profile(IMAGES)
+
+
+def test_dense_layers_around_an_operator_without_kernels_are_left_to_the_dense_compiler(cache, monkeypatch):
+    """A network that cannot be saved gains nothing from kernels that are no faster; explain says what stayed dense, and why."""
+    monkeypatch.setattr(inductor, "compile_dense", lambda graph_module, examples, **_: graph_module)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 1)).eval()
+    samples = torch.randn(2, 8, 16)
+    compiled = sparsec.compile(model, (samples,), threads=1, cache_dir=cache)
+    torch.testing.assert_close(compiled(samples), model(samples).detach())
+    assert not compiled._compiled.programs
+    reasons = dict(compiled.explain().uncovered)
+    assert "conv1d" in reasons["conv1d"] and any("stays dense: predicted gain" in reason for reason in reasons.values())
+    assert "3 nodes run by torch" in str(compiled.explain())
 
 
 def test_the_story_names_every_pass_and_the_explanation_every_layer(cache):

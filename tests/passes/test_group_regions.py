@@ -172,6 +172,14 @@ def test_only_the_region_that_pays_is_kept_and_numbers_are_dense():
     assert (region(result, dense), region(result, sparse)) == (None, 0)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_region_without_gain_is_kept_for_an_artifact_only_where_it_is_everything(others):
+    net = Net()
+    dense = net.conv(net.x, torch.ones(4, 4, 1, 1))
+    result = net.grouped(net.cumsum(dense) if others else dense, keep_dense=False, keep_whole=True)
+    assert region(result, dense) == (None if others else 0)
+
+
 def test_what_no_backend_offers_is_in_no_region():
     net = Net()
     a = net.conv(net.x)
