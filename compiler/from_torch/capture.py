@@ -1,6 +1,5 @@
 """The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
 
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.convert_frame import compile_lock
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -20,7 +20,6 @@ from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
-_exporting = threading.RLock()  # torch.export is not safe in two threads at once
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def capture(
     a way torch.export cannot follow; InvalidInput for arguments that do not fit.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             return _opened(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
@@ -139,7 +138,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 
     The code around such a graph may write to its results, so one that is a view of an input is refused as well.
     """
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         baked = bake(graph_module, args, weights)
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}))
     if lowered.views:
@@ -207,7 +206,7 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
 
 
 def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         return _at(symbolic, sizes)
 
 

@@ -1,6 +1,7 @@
 """Programs by the weights they were compiled from; the check at each call, and forgetting the dead."""
 
 import operator
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,10 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsec.torch_door.contents import Fingerprint
+
 LIMIT = 64
 _pointer = Tensor.data_ptr
 _version = operator.attrgetter("_version")
 _tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
+_registering = threading.Lock()
 
 Sizes = list[Any]
 Freed = Callable[[Sizes], Sizes]
@@ -21,8 +25,9 @@ class Entry:
     """One program and what it holds for.
 
     The storages of the weights are kept alive, so an address cannot come to mean other values; a weight is then the same
-    if address and version are. The weights themselves are not kept: when one dies, the entry goes.
-    ``freed`` gives the same for all sizes of inputs that the program serves.
+    if address, version and contents are. The weights themselves are not kept: when one dies, the entry goes.
+    ``freed`` gives the same for all sizes of inputs that the program serves. ``constant``: the program has the weights' values in it.
+    ``stale``: a weight was written to since.
     """
 
     def __init__(
@@ -31,32 +36,46 @@ class Entry:
         *,
         takes_inputs: bool = False,
         freed: Freed | None = None,
+        constant: bool = True,
     ) -> None:
-        self.run, self.takes_inputs, self.freed = run, takes_inputs, freed
+        self.run, self.takes_inputs, self.freed, self.constant = run, takes_inputs, freed, constant
         self.pointers: list[int] = []
         self.versions: list[int] = []
         self.sizes: Sizes = []
         self.served: Sizes = []
         self.kept: list[Tensor] = []
+        self.memory: frozenset[int] = frozenset()
         self.owners: list[weakref.ref] = []
+        self.unwritten: Callable[[], bool] | None = None
+        self.stale = False
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether the inputs have the sizes compiled for, up to what is free."""
         return sizes == self.sizes or (self.freed is not None and self.freed(sizes) == self.served)
 
+    def holds(self) -> bool:
+        """Whether no write to the weights was seen that their versions do not tell; one that is makes all that was made of them stale."""
+        if not self.stale and self.unwritten is not None and not self.unwritten():
+            outdate(self.memory)
+        return not self.stale
+
 
 class Table:
-    """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs."""
+    """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs.
+
+    ``find`` and ``add`` are for one thread at a time; entries may be matched and dropped meanwhile, each step of which is atomic.
+    """
 
     def __init__(self, count: int, weights: Sequence[int]) -> None:
         constant = set(weights)
         self.weights, self.others = weights, [position for position in range(count) if position not in constant]
         self.pick_weights, self.pick_inputs = _picker(self.weights), _picker(self.others)
-        self.entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self.entries: dict[tuple, Entry] = {}
         self.freedoms: list[Freed | None] = [None]
         self.recent: Entry | None = None
         self.hit = False
-        _tables.add(self)
+        with _registering:
+            _tables.add(self)
 
     def match(self, weights: tuple, inputs: tuple) -> Entry | None:
         """The entry used last, if it holds for these weights and the sizes of these inputs.
@@ -70,7 +89,7 @@ class Table:
             same = list(map(_pointer, weights)) == entry.pointers and list(map(_version, weights)) == entry.versions
         except RuntimeError:
             return None
-        if not same or not entry.fits(sizes_of(inputs)):
+        if not same or not entry.fits(sizes_of(inputs)) or not entry.holds():
             return None
         self.hit = True
         return entry
@@ -95,19 +114,20 @@ class Table:
             entry = self.entries.get(key)
             if entry is None or entry.freed is not freed:
                 continue
-            if entry.versions != versions:
+            if entry.versions != versions or not entry.holds():
                 self.drop(key)
                 return None, True
-            self.recent = entry
-            self.entries.move_to_end(key)
+            self._use(key)
             return entry, False
         return None, False
 
-    def add(self, entry: Entry, args: tuple) -> None:
-        """Make `entry` the one for these arguments."""
+    def add(self, entry: Entry, args: tuple, made_of: Fingerprint) -> None:
+        """Make `entry` the one for these arguments, whose weights still are what it was made of."""
         weights = self.pick_weights(args)
-        entry.pointers, entry.versions = list(map(_pointer, weights)), list(map(_version, weights))
+        entry.pointers, entry.versions = made_of.pointers, made_of.versions
+        entry.unwritten = made_of.unwritten if entry.constant else None
         entry.sizes, entry.kept = sizes_of(self.pick_inputs(args)), [weight.detach() for weight in weights]
+        entry.memory = memory_of(weights)
         entry.served = entry.sizes if entry.freed is None else entry.freed(entry.sizes)
         self.freedoms = [freed for freed in self.freedoms if freed is not entry.freed] + [entry.freed]
         key, table = _key(entry.pointers, entry.sizes, entry.freed), weakref.ref(self)
@@ -116,10 +136,18 @@ class Table:
             if (alive := table()) is not None:
                 alive.drop(key)
 
-        entry.owners = [weakref.ref(weight, forget) for weight in weights]
-        self.entries[key] = self.recent = entry
-        while len(self.entries) > LIMIT:
-            self.entries.popitem(last=False)
+        entry.owners = [weakref.ref(_life_of(weight), forget) for weight in weights]
+        self.entries[key] = entry
+        self._use(key)
+        for oldest in list(self.entries)[:-LIMIT]:
+            self.drop(oldest)
+
+    def _use(self, key: tuple) -> None:
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.entries[key] = self.recent = entry
+        if entry is not None and any(owner() is None for owner in entry.owners):
+            self.drop(key)
 
     def drop(self, key: tuple) -> None:
         """Forget one entry."""
@@ -127,13 +155,53 @@ class Table:
             self.recent = None
 
 
-def drop_entries(weights: Iterable[Tensor] | None) -> None:
-    """Forget, in every table, the entries made from any of these weights; None means all entries."""
-    wanted = None if weights is None else {id(weight) for weight in weights}
-    for table in list(_tables):
-        for key, entry in list(table.entries.items()):
-            if wanted is None or wanted & {id(owner()) for owner in entry.owners}:
-                table.drop(key)
+class _Life:
+    """Ends with the tensor that has it as an attribute.
+
+    In place of a weak reference to the tensor, which ``torch.utils.swap_tensors`` does not allow; it takes attributes along. Copies of a
+    tensor get another, files an empty dictionary.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __deepcopy__(self, memo: object) -> "_Life":
+        return _Life()
+
+    def __reduce__(self) -> tuple:
+        return OrderedDict, ()
+
+
+def _life_of(tensor: Tensor) -> _Life:
+    life = tensor.__dict__.get("_sparsec_life")
+    if not isinstance(life, _Life):
+        life = tensor.__dict__["_sparsec_life"] = _Life()
+    return life
+
+
+def memory_of(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Addresses of the storages that hold something; views of one have the same."""
+    return frozenset(pointer for tensor in tensors if (pointer := tensor.untyped_storage().data_ptr()))
+
+
+def _made_of(memory: frozenset[int] | None) -> list[tuple[Table, tuple, Entry]]:
+    """Every entry made of weights in any of these storages, and where it is; None means all."""
+    with _registering:
+        tables = list(_tables)
+    every = [(table, key, entry) for table in tables for key, entry in list(table.entries.items())]
+    return [found for found in every if memory is None or not memory.isdisjoint(found[2].memory)]
+
+
+def outdate(memory: frozenset[int]) -> None:
+    """Let nothing that was made of weights in these storages be used again: they were written to."""
+    for _, _, entry in _made_of(memory):
+        entry.stale = True
+
+
+def drop_entries(memory: frozenset[int] | None) -> None:
+    """Forget, in every table, the entries made of weights in any of these storages; None means all entries."""
+    for table, key, entry in _made_of(memory):
+        entry.stale = True
+        table.drop(key)
 
 
 def sizes_of(inputs: Sequence[Any]) -> Sizes:
