@@ -34,8 +34,9 @@ class Settings:
     on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
     where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
     (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.tokens.budget`). remove_padding:
-    compute a batch of sequences of unequal length without their padding. check_weights: how a call of ``torch.compile`` makes sure that the
-    weights are those compiled in: besides their versions, by samples and a slice of their bytes, by all of them, or not. InvalidInput for a value out of range.
+    compute a batch of sequences of unequal length without their padding. check_weights: how a call of ``torch.compile`` makes sure that
+    the weights are those compiled in, besides their versions: "sampled" (some bytes at each call, all within some calls), "full" (all
+    bytes at each call) or "versions" (no bytes). InvalidInput for a value out of range.
     """
 
     tune: str = "off"

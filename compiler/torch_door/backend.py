@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch._dynamo.convert_frame import compile_lock
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_torch.capture import Captured, capture_graph
-from sparsec.from_torch.dynamo import bake, copied, weight_positions
+from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
 from sparsec.symbols import bucket
@@ -54,7 +54,8 @@ def sparse_backend(
     if mode not in MODES:
         raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
     settings = Settings.from_options({**MODES[mode], **(options or {})})
-    if reason := _dense_reason(example_inputs):
+    numbers = number_positions(graph_module, example_inputs)
+    if reason := _dense_reason(example_inputs, numbers):
         # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
         dense = compile_dense(graph_module, example_inputs)
         say(next(_graphs), f"Compiled dense: {reason}.")
@@ -62,7 +63,7 @@ def sparse_backend(
     follow_steps()
     own = copied(graph_module)
     weights = weight_positions(own, example_inputs)
-    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights))
+    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights), numbers)
 
 
 def refresh(compiled: object = None) -> None:
@@ -94,9 +95,10 @@ class Door:
         settings: Settings,
         watch: Watch | None = None,
         tokens: TokenSizes | None = None,
+        numbers: Collection[int] = (),
     ) -> None:
         self.graph_module, self.settings, self.weights, self.watch = graph_module, settings, weights, watch
-        self.tokens = tokens
+        self.tokens, self.numbers = tokens, numbers
         self.table = Table(count, weights)
         self.templates: dict[Any, Template] = {}
         self.dense: Callable[..., Sequence[Any]] | None = None
@@ -139,7 +141,7 @@ class Door:
         return entry.run(self.table.pick_inputs(args) if entry.takes_inputs else args)
 
     def _made(self, args: tuple) -> Entry | None:
-        """What another thread has made meanwhile, else a new entry; None where weights do not keep still, which this call cannot wait for."""
+        """What another thread has made meanwhile, else a new entry; None where weights do not keep still."""
         with self.lock:
             entry, _ = self.table.find(args)
         weights, attempts = self.table.pick_weights(args), iter(range(ATTEMPTS))
@@ -158,7 +160,7 @@ class Door:
         if self.table.hit:
             self.misses, self.stale, self.table.hit = 0, 0, False
         restless = self.stale >= STALE_IN_A_ROW or self.misses >= MISSES_IN_A_ROW
-        reason = "the weights change at almost every call" if restless else _dense_reason(args)
+        reason = "the weights change at almost every call" if restless else _dense_reason(args, self.numbers)
         if any(args[position].is_inference() for position in self.weights):
             reason = "the weights were made in inference mode, which hides later writes to them"
         if reason:
@@ -259,8 +261,9 @@ def ready(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
-def _dense_reason(values: Sequence[Any]) -> str:
-    tensors = [value for value in values if isinstance(value, Tensor)]
+def _dense_reason(values: Sequence[Any], numbers: Collection[int]) -> str:
+    """numbers: positions of Python floats, which come as tensors of float64."""
+    tensors = [value for position, value in enumerate(values) if isinstance(value, Tensor) and position not in numbers]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "gradients are needed (call model.eval() and use torch.no_grad() for inference)"
     if torch.is_autocast_enabled("cpu"):

@@ -118,7 +118,7 @@ class Fingerprint:
 
     Attributes:
         pointers, versions: of each weight.
-        unwritten: whether the bytes are the same too, as far as a call looks that is asked to ``check`` them as Settings.check_weights says.
+        unwritten: whether the bytes are the same too, as far as one call looks; ``check`` is Settings.check_weights.
 
     RuntimeError: a weight was made in inference mode. ValueError as ``Contents``.
     """

@@ -145,6 +145,8 @@ def _replaceable(guard: Guard, reader: _Reader) -> bool:
     if kind not in (*_BY_VALUE, _ABSENT) or not reader.covers(source):
         return False
     value = reader.value(source)
+    if kind == "TYPE_MATCH" and _is_immutable(value):
+        return False  # a number that may change
     return isinstance(value, nn.Module) if kind == _ABSENT else isinstance(value, nn.Module | Tensor | dict) or _is_immutable(value)
 
 
