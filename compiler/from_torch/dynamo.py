@@ -89,9 +89,11 @@ def weight_positions(graph_module: fx.GraphModule, args: Sequence[Any]) -> list[
 
 
 def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """The same module with a graph of its own."""
+    """The same module with a graph of its own, which has no weak references to arguments: torch.utils.swap_tensors forbids them."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(graph_module.graph, {}))
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta.pop("grapharg", None)
     return fx.GraphModule(graph_module, graph)
 
 

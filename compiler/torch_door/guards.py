@@ -162,3 +162,4 @@ def _take_out(graph: fx.Graph, placeholder: fx.Node) -> None:
     with graph.inserting_before(placeholder):
         placeholder.replace_all_uses_with(graph.create_node("get_attr", placeholder.name))
     graph.erase_node(placeholder)
+    placeholder.meta.pop("grapharg")  # a weak reference to a weight, which Dynamo takes away from placeholders that are left
