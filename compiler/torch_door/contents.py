@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -127,8 +127,9 @@ class Fingerprint:
         self.pointers = [weight.data_ptr() for weight in weights]
         self.versions = [weight._version for weight in weights]
         self._contents = None if check == "versions" else Contents(weights)
-        contents = self._contents
-        self.unwritten = contents and (contents.are_same if check == "full" else contents.seem_same)
+        self.unwritten: Callable[[], bool] | None = None
+        if self._contents is not None:
+            self.unwritten = self._contents.are_same if check == "full" else self._contents.seem_same
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
         """Whether the weights are the same, to the last byte where their bytes are checked at all."""
