@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.convert_frame import compile_lock
 
 Run = Callable[[list[Tensor]], list[Tensor]]
 
@@ -69,6 +70,7 @@ def region_op(run: Run, outputs: Sequence[tuple[Sequence[int], torch.dtype]]) ->
 def compile_dense(graph_module: fx.GraphModule, example_inputs: Sequence[Any], *, freezing: bool = False) -> Callable[..., Sequence[Any]]:
     """Compile a graph whose output is a flat tuple; the graph module may be changed and is not to be used again.
 
+    One thread compiles at a time, Dynamo's own compilations included: tracing sets global state, and Inductor's patterns are global.
     freezing: get_attr constants become part of the code, so a later change of them is not seen; implies no gradients.
     Without it, gradients flow where grad mode is on and inputs require them. The result takes the graph's inputs.
     """
@@ -79,8 +81,9 @@ def compile_dense(graph_module: fx.GraphModule, example_inputs: Sequence[Any], *
         patches |= {"layout_optimization": False, "fx_graph_cache": False}
     compiled = partial(compile_fx, graph_module, list(example_inputs), config_patches=patches)
     if not freezing:
-        return cast(Callable[..., Sequence[Any]], compiled())
-    with torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+        with compile_lock:
+            return cast(Callable[..., Sequence[Any]], compiled())
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         return cast(Callable[..., Sequence[Any]], compiled())
 
 

@@ -13,6 +13,7 @@ from sparsec.errors import InvalidInput
 from sparsec.tokens.budget import TokenPruning
 
 TUNE_LEVELS = ("off", "quick", "full")
+WEIGHT_CHECKS = ("sampled", "full", "versions")
 
 
 def _cache_directory() -> Path:
@@ -33,7 +34,9 @@ class Settings:
     on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
     where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
     (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.tokens.budget`). remove_padding:
-    compute a batch of sequences of unequal length without their padding. InvalidInput for a value out of range.
+    compute a batch of sequences of unequal length without their padding. check_weights: how a call of ``torch.compile`` makes sure that
+    the weights are those compiled in, besides their versions: "sampled" (some bytes at each call, all within some calls), "full" (all
+    bytes at each call) or "versions" (no bytes). InvalidInput for a value out of range.
     """
 
     tune: str = "off"
@@ -43,10 +46,13 @@ class Settings:
     stop_after: str | None = field(default_factory=lambda: os.environ.get("SPARSEC_STOP_AFTER") or None)
     token_pruning: TokenPruning | Mapping[str, Any] | None = None
     remove_padding: bool = False
+    check_weights: str = "sampled"
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:
             raise InvalidInput(f"Unknown tuning level {self.tune!r}.", hint=f"Use one of {', '.join(TUNE_LEVELS)}.")
+        if self.check_weights not in WEIGHT_CHECKS:
+            raise InvalidInput(f"Unknown check of weights {self.check_weights!r}.", hint=f"Use one of {', '.join(WEIGHT_CHECKS)}.")
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise InvalidInput(f"threads must be a positive integer or None, got {self.threads!r}.")
         object.__setattr__(self, "cache_dir", Path(self.cache_dir))

@@ -1,6 +1,5 @@
 """The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
 
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
-from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import Aliasing
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
@@ -24,7 +23,6 @@ from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
-_exporting = opened_in_children(threading.RLock())  # torch.export is not safe in two threads at once
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def capture(
     a way torch.export cannot follow; InvalidInput for arguments that do not fit.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             return _opened(source, args, kwargs)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
@@ -155,7 +153,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 
     The code around such a graph may write to its results, so one that is a view of an input is refused as well.
     """
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         baked = bake(graph_module, args, weights)
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}))
     if lowered.views:
@@ -223,7 +221,7 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
 
 
 def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
-    with _exporting, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         return _at(symbolic, sizes)
 
 

@@ -1,26 +1,30 @@
 """torch.compile(model, backend="sparse"): one Door for each of Dynamo's graphs."""
 
+import itertools
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.convert_frame import compile_lock
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured, capture_graph
-from sparsec.from_torch.dynamo import bake, copied, weight_positions
+from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
 from sparsec.symbols import bucket
-from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, sizes_of
+from sparsec.torch_door.contents import Fingerprint
+from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
 from sparsec.torch_door.sizes import TOKENS, TokenSizes, token_sizes
+from sparsec.torch_door.steps import follow_steps
 from sparsec.torch_door.template import Template, signature
 from sparsec.torch_door.watch import Watch
 
@@ -30,7 +34,10 @@ FREEZES = 4
 TEMPLATES = 8
 STALE_IN_A_ROW = 8
 MISSES_IN_A_ROW = 128
-_said: set[str] = set()
+REFUSALS = 8
+ATTEMPTS = 3
+_said: set[tuple[int, str]] = set()
+_graphs = itertools.count()
 
 
 def sparse_backend(
@@ -48,31 +55,33 @@ def sparse_backend(
     if mode not in MODES:
         raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
     settings = Settings.from_options({**MODES[mode], **(options or {})})
-    if reason := _dense_reason(example_inputs):
+    numbers = number_positions(graph_module, example_inputs)
+    if reason := _dense_reason(example_inputs, numbers):
         # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
         dense = compile_dense(graph_module, example_inputs)
-        say(f"Compiled dense: {reason}.")
+        say(next(_graphs), f"Compiled dense: {reason}.")
         return dense
+    follow_steps()
     own = copied(graph_module)
     weights = weight_positions(own, example_inputs)
-    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights))
+    return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights), numbers)
 
 
 def refresh(compiled: object = None) -> None:
     """Forget what was compiled from the weights of a module, or from all weights.
 
-    Writes through `parameter.data` (as in `p.data.mul_(mask)`) leave no trace that can be checked at a call: call this
-    after them. Every other way to change weights is noticed without it.
+    No call looks at every byte of every weight: after a write to a few elements that PyTorch does not see, as ``p.data[0, 0] = 1``, this
+    makes the next call notice it, not one of the next.
     """
     module = getattr(compiled, "_orig_mod", compiled)
     tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else None
-    drop_entries(tensors)
+    drop_entries(None if tensors is None else memory_of(tensors))
 
 
-def say(message: str) -> None:
-    """Warn, once per process and message."""
-    if message not in _said:
-        _said.add(message)
+def say(graph: int, message: str) -> None:
+    """Warn, once per graph and message."""
+    if (graph, message) not in _said:
+        _said.add((graph, message))
         logger.warning(message)
 
 
@@ -87,14 +96,16 @@ class Door:
         settings: Settings,
         watch: Watch | None = None,
         tokens: TokenSizes | None = None,
+        numbers: Collection[int] = (),
     ) -> None:
         self.graph_module, self.settings, self.weights, self.watch = graph_module, settings, weights, watch
-        self.tokens = tokens
+        self.tokens, self.numbers = tokens, numbers
         self.table = Table(count, weights)
         self.templates: dict[Any, Template] = {}
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
-        self.refused = False
+        self.refusals: set[Any] = set()
+        self.graph = next(_graphs)
         self.lock = opened_in_children(threading.RLock())
 
     def __call__(self, *args: Any) -> Sequence[Any]:
@@ -106,7 +117,7 @@ class Door:
             return found.run(inputs if found.takes_inputs else args)
         snapshot = self.watch.current
         entry = snapshot.entry()
-        if entry is not None and entry.fits(sizes_of(args)):
+        if entry is not None and entry.fits(sizes_of(args)) and entry.holds():
             self.table.hit = True
         else:
             entry = self.table.match(snapshot.weights, args)
@@ -118,61 +129,78 @@ class Door:
 
     def _slow(self, args: tuple) -> Sequence[Any]:
         with self.lock:
-            run = self._find(args)
-        return run(args)
-
-    def _find(self, args: tuple) -> Callable[[tuple], Sequence[Any]]:
-        if self.refused:
-            return self._run_dense
-        entry, was_stale = self.table.find(args)
-        if entry is None:
-            if self._is_dense(args):
-                return self._run_dense
-            self.misses, self.stale = self.misses + 1, self.stale + was_stale
-            with torch.inference_mode(False), torch.no_grad():
-                entry = self._make(args)
-            self.table.add(entry, args)
-        else:
+            entry, was_stale = self.table.find(args)
+        if entry is not None:
             self.misses = self.stale = 0
-        pick_inputs = self.table.pick_inputs
-        return (lambda given: entry.run(pick_inputs(given))) if entry.takes_inputs else entry.run
+        elif not self._is_dense(args):
+            self.misses, self.stale = self.misses + 1, self.stale + was_stale
+            # One thread compiles at a time, whoever started it. The door's own lock is held for moments, and taken last.
+            with compile_lock, torch.inference_mode(False), torch.no_grad():
+                entry = self._made(args)
+        if entry is None:
+            return self._run_dense(args)
+        return entry.run(self.table.pick_inputs(args) if entry.takes_inputs else args)
+
+    def _made(self, args: tuple) -> Entry | None:
+        """What another thread has made meanwhile, else a new entry; None where weights do not keep still."""
+        with self.lock:
+            entry, _ = self.table.find(args)
+        weights, attempts = self.table.pick_weights(args), iter(range(ATTEMPTS))
+        while entry is None and next(attempts, None) is not None:
+            made_of = Fingerprint(weights, self.settings.check_weights)
+            made = self._make(args)
+            if made_of.holds(weights):
+                entry = made
+                with self.lock:
+                    self.table.add(entry, args, made_of)
+        if entry is None:
+            say(self.graph, "A call runs dense: its weights were written to while a program was made of them.")
+        return entry
 
     def _is_dense(self, args: tuple) -> bool:
         if self.table.hit:
             self.misses, self.stale, self.table.hit = 0, 0, False
-        self.refused = self.stale >= STALE_IN_A_ROW or self.misses >= MISSES_IN_A_ROW
-        reason = "the weights change at almost every call" if self.refused else _dense_reason(args)
+        restless = self.stale >= STALE_IN_A_ROW or self.misses >= MISSES_IN_A_ROW
+        reason = "the weights change at almost every call" if restless else _dense_reason(args, self.numbers)
         if any(args[position].is_inference() for position in self.weights):
             reason = "the weights were made in inference mode, which hides later writes to them"
         if reason:
-            say(f"Compiled dense: {reason}.")
-        return bool(reason)
+            say(self.graph, f"Compiled dense: {reason}.")
+        return bool(reason) or len(self.refusals) >= REFUSALS
 
     def _make(self, args: tuple) -> Entry:
+        """A program for these arguments. Whatever goes wrong costs this entry only."""
+        dense = Entry(self._run_dense, constant=False)
+        if (key := signature(args)) in self.refusals:
+            return dense
         try:
-            from sparsec.driver import compile_graph
-
-            if self.tokens is not None and (entry := self._make_free(args, self.tokens)) is not None:
-                return entry
-            captured = self._capture(args)
-            program = compile_graph(captured, self.settings)
+            return self._compiled(args)
         except UnsupportedModel as error:
-            self.refused = True
-            say(f"Compiled dense: {error}")
-            return Entry(self._run_dense)
+            self.refusals.add(key)
+            say(self.graph, f"Compiled dense: {error}")
         except SparsecError as error:
-            say(f"Compiled dense: {error}")
-            return Entry(self._run_dense)
+            say(self.graph, f"Compiled dense: {error}")
         except Exception as error:
             if os.environ.get("SPARSEC_STRICT") == "1":
                 raise
-            say(f"Compiled dense after an internal error, please report it: {type(error).__name__}: {error}")
-            return Entry(self._run_dense)
+            say(self.graph, f"Compiled dense after an internal error, please report it: {type(error).__name__}: {error}")
+        return dense
+
+    def _compiled(self, args: tuple) -> Entry:
+        from sparsec.driver import compile_graph
+
+        if self.tokens is not None and (entry := self._make_free(args, self.tokens)) is not None:
+            return entry
+        captured = self._capture(args)
+        program = compile_graph(captured, self.settings)
+        self.refusals.clear()
         for reason in program.reasons:
-            say(reason)
+            say(self.graph, reason)
         if program.nothing_sparse:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
-            return Entry(self._run_dense if program.reasons else self._dense_with_constants(args))
+            if program.reasons or self.frozen >= FREEZES:
+                return Entry(self._run_dense, constant=False)
+            return Entry(self._dense_with_constants(args))
         return _entry(program, captured)
 
     def _make_free(self, args: tuple, tokens: TokenSizes) -> Entry | None:
@@ -191,7 +219,7 @@ class Door:
             return None
         self.tokens = tokens
         for reason in program.reasons:
-            say(reason)
+            say(self.graph, reason)
         return _entry(program, captured, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
 
     def _capture(self, args: tuple) -> Captured:
@@ -202,8 +230,6 @@ class Door:
         return self.templates[key].bind(args)
 
     def _dense_with_constants(self, args: tuple) -> Callable[[tuple], Sequence[Any]]:
-        if self.frozen >= FREEZES:
-            return self._run_dense
         self.frozen += 1
         baked = bake(self.graph_module, args, self.weights)
         run = compile_dense(baked.graph_module, [ready(value) for value in baked.inputs], freezing=True)
@@ -211,8 +237,9 @@ class Door:
         return lambda given: run(*[ready(value) for value in pick_inputs(given) if isinstance(value, Tensor)])
 
     def _run_dense(self, args: tuple) -> Sequence[Any]:
-        if self.dense is None:
-            self.dense = retrace_dense(self.graph_module)
+        with self.lock:
+            if self.dense is None:
+                self.dense = retrace_dense(self.graph_module)
         return self.dense(*args)
 
 
@@ -237,8 +264,9 @@ def ready(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
-def _dense_reason(values: Sequence[Any]) -> str:
-    tensors = [value for value in values if isinstance(value, Tensor)]
+def _dense_reason(values: Sequence[Any], numbers: Collection[int]) -> str:
+    """numbers: positions of Python floats, which come as tensors of float64."""
+    tensors = [value for position, value in enumerate(values) if isinstance(value, Tensor) and position not in numbers]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "gradients are needed (call model.eval() and use torch.no_grad() for inference)"
     if torch.is_autocast_enabled("cpu"):

@@ -1,6 +1,7 @@
 """Programs by the weights they were compiled from; the check at each call, and forgetting the dead."""
 
 import operator
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from sparsec.memory import give_back
+from sparsec.torch_door.contents import Fingerprint
 
 #: Entries of a table, and bytes of constants that those of the same weights hold besides the latest.
 LIMIT, LIMIT_BYTES = 64, 256 << 20
 _pointer = Tensor.data_ptr
 _version = operator.attrgetter("_version")
 _tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
+_registering = threading.Lock()
 
 Sizes = list[Any]
 Freed = Callable[[Sizes], Sizes]
@@ -24,8 +27,9 @@ class Entry:
     """One program and what it holds for.
 
     The storages of the weights are kept alive, so an address cannot come to mean other values; a weight is then the same
-    if address and version are. The weights themselves are not kept: when one dies, the entry goes.
-    ``freed`` gives the same for all sizes of inputs that the program serves. ``held``: bytes of constants by their identity.
+    if address, version and contents are. The weights themselves are not kept: when one dies, the entry goes.
+    ``freed`` gives the same for all sizes of inputs that the program serves. ``constant``: the program has the weights' values in it.
+    ``stale``: a weight was written to since. ``held``: bytes of constants by their identity.
     """
 
     def __init__(
@@ -34,33 +38,47 @@ class Entry:
         *,
         takes_inputs: bool = False,
         freed: Freed | None = None,
+        constant: bool = True,
         held: Mapping[int, int] | None = None,
     ) -> None:
-        self.run, self.takes_inputs, self.freed, self.held = run, takes_inputs, freed, held or {}
+        self.run, self.takes_inputs, self.freed, self.constant, self.held = run, takes_inputs, freed, constant, held or {}
         self.pointers: list[int] = []
         self.versions: list[int] = []
         self.sizes: Sizes = []
         self.served: Sizes = []
         self.kept: list[Tensor] = []
+        self.memory: frozenset[int] = frozenset()
         self.owners: list[weakref.ref] = []
+        self.unwritten: Callable[[], bool] | None = None
+        self.stale = False
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether the inputs have the sizes compiled for, up to what is free."""
         return sizes == self.sizes or (self.freed is not None and self.freed(sizes) == self.served)
 
+    def holds(self) -> bool:
+        """Whether no write to the weights was seen that their versions do not tell; one that is makes all that was made of them stale."""
+        if not self.stale and self.unwritten is not None and not self.unwritten():
+            outdate(self.memory)
+        return not self.stale
+
 
 class Table:
-    """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs."""
+    """The entries of one graph, least recently used first. weights: positions among the graph's `count` inputs.
+
+    ``find`` and ``add`` are for one thread at a time; entries may be matched and dropped meanwhile, each step of which is atomic.
+    """
 
     def __init__(self, count: int, weights: Sequence[int]) -> None:
         constant = set(weights)
         self.weights, self.others = weights, [position for position in range(count) if position not in constant]
         self.pick_weights, self.pick_inputs = _picker(self.weights), _picker(self.others)
-        self.entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self.entries: dict[tuple, Entry] = {}
         self.freedoms: list[Freed | None] = [None]
         self.recent: Entry | None = None
         self.hit = False
-        _tables.add(self)
+        with _registering:
+            _tables.add(self)
 
     def match(self, weights: tuple, inputs: tuple) -> Entry | None:
         """The entry used last, if it holds for these weights and the sizes of these inputs.
@@ -74,7 +92,7 @@ class Table:
             same = list(map(_pointer, weights)) == entry.pointers and list(map(_version, weights)) == entry.versions
         except RuntimeError:
             return None
-        if not same or not entry.fits(sizes_of(inputs)):
+        if not same or not entry.fits(sizes_of(inputs)) or not entry.holds():
             return None
         self.hit = True
         return entry
@@ -99,19 +117,20 @@ class Table:
             entry = self.entries.get(key)
             if entry is None or entry.freed is not freed:
                 continue
-            if entry.versions != versions:
+            if entry.versions != versions or not entry.holds():
                 self.drop(key)
                 return None, True
-            self.recent = entry
-            self.entries.move_to_end(key)
+            self._use(key)
             return entry, False
         return None, False
 
-    def add(self, entry: Entry, args: tuple) -> None:
-        """Make `entry` the one for these arguments."""
+    def add(self, entry: Entry, args: tuple, made_of: Fingerprint) -> None:
+        """Make `entry` the one for these arguments, whose weights still are what it was made of."""
         weights = self.pick_weights(args)
-        entry.pointers, entry.versions = list(map(_pointer, weights)), list(map(_version, weights))
+        entry.pointers, entry.versions = made_of.pointers, made_of.versions
+        entry.unwritten = made_of.unwritten if entry.constant else None
         entry.sizes, entry.kept = sizes_of(self.pick_inputs(args)), [weight.detach() for weight in weights]
+        entry.memory = memory_of(weights)
         entry.served = entry.sizes if entry.freed is None else entry.freed(entry.sizes)
         self.freedoms = [freed for freed in self.freedoms if freed is not entry.freed] + [entry.freed]
         key, table = _key(entry.pointers, entry.sizes, entry.freed), weakref.ref(self)
@@ -120,19 +139,27 @@ class Table:
             if (alive := table()) is not None:
                 alive.drop(key)
 
-        entry.owners = [weakref.ref(weight, forget) for weight in weights]
-        self.entries[key] = self.recent = entry
-        if len(self.entries) > LIMIT:
-            self.entries.popitem(last=False)
+        entry.owners = [weakref.ref(_life_of(weight), forget) for weight in weights]
+        self.entries[key] = entry
+        self._use(key)
+        for oldest in list(self.entries)[:-LIMIT]:
+            self.drop(oldest)
         if len(self.entries) > 1:
             self._make_room(entry)
             give_back(sum(entry.held.values()))
 
     def _make_room(self, latest: Entry) -> None:
         """Drop what the same weights became for other sizes, least recently used first, where it holds too much."""
-        others = [(key, entry) for key, entry in self.entries.items() if entry.pointers == latest.pointers and entry is not latest]
+        others = [(key, entry) for key, entry in list(self.entries.items()) if entry.pointers == latest.pointers and entry is not latest]
         while others and held_bytes([entry for _, entry in others], latest) > LIMIT_BYTES:
             self.drop(others.pop(0)[0])
+
+    def _use(self, key: tuple) -> None:
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.entries[key] = self.recent = entry
+        if entry is not None and any(owner() is None for owner in entry.owners):
+            self.drop(key)
 
     def drop(self, key: tuple) -> None:
         """Forget one entry."""
@@ -140,13 +167,53 @@ class Table:
             self.recent = None
 
 
-def drop_entries(weights: Iterable[Tensor] | None) -> None:
-    """Forget, in every table, the entries made from any of these weights; None means all entries."""
-    wanted = None if weights is None else {id(weight) for weight in weights}
-    for table in list(_tables):
-        for key, entry in list(table.entries.items()):
-            if wanted is None or wanted & {id(owner()) for owner in entry.owners}:
-                table.drop(key)
+class _Life:
+    """Ends with the tensor that has it as an attribute.
+
+    In place of a weak reference to the tensor, which ``torch.utils.swap_tensors`` does not allow; it takes attributes along. Copies of a
+    tensor get another, files an empty dictionary.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __deepcopy__(self, memo: object) -> "_Life":
+        return _Life()
+
+    def __reduce__(self) -> tuple:
+        return OrderedDict, ()
+
+
+def _life_of(tensor: Tensor) -> _Life:
+    life = tensor.__dict__.get("_sparsec_life")
+    if not isinstance(life, _Life):
+        life = tensor.__dict__["_sparsec_life"] = _Life()
+    return life
+
+
+def memory_of(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Addresses of the storages that hold something; views of one have the same."""
+    return frozenset(pointer for tensor in tensors if (pointer := tensor.untyped_storage().data_ptr()))
+
+
+def _made_of(memory: frozenset[int] | None) -> list[tuple[Table, tuple, Entry]]:
+    """Every entry made of weights in any of these storages, and where it is; None means all."""
+    with _registering:
+        tables = list(_tables)
+    every = [(table, key, entry) for table in tables for key, entry in list(table.entries.items())]
+    return [found for found in every if memory is None or not memory.isdisjoint(found[2].memory)]
+
+
+def outdate(memory: frozenset[int]) -> None:
+    """Let nothing that was made of weights in these storages be used again: they were written to."""
+    for _, _, entry in _made_of(memory):
+        entry.stale = True
+
+
+def drop_entries(memory: frozenset[int] | None) -> None:
+    """Forget, in every table, the entries made of weights in any of these storages; None means all entries."""
+    for table, key, entry in _made_of(memory):
+        entry.stale = True
+        table.drop(key)
 
 
 def held_bytes(entries: Iterable[Entry], besides: Entry) -> int:

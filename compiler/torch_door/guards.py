@@ -145,6 +145,8 @@ def _replaceable(guard: Guard, reader: _Reader) -> bool:
     if kind not in (*_BY_VALUE, _ABSENT) or not reader.covers(source):
         return False
     value = reader.value(source)
+    if kind == "TYPE_MATCH" and _is_immutable(value):
+        return False  # a number that may change
     return isinstance(value, nn.Module) if kind == _ABSENT else isinstance(value, nn.Module | Tensor | dict) or _is_immutable(value)
 
 
@@ -160,3 +162,4 @@ def _take_out(graph: fx.Graph, placeholder: fx.Node) -> None:
     with graph.inserting_before(placeholder):
         placeholder.replace_all_uses_with(graph.create_node("get_attr", placeholder.name))
     graph.erase_node(placeholder)
+    placeholder.meta.pop("grapharg")  # a weak reference to a weight, which Dynamo takes away from placeholders that are left

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HALF = 4
 _PAGE = 4096
 _WORD = 8
 _STAMP = 3  # word of ma_version_tag in PyDictObject, after reference count, type and number of items
@@ -28,17 +29,30 @@ _MOST_AXES = 5  # that a TensorImpl holds itself
 
 
 class _Memory:
-    """64-bit words from the second page on; nothing is read until indexed."""
+    """Words of some bytes from the second page on; nothing is read until indexed."""
 
-    __array_interface__ = {"data": (_PAGE, True), "shape": ((1 << 47) // _WORD,), "typestr": "<u8", "version": 3}  # noqa: RUF012
+    def __init__(self, word: int) -> None:
+        shape = ((1 << 47) // word,)
+        self.__array_interface__ = {"data": (_PAGE, True), "shape": shape, "typestr": f"<u{word}", "version": 3}
 
 
-_memory = np.asarray(_Memory())
+_memory = np.asarray(_Memory(_WORD))
+_halves = np.asarray(_Memory(HALF))
 
 
 def read(places: np.ndarray) -> np.ndarray:
     """The words at ``places``, as made by the functions below."""
     return _memory.take(places)
+
+
+def read_halves(places: np.ndarray) -> np.ndarray:
+    """The 32-bit words at ``places`` of ``halves``."""
+    return _halves.take(places)
+
+
+def halves(addresses: np.ndarray) -> np.ndarray:
+    """Places of the 32-bit words at addresses that are multiples of 4."""
+    return (addresses - _PAGE) // HALF
 
 
 def _place(address: int) -> int:

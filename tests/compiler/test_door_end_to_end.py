@@ -112,13 +112,19 @@ def test_weights_changed_after_compiling(change, builds):
         assert len(builds) == count
 
 
-def test_writes_through_data_need_a_refresh():
+def test_writes_without_a_version_are_noticed_and_a_refresh_finds_the_smallest():
     import sparsec
 
     model = Block(0).eval()
     fast = torch.compile(model, backend="sparse")
     agree(model, fast, image())
     model.pointwise.weight.data.mul_(3)
+    agree(model, fast, image())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step()
+    agree(model, fast, image())
+    model.head.weight.data[0, 0] += 9
     sparsec.refresh(fast)
     agree(model, fast, image())
 

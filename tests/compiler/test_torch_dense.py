@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsec.errors import SparsecError
+from sparsec.errors import SparsecError, UnsupportedModel
 from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
@@ -22,7 +22,7 @@ def test_weights_made_in_inference_mode_run_dense(driver, caplog):
     assert any("made in inference mode" in message for message in warnings_in(caplog))
 
 
-def test_training_is_dense_with_one_warning_and_right_gradients(driver, caplog):
+def test_training_is_dense_with_a_warning_per_graph_and_right_gradients(driver, caplog):
     model, twin, x = Small().train(), Small().train(), images()
     twin.load_state_dict(model.state_dict())
     fast = compiled(model)
@@ -35,7 +35,7 @@ def test_training_is_dense_with_one_warning_and_right_gradients(driver, caplog):
     model.eval()
     fast(x).sum().backward()
     messages = warnings_in(caplog)
-    assert len(messages) == 1 and "gradients are needed" in messages[0]
+    assert len(messages) == 2 and all("gradients are needed" in message for message in messages)
     agrees(fast, model, x)
     assert driver.count == 1
 
@@ -108,6 +108,54 @@ def test_a_reported_error_runs_dense_and_is_said_once(driver, caplog):
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
     [message] = warnings_in(caplog)
     assert "Nothing works today" in message and "a reason" in message
+
+
+@pytest.mark.parametrize(
+    "error", [UnsupportedModel("Not at this size."), ZeroDivisionError("deep inside")], ids=["unsupported", "internal"]
+)
+def test_what_goes_wrong_at_one_size_costs_that_size(driver, caplog, monkeypatch, error):
+    monkeypatch.delenv("SPARSEC_STRICT")
+    model = Small().eval()
+    fast = torch.compile(model, backend="sparse", dynamic=True)
+    for batch, wrong in ((2, error), (3, None), (2, None), (4, error), (3, None), (5, None)):
+        driver.error = wrong
+        agrees(fast, model, images(batch))
+    assert driver.count == 2
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_a_graph_that_is_refused_at_every_size_is_not_tried_for_ever(driver, monkeypatch):
+    tried = []
+
+    def refuse(*args):
+        tried.append(args)
+        raise UnsupportedModel("Not at this size.")
+
+    monkeypatch.setattr(torch_backend, "REFUSALS", 3)
+    monkeypatch.setattr(torch_backend.Door, "_compiled", refuse)
+    model = Small().eval()
+    fast = torch.compile(model, backend="sparse", dynamic=True)
+    for batch in (2, 3, 4, 5, 6, 2):
+        agrees(fast, model, images(batch))
+    assert len(tried) == 3
+
+
+def test_a_reason_is_said_once_by_each_graph(driver, caplog):
+    driver.error = ZeroDivisionError("deep inside")
+
+    class Twice(Small):
+        def forward(self, x):
+            y = self.convolution(x)
+            torch._dynamo.graph_break()
+            return self.head(self.norm(y).mean((2, 3)))
+
+    model = Twice().eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SPARSEC_STRICT")
+        fast = compiled(model)
+        for _ in range(2):
+            agrees(fast, model, images())
+    assert len(warnings_in(caplog)) == 2
 
 
 def test_an_internal_error_is_raised_only_if_asked(driver, caplog, monkeypatch):

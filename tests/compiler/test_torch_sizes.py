@@ -11,6 +11,7 @@ from sparsec.errors import UnsupportedModel
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.dynamo import copied, weight_positions
 from sparsec.symbols import BUCKET, Axis, SymbolSpec, bucket
+from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Table, free_batch
 from sparsec.torch_door.sizes import _FREE, TOKENS, TokenSizes, token_sizes
 from tests.compiler.stand_in import StandIn, compiled, warnings_in
@@ -177,12 +178,15 @@ def table():
     made, weight = Table(3, [0]), torch.ones(4)
     tokens = TokenSizes((), (1, 2), ())
     small, large = (lambda sizes, most=most: free_batch(tokens.freed(sizes, [1, 2], most)) for most in (64, 128))
-    return SimpleNamespace(table=made, weight=weight, small=small, large=large)
+    found = SimpleNamespace(table=made, weight=weight, small=small, large=large)
+    made_of = Fingerprint([weight], "versions")
+    found.add = lambda entry, *sizes: made.add(entry, (found.weight, *shapes(*sizes)), made_of)
+    return found
 
 
 def test_an_entry_serves_all_sizes_of_its_bucket_and_any_batch(table):
     mine = entry(table.small)
-    table.table.add(mine, (table.weight, *shapes(2, 17)))
+    table.add(mine, 2, 17)
     for batch, count in ((2, 17), (5, 64), (1, 1), (3, 3)):
         assert table.table.find((table.weight, *shapes(batch, count))) == (mine, False)
         assert table.table.match((table.weight,), shapes(batch, count)) is mine
@@ -193,17 +197,17 @@ def test_an_entry_serves_all_sizes_of_its_bucket_and_any_batch(table):
 
 def test_entries_of_several_freedoms_live_side_by_side(table):
     exact, batches, small, large = entry(), entry(free_batch), entry(table.small), entry(table.large)
-    table.table.add(exact, (table.weight, *shapes(2, 300)))
-    table.table.add(batches, (table.weight, *shapes(2, 200)))
-    table.table.add(small, (table.weight, *shapes(2, 17)))
-    table.table.add(large, (table.weight, *shapes(2, 100)))
+    table.add(exact, 2, 300)
+    table.add(batches, 2, 200)
+    table.add(small, 2, 17)
+    table.add(large, 2, 100)
     for call, wanted in [((2, 300), exact), ((3, 300), None), ((7, 200), batches), ((7, 100), large), ((7, 128), large), ((7, 129), None)]:
         assert table.table.find((table.weight, *shapes(*call)))[0] is wanted, call
     assert table.table.find((table.weight, *shapes(7, 17)))[0] in (small, large)
 
 
 def test_a_written_weight_drops_the_entry_at_every_size(table):
-    table.table.add(entry(table.small), (table.weight, *shapes(2, 17)))
+    table.add(entry(table.small), 2, 17)
     table.weight.add_(1)
     assert table.table.match((table.weight,), shapes(2, 9)) is None
     assert table.table.find((table.weight, *shapes(2, 9))) == (None, True)
@@ -211,8 +215,8 @@ def test_a_written_weight_drops_the_entry_at_every_size(table):
 
 
 def test_a_dead_weight_takes_its_entries_with_it(table):
-    table.table.add(entry(table.small), (table.weight, *shapes(2, 17)))
-    table.table.add(entry(table.large), (table.weight, *shapes(2, 100)))
+    table.add(entry(table.small), 2, 17)
+    table.add(entry(table.large), 2, 100)
     table.weight = None
     assert not table.table.entries
 

@@ -13,7 +13,7 @@ LIMIT = 1e-5
 
 def said() -> set[str]:
     """What the door of torch.compile has warned of in this test."""
-    return set(torch_backend._said)
+    return {message for _, message in torch_backend._said}
 
 
 def free_axes(most: int = 40) -> dict[int, Any]:

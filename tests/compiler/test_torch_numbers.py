@@ -1,0 +1,56 @@
+"""The torch.compile door: Python floats that change between calls, which Dynamo makes tensors of."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.compiler.stand_in import agrees, compiled, warnings_in
+
+VALUES = (1.0, 2.0, 1 / 3, -4.0, 0.0, 1e-3, 7.0)
+
+
+class Adapted(nn.Module):
+    """A layer with a low-rank addition that is scaled by an attribute."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.down, self.up = nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(2, 8)
+        self.use, self.scale = use, 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.layer(x), self.up(self.down(x)), self.scale)
+
+
+USES: dict[str, Callable] = {
+    "product": lambda y, z, s: y + s * z,
+    "arithmetic": lambda y, z, s: y + z * (s * 2.0 - 1.0) / 3 - s,
+    "functions": lambda y, z, s: torch.add(y, torch.mul(z, s)).mul(-s),
+    "integers": lambda y, z, s: y + z * (torch.arange(8) * s),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_changing_float_leaves_the_graph_sparse(driver, caplog, use):
+    model, x = Adapted(USES[use]).eval(), torch.randn(3, 8)
+    fast = compiled(model)
+    for value in VALUES:
+        model.scale = value
+        agrees(fast, model, x)
+    assert driver.count == 2
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", ["product", "arithmetic", "power"])
+def test_a_changing_float_with_the_compiler(strict, kernels, caplog, use):
+    uses = {**USES, "power": lambda y, z, s: y + torch.nn.functional.leaky_relu(z, s) + torch.add(y, z, alpha=s)}
+    model, x = Adapted(uses[use]).eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        model.layer.weight.mul_(torch.rand(8, 8) < 0.2)
+    fast = torch.compile(model, backend="sparse", options={"cache_dir": kernels})
+    for value in VALUES[:4]:
+        model.scale = value
+        agrees(fast, model, x)
+    assert not any("float64" in message for message in warnings_in(caplog))
