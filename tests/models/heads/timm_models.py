@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "mlp_mixer.MlpMixer": (64, {"img_size": 64, "embed_dim": 32, "num_blocks": 2}),
     "mlp_mixer.MlpMixer with gates": (
         64,
-        {"img_size": 64, "embed_dim": 32, "num_blocks": 2, "mlp_ratio": 4, "block_layer": ".SpatialGatingBlock"},
+        {"img_size": 64, "embed_dim": 32, "num_blocks": 2, "mlp_ratio": 4, "block_layer": ".SpatialGatingBlock", "mlp_layer": ".GatedMlp"},
     ),
     "mlp_mixer.MlpMixer without norms": (
         64,
