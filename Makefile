@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := compile,onnx,bench,models,dev
 TORCH := 2.13.0
+# Without what they require, which is there or would bring another torch, and apart: other packages that found this torchvision would
+# import it and fail beside a CPU build of torch.
+VISION := timm==1.0.31 torchvision==0.28.0
 WORKERS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -19,7 +22,7 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast sweep opdb lint format bench clean cxx
+.PHONY: help setup demo test test-fast sweep opdb sweep-heads lint format bench clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -27,6 +30,7 @@ help:
 	@echo "make test-fast  the tests without slow ones (5 minutes)"
 	@echo "make sweep      errors of every network x density x pattern x batch x door (an hour)"
 	@echo "make opdb       every float32 sample of PyTorch's operator database through both doors (hours)"
+	@echo "make sweep-heads  all models with heads of transformers and timm; make test takes some each day"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"
@@ -43,6 +47,7 @@ $(STAMP): pyproject.toml
 	  || $(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
 	  || $(BIN)/python -m pip install "torch==$(TORCH)"
 	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/vision $(VISION) || echo "No timm: its models are not tested." >&2
 	@touch $@
 
 # Inductor, our rival and the home of what no region covers, compiles C++.
@@ -65,6 +70,9 @@ sweep: $(STAMP)
 OPDB_ARGS ?= --folder build/opdb
 opdb: $(STAMP)
 	SPARSEC_CACHE_DIR=$(CURDIR)/build/opdb/kernels $(BIN)/python -m tests.opdb $(OPDB_ARGS)
+
+sweep-heads: $(STAMP) cxx
+	SPARSEC_SWEEP=1 $(PYTEST) tests/models/heads
 
 # The package's folders lie apart; mypy follows links where it cannot follow an editable install.
 TYPED := build/typed

@@ -1,9 +1,12 @@
 """One thread everywhere: oversubscription makes tests many times slower."""
 
 import os
+from datetime import date
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TVM_NUM_THREADS", "1")
+# Which of the tests that take turns are run; set before there are workers, so that midnight does not part them.
+os.environ.setdefault("SPARSEC_SHARD", str(date.today().toordinal()))
 
 import pytest
 import torch
@@ -14,6 +17,11 @@ settings.register_profile(
     "sparsec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("sparsec")
+
+
+def pytest_report_header() -> str:
+    """How to repeat the choice."""
+    return f"SPARSEC_SHARD={os.environ['SPARSEC_SHARD']}"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,64 @@
+"""What makes hundreds of models affordable."""
+
+import functools
+import inspect
+
+import pytest
+
+import sparsec.inductor
+from sparsec import driver
+from sparsec.errors import UnsupportedModel
+from sparsec.torch_door import backend
+
+
+@pytest.fixture(scope="module")
+def libraries():
+    """The kernels of every library made so far."""
+    return []
+
+
+@pytest.fixture
+def lean(libraries, monkeypatch):
+    """Only kernels that are called are built, and none that an earlier library has."""
+
+    def called(lowered, _):
+        used = {call.source.symbol: call.source for group in lowered.plan.groups for call in group.calls}
+        for library in libraries:
+            if used.keys() <= library.keys():
+                return list(library.values())
+        libraries.append({symbol: used[symbol] for symbol in sorted(used)})
+        return list(libraries[-1].values())
+
+    monkeypatch.setattr(driver, "_kernels", called)
+    # TVM's parser asks for the stack of callers, and by default the source of each of them is read.
+    monkeypatch.setattr(inspect, "stack", functools.partial(inspect.stack, 0))
+
+
+@pytest.fixture
+def plain(lean, monkeypatch):
+    """What Inductor would compile runs as it is: its C++ compiler would take most of the time."""
+
+    def run(graph_module, *_, **__):
+        return graph_module
+
+    for module in (sparsec.inductor, backend):
+        monkeypatch.setattr(module, "compile_dense", run)
+        monkeypatch.setattr(module, "retrace_dense", run)
+
+
+@pytest.fixture
+def faults(strict, monkeypatch):
+    """Exceptions while compiling that no user can be told: to be empty after the test."""
+    seen, compile_graph = [], driver.compile_graph
+
+    def watched(*args, **kwargs):
+        try:
+            return compile_graph(*args, **kwargs)
+        except UnsupportedModel:
+            raise
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    monkeypatch.setattr(driver, "compile_graph", watched)
+    return seen
