@@ -51,9 +51,9 @@ COMPUTED = {
     "global_avg_pool": lambda x: x.mean((-2, -1), keepdim=True),
     "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
     "avg_pool2d": lambda x: F.avg_pool2d(x, (3, 2), 1, count_include_pad=False),
-    "alias": lambda x: x.flatten(1),
-    "alias of a map": lambda x: x.view(2, 8, 15, 1),
-    "permute": lambda x: x.transpose(1, 3),
+    "alias": lambda x: x.relu().flatten(1),
+    "alias of a map": lambda x: x.relu().view(2, 8, 15, 1),
+    "permute": lambda x: x.relu().transpose(1, 3),
 }
 
 

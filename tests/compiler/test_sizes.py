@@ -32,7 +32,9 @@ def graph(captured: Program, *, whole: bool, least: int = 0, nbytes: int = 0) ->
     sizes = (Size("tokens", least, captured.sizes["tokens"]),) if least else ()
     programs = [SimpleNamespace(program=SimpleNamespace(sizes=sizes))]
     held = {-1: 1 << 20, id(captured): nbytes}
-    return SimpleNamespace(fully_compiled=whole, programs=programs, sizes=captured.sizes, held=held, forget_origins=lambda: None)
+    return SimpleNamespace(
+        fully_compiled=whole, any_batch=whole, programs=programs, sizes=captured.sizes, held=held, forget_origins=lambda: None
+    )
 
 
 def graphs(whole: bool, least: int = 0, nbytes: int = 0) -> tuple[GraphsBySize, list[dict[str, int]]]:
