@@ -128,7 +128,7 @@ print("ends", flush=True)
 @pytest.mark.parametrize("batch", [1, 2000])
 @pytest.mark.parametrize("door", _DOORS)
 def test_an_interpreter_ends_while_daemons_call(door: str, batch: int, tmp_path: Path) -> None:
-    """It does not wait for their last call; eager PyTorch aborts there."""
+    """In a call or between two. Of eager PyTorch such a process aborts."""
     command = [sys.executable, "-c", _DAEMONS.format(door=_DOORS[door].format(batch=batch)), str(tmp_path / "place")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n", "")
