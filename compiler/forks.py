@@ -11,14 +11,18 @@ _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def opened_in_children(lock: Lock) -> Lock:
-    """``lock``, a ``threading.Lock`` or ``RLock``, made anew in every forked child. What it guards must be whole at every step."""
+    """``lock``, a ``threading.Lock`` or ``RLock``, made anew in every forked child; not an ``RLock`` that the forking thread itself holds.
+
+    What it guards must be whole at every step.
+    """
     _locks.add(lock)
     return lock
 
 
 def _renew() -> None:
     for lock in list(_locks):
-        lock._at_fork_reinit()  # as the standard library does with its own
+        if not (hasattr(lock, "_is_owned") and lock._is_owned()):
+            lock._at_fork_reinit()  # as the standard library does with its own
 
 
 os.register_at_fork(after_in_child=_renew)

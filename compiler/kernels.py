@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, MachineError
 from sparsec.forks import opened_in_children
 
@@ -61,6 +62,6 @@ def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Any:
 
     load_tvm_runtime(bundled_runtime)
     try:
-        return tvm_ffi.load_module(str(library)).get_function("sparsec_run")
+        return waited_for(tvm_ffi.load_module(str(library)).get_function("sparsec_run"))
     except Exception as error:
         raise ArtifactError(f"{library} is not a kernel library this process can load: {error}") from error

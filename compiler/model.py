@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sparsec import artifact
+from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explain import Explanation
 from sparsec.from_torch.capture import Captured
@@ -43,6 +44,7 @@ class CompiledModel:
         self._by_size = GraphsBySize(captured, compiled, build) if captured.symbols and build else None
         self._explanation: Explanation | None = None
 
+    @waited_for
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result; numpy arrays in give numpy arrays out.
 

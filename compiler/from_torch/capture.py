@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import Aliasing
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
@@ -23,6 +24,8 @@ from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
+# A thread that compiled is not in a forked child to give this back: there it would be waited for for ever.
+opened_in_children(compile_lock)
 
 
 @dataclass(frozen=True)

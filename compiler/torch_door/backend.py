@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.convert_frame import compile_lock
 
+from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import Captured, capture_graph
@@ -108,6 +109,7 @@ class Door:
         self.graph = next(_graphs)
         self.lock = opened_in_children(threading.RLock())
 
+    @waited_for
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's outputs for its inputs in the order of Dynamo's placeholders; without the weights where they are watched."""
         if self.watch is None:

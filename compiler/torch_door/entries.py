@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsec.forks import opened_in_children
 from sparsec.memory import give_back
 from sparsec.torch_door.contents import Fingerprint
 
@@ -17,7 +18,7 @@ LIMIT, LIMIT_BYTES = 64, 256 << 20
 _pointer = Tensor.data_ptr
 _version = operator.attrgetter("_version")
 _tables: "weakref.WeakSet[Table]" = weakref.WeakSet()
-_registering = threading.Lock()
+_registering = opened_in_children(threading.Lock())
 
 Sizes = list[Any]
 Freed = Callable[[Sizes], Sizes]

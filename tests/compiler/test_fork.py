@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.convert_frame import compile_lock
 
 import sparsec
 from sparsec.artifact import load, save
@@ -22,6 +23,7 @@ from sparsec.forks import opened_in_children
 from sparsec.models import prune
 from sparsec.runtime import Runner
 from tests.children import LIMIT, forked
+from tests.compiler.stand_in import Small as StandInNet
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
 X = np.random.default_rng(0).standard_normal((2, 4, 24)).astype(np.float32)
@@ -145,6 +147,45 @@ def test_a_lock_that_another_thread_holds_is_open_in_a_child(make: Callable[[], 
     assert not lock.acquire(blocking=False)
     done.set()
     thread.join()
+
+
+def test_a_lock_that_the_forking_thread_holds_stays_held() -> None:
+    lock = opened_in_children(threading.RLock())
+
+    def child() -> None:
+        lock.release()
+        assert lock.acquire(timeout=10) and not raised(lock.release)
+
+    with lock:
+        forked(child, 30)
+
+
+def test_a_child_compiles_although_another_thread_of_its_parent_was_compiling(driver: Any) -> None:
+    """Dynamo's own lock is held meanwhile, by our door too."""
+    model, inputs = StandInNet().eval(), [torch.randn(1, 3, size, size) for size in (6, 7)]
+    compiled, held, done = torch.compile(model, backend="sparse", dynamic=True), threading.Event(), threading.Event()
+
+    def compile_for_long() -> None:
+        with compile_lock:
+            held.set()
+            done.wait()
+
+    def child() -> None:
+        with torch.no_grad():
+            for x in inputs:
+                torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.compile(lambda x: x.sin() + 1, backend="eager")(inputs[0]), inputs[0].sin() + 1)
+
+    with torch.no_grad():
+        compiled(inputs[0])
+    thread = threading.Thread(target=compile_for_long)
+    thread.start()
+    held.wait()
+    try:
+        forked(child)
+    finally:
+        done.set()
+        thread.join()
 
 
 class Small(nn.Module):

@@ -152,9 +152,9 @@ def test_further_sizes_hold_no_weights_of_their_own(kernels: Path) -> None:
     weights = sum(p.nbytes for p in net.parameters())
     high, wide = (torch.export.Dim(name, min=8, max=256) for name in "hw")
     model = sparsec.compile(net, (torch.zeros(1, 3, 16, 16),), dynamic_shapes=({2: high, 3: wide},), threads=1, cache_dir=kernels)
-    by_size = [model(torch.randn(1, 3, size, size)) is not None and resident() for size in (18, 20, 22, 24, 26)]
+    by_size = [model(torch.randn(1, 3, size, size)) is not None and resident() for size in (18, 20, 22)]
     grown = by_size[-1] - by_size[0]
-    assert grown < 4 * weights // 2, f"{grown / 4 / 2**20:.1f} MiB for every size of a network of {weights / 2**20:.1f} MiB"
+    assert grown < 2 * weights // 2, f"{grown / 2 / 2**20:.1f} MiB for every size of a network of {weights / 2**20:.1f} MiB"
 
 
 def test_idle_memory_of_programs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

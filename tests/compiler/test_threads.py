@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sparsec import ending
 from sparsec.runtime import Runner
-from tests.children import os_threads
+from tests.children import forked, os_threads
 from tests.compiler.tiny_program import chain, library, pair, strips
 
 X = np.random.default_rng(0).standard_normal((2, 4, 24)).astype(np.float32)
@@ -94,6 +96,76 @@ print("ends", flush=True)
 def test_an_interpreter_ends_while_others_call(end: str) -> None:
     done = subprocess.run([sys.executable, "-c", _ENDING + end], capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr
+
+
+_NUMPY = "x = np.ones(({batch}, 4, 24), np.float32)"
+_DOORS = {
+    "runner": "model = Runner(chain(), library(), 2); " + _NUMPY,
+    "artifact": "model = load(save(sys.argv[1], chain(), library(), None, dict(output='leaf'), ANY_MACHINE), 2); " + _NUMPY,
+    "object": "net, x = prune(torch.nn.Linear(64, 64).eval(), 0.9, classifier=True), torch.ones({batch}, 64); "
+    "model = sparsec.compile(net, (x,), threads=2, cache_dir=sys.argv[1])",
+    "torch.compile": "net, x = prune(torch.nn.Linear(64, 64).eval(), 0.9, classifier=True).requires_grad_(False), torch.ones({batch}, 64); "
+    "model = torch.compile(net, backend='sparse', options={'threads': 2, 'cache_dir': sys.argv[1]})",
+}
+_DAEMONS = """
+import sys, threading, time, numpy as np, torch, sparsec
+from sparsec.artifact import load, save
+from sparsec.models import prune
+from sparsec.runtime import Runner
+from tests.compiler.tiny_program import ANY_MACHINE, chain, library
+torch.set_num_threads(1)
+{door}
+model(x)
+def call():
+    while True: model(x)
+for _ in range(3): threading.Thread(target=call, daemon=True).start()
+time.sleep(0.2)
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2000])
+@pytest.mark.parametrize("door", _DOORS)
+def test_an_interpreter_ends_while_daemons_call(door: str, batch: int, tmp_path: Path) -> None:
+    """In a call or between two. Of eager PyTorch such a process aborts."""
+    command = [sys.executable, "-c", _DAEMONS.format(door=_DOORS[door].format(batch=batch)), str(tmp_path / "place")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n", "")
+
+
+_AFTER = """
+import threading
+from sparsec import ending
+call, answers = ending.waited_for(lambda: "made"), []
+def late():
+    try: answers.append(call())
+    except SystemExit: answers.append("ended")
+ending._wait()
+thread = threading.Thread(target=late)
+thread.start(), thread.join()
+print(*answers, call())
+"""
+
+
+def test_once_it_ends_only_the_thread_that_ends_it_calls() -> None:
+    done = subprocess.run([sys.executable, "-c", _AFTER], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "ended made\n"
+
+
+def test_a_forked_child_does_not_wait_for_calls_of_its_parent() -> None:
+    begun, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=ending.waited_for(lambda: (begun.set(), over.wait())))
+    thread.start()
+    begun.wait()
+
+    def child() -> None:
+        assert not ending._running
+
+    forked(child)
+    over.set()
+    thread.join()
+    assert not ending._running
 
 
 def test_many_callers_of_few_threads_at_once() -> None:
