@@ -126,12 +126,12 @@ class Fingerprint:
     def __init__(self, weights: Sequence[Tensor], check: str) -> None:
         self.pointers = [weight.data_ptr() for weight in weights]
         self.versions = [weight._version for weight in weights]
-        self._contents = None if check == "versions" else Contents(weights)
         self.unwritten: Callable[[], bool] | None = None
-        if self._contents is not None:
-            self.unwritten = self._contents.are_same if check == "full" else self._contents.seem_same
+        if check != "versions":
+            contents = Contents(weights)
+            self.unwritten = contents.are_same if check == "full" else contents.seem_same
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the weights are the same, to the last byte where their bytes are checked at all."""
+        """Whether the weights are the same, their bytes as far as one call looks: what that misses, later calls find as any small write."""
         same = [w.data_ptr() for w in weights] == self.pointers and [w._version for w in weights] == self.versions
-        return same and (self._contents is None or self._contents.are_same())
+        return same and (self.unwritten is None or self.unwritten())
