@@ -108,6 +108,7 @@ def test_all_bytes_are_checked_where_that_is_asked_for(driver):
     agrees(fast, model, x)
 
 
+@pytest.mark.slow
 def test_one_element_is_noticed_by_another_size_and_graph_too(driver):
     """An entry that sees a write outdates all that were made of the same weights."""
     model = Small().eval()

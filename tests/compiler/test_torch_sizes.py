@@ -316,7 +316,7 @@ def test_written_weights_are_noticed_at_every_size(sized):
         check(fast, model, 2, count)
 
 
-@pytest.mark.parametrize("how", ["refuse", "unsupported"])
+@pytest.mark.parametrize("how", ["unsupported", pytest.param("refuse", marks=pytest.mark.slow)])
 def test_sizes_that_no_program_takes_are_compiled_one_by_one(sized, how, caplog):
     setattr(sized, how, True)
     model = PerToken().eval()
