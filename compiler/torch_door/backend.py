@@ -20,7 +20,6 @@ from sparsec.from_torch.capture import Captured, capture_graph
 from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
-from sparsec.symbols import bucket
 from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
@@ -206,10 +205,10 @@ class Door:
         return _entry(program, captured)
 
     def _make_free(self, args: tuple, tokens: TokenSizes) -> Entry | None:
-        """For all numbers of tokens of a bucket; None where no program serves them, which is not tried again."""
+        """For all numbers of tokens up to the most of a bucket; None where no program serves them, which is not tried again."""
         from sparsec.driver import compile_graph
 
-        self.tokens, most, others = None, bucket(tokens.size(args)), self.table.others
+        self.tokens, most, others = None, tokens.most(tokens.size(args)), self.table.others
         try:
             inputs = [position for position in others if isinstance(args[position], Tensor)]
             captured = tokens.described(self._capture(tokens.at(args, most)), inputs, most)

@@ -23,7 +23,8 @@ _LEAST, _MOST = 4096, 1 << 18
 _PIECES = 8  # of separate memory in one slice
 _SAMPLES = 2, 12  # of a small and of a large weight
 _SAMPLED = 4096  # bytes of a weight per sample
-_DRAWN = 4  # places looked at for one that is nonzero
+_DRAWN = 64  # places looked at for one that is nonzero
+_ALL = 1 << 14  # places of which all are looked at
 
 Piece = tuple[int, int]
 
@@ -38,7 +39,7 @@ class Contents:
         self._alive = [weight.untyped_storage() for weight in weights]
         spans = sorted({span for weight in weights if (span := _span(weight)) is not None})
         self._places = memory.halves(_sampled(spans))
-        self._words = memory.read_halves(self._places)
+        self._words = memory.read_halves(self._places).tobytes()
         self._slices = list(_slices(spans))
         self._digests = [_digest(pieces) for pieces in self._slices]
         self._turn = itertools.count()
@@ -50,7 +51,7 @@ class Contents:
 
     def seem_same(self) -> bool:
         """Whether a few words of each weight and the next slice are as they were."""
-        if (memory.read_halves(self._places) != self._words).any():
+        if memory.read_halves(self._places).tobytes() != self._words:
             return False
         if not self._slices:
             return True
@@ -87,7 +88,8 @@ def _sampled_of(start: int, size: int, draw: np.random.Generator) -> np.ndarray:
         return np.zeros(0, np.int64)
     least, most = _SAMPLES
     wanted = min(max(size // _SAMPLED, least), most)
-    drawn = (first + draw.integers(0, count, wanted * _DRAWN)) * memory.HALF
+    places = draw.permutation(count) if count <= _ALL else draw.integers(0, count, wanted * _DRAWN)
+    drawn = (first + places) * memory.HALF
     nonzero = drawn[memory.read_halves(memory.halves(drawn)) != 0][: wanted // 2]
     return np.concatenate([nonzero, drawn[::-1][: wanted - len(nonzero)]])
 
@@ -126,12 +128,12 @@ class Fingerprint:
     def __init__(self, weights: Sequence[Tensor], check: str) -> None:
         self.pointers = [weight.data_ptr() for weight in weights]
         self.versions = [weight._version for weight in weights]
-        self._contents = None if check == "versions" else Contents(weights)
         self.unwritten: Callable[[], bool] | None = None
-        if self._contents is not None:
-            self.unwritten = self._contents.are_same if check == "full" else self._contents.seem_same
+        if check != "versions":
+            contents = Contents(weights)
+            self.unwritten = contents.are_same if check == "full" else contents.seem_same
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the weights are the same, to the last byte where their bytes are checked at all."""
+        """Whether the weights are the same, their bytes as far as one call looks: what that misses, later calls find as any small write."""
         same = [w.data_ptr() for w in weights] == self.pointers and [w._version for w in weights] == self.versions
-        return same and (self._contents is None or self._contents.are_same())
+        return same and (self.unwritten is None or self.unwritten())

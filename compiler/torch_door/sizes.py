@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.from_torch.capture import Captured
-from sparsec.symbols import Axis, Dim, Signature, SymbolSpec
+from sparsec.symbols import Axis, Dim, Signature, SymbolSpec, bucket
 
 TOKENS = "tokens"
 #: In place of a free length among sizes.
@@ -22,16 +22,21 @@ class TokenSizes:
     """One symbol of Dynamo's that is the number of tokens.
 
     numbers: positions of inputs that are the symbol itself; tensors: positions of inputs [N, T] or [N, T, F]; outputs: the dimensions of
-    each result.
+    each result; allows: whether Dynamo's guards leave this graph a number of tokens.
     """
 
     numbers: tuple[int, ...]
     tensors: tuple[int, ...]
     outputs: tuple[tuple[Dim | None, ...], ...]
+    allows: Callable[[int], bool] = lambda size: True
 
     def size(self, args: Sequence[Any]) -> int:
         """The number of tokens of a call."""
         return int(args[self.tensors[0]].shape[1])
+
+    def most(self, size: int) -> int:
+        """The largest number of tokens in the bucket of ``size`` that the graph may be called with, as 40 where it has 40 positions."""
+        return next((most for most in range(bucket(size), size, -1) if self.allows(most)), size)
 
     def at(self, args: Sequence[Any], size: int) -> tuple[Any, ...]:
         """Arguments of the same kinds with another number of tokens; what the tensors hold is not kept."""
@@ -84,7 +89,15 @@ def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSi
     if any(symbol in text for text in others):
         return None
     numbers = tuple(i for i, value in values.items() if isinstance(value, torch.SymInt) and _text(value) == symbol)
-    return TokenSizes(numbers, mine, tuple(_output_dims(node, symbol) for node in _returned(graph_module)))
+    (size, *_) = (value.shape[1] for i, value in values.items() if i in mine)
+    return TokenSizes(numbers, mine, tuple(_output_dims(node, symbol) for node in _returned(graph_module)), _allows(size))
+
+
+def _allows(size: torch.SymInt) -> Callable[[int], bool]:
+    """Guards with other symbols too are taken to hold unless they are false whatever those are."""
+    symbol, environment = size.node.expr, size.node.shape_env
+    guards = [guard.expr for guard in environment.guards if symbol in guard.expr.free_symbols]
+    return lambda number: not any(guard.subs(symbol, number) == False for guard in guards)  # noqa: E712
 
 
 def _text(size: Any) -> int | str:

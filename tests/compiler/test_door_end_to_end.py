@@ -143,6 +143,7 @@ def test_batch_sizes_and_memory_formats():
         assert close(fast(image()), model(image()))
 
 
+@pytest.mark.slow
 def test_training_is_dense_with_right_gradients(caplog):
     model = Block(0).train()
     fast = torch.compile(model, backend="sparse")
@@ -155,6 +156,7 @@ def test_training_is_dense_with_right_gradients(caplog):
         assert torch.allclose(mine.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_unknown_operator_stays_dense_between_two_regions(caplog):
     class Split(nn.Module):
         def __init__(self) -> None:
@@ -172,7 +174,7 @@ def test_an_unknown_operator_stays_dense_between_two_regions(caplog):
     agree(model, fast, image(3))
 
 
-@pytest.mark.parametrize("how", ["prune", "parametrize"])
+@pytest.mark.parametrize("how", ["prune", pytest.param("parametrize", marks=pytest.mark.slow)])
 def test_sparsity_that_comes_as_a_mask(how):
     class Mask(nn.Module):
         def __init__(self, weight):
@@ -214,6 +216,7 @@ def test_sparse_layout_parameters(layout):
     assert close(sparsec.compile(model, (x,))(x), want)
 
 
+@pytest.mark.slow
 def test_dict_outputs_keywords_and_graph_breaks():
     class Many(nn.Module):
         def __init__(self) -> None:
@@ -233,6 +236,7 @@ def test_dict_outputs_keywords_and_graph_breaks():
     assert close(got["logits"], want["logits"]) and close(got["pair"][0], want["pair"][0]) and close(got["pair"][1], want["pair"][1])
 
 
+@pytest.mark.slow
 def test_a_model_without_zeros_is_inductors_and_notices_new_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()

@@ -16,6 +16,7 @@ from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_need_no_gradients_until_they_do(driver):
     model, x = nn.Linear(8, 4).eval().requires_grad_(False), torch.randn(2, 8)
     fast = compiled(model)
@@ -38,6 +39,7 @@ def test_graph_breaks(driver):
     assert driver.count == 2
 
 
+@pytest.mark.slow
 def test_rates_of_dropout_that_is_off_do_not_matter(driver, caplog):
     """Dynamo makes an input of a Python float that differs between calls of one function."""
 
@@ -51,7 +53,7 @@ def test_rates_of_dropout_that_is_off_do_not_matter(driver, caplog):
     assert driver.count and not warnings_in(caplog)
 
 
-@pytest.mark.parametrize(("any_batch", "count"), [(False, 5), (True, 2)])
+@pytest.mark.parametrize(("any_batch", "count"), [pytest.param(False, 5, marks=pytest.mark.slow), (True, 2)])
 def test_changing_batch_sizes(driver, any_batch, count):
     driver.any_batch = any_batch
 

@@ -90,6 +90,7 @@ def test_a_result_that_is_a_view_of_the_input_can_be_written_through(driver):
     torch.testing.assert_close(fast, x + 1)
 
 
+@pytest.mark.slow
 def test_a_frozen_dense_program_takes_any_strides(driver):
     driver.nothing_sparse = True
     model, x = nn.Conv2d(3, 4, 3).eval(), images()
@@ -111,7 +112,9 @@ def test_a_reported_error_runs_dense_and_is_said_once(driver, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [UnsupportedModel("Not at this size."), ZeroDivisionError("deep inside")], ids=["unsupported", "internal"]
+    "error",
+    [pytest.param(UnsupportedModel("Not at this size."), marks=pytest.mark.slow), ZeroDivisionError("deep inside")],
+    ids=["unsupported", "internal"],
 )
 def test_what_goes_wrong_at_one_size_costs_that_size(driver, caplog, monkeypatch, error):
     monkeypatch.delenv("SPARSEC_STRICT")
@@ -140,6 +143,7 @@ def test_a_graph_that_is_refused_at_every_size_is_not_tried_for_ever(driver, mon
     assert len(tried) == 3
 
 
+@pytest.mark.slow
 def test_a_reason_is_said_once_by_each_graph(driver, caplog):
     driver.error = ZeroDivisionError("deep inside")
 

@@ -31,7 +31,9 @@ USES: dict[str, Callable] = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    "use", ["product", "integers", *(pytest.param(use, marks=pytest.mark.slow) for use in ("arithmetic", "functions"))]
+)
 def test_a_changing_float_leaves_the_graph_sparse(driver, caplog, use):
     model, x = Adapted(USES[use]).eval(), torch.randn(3, 8)
     fast = compiled(model)

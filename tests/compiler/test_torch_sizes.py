@@ -70,6 +70,25 @@ def test_a_batch_may_be_free_too():
     assert last.outputs == ((0, Axis(TOKENS), 0),)
 
 
+class Placed(Layer):
+    """The same with 40 positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(40, WIDTH))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x + self.places[: x.shape[1]], mask)
+
+
+def test_the_most_tokens_are_what_the_graph_can_be_called_with():
+    *_, free = graphs(Layer(), inputs(2, 5), inputs(2, 6))
+    *_, placed = graphs(Placed(), inputs(2, 5), inputs(3, 6))
+    assert free is not None and placed is not None
+    assert [free.most(size) for size in (6, 64, 65)] == [64, 64, 128]
+    assert [placed.most(size) for size in (6, 39, 40)] == [40, 40, 40]
+
+
 def test_a_batch_alone_is_no_number_of_tokens():
     assert graphs(Layer(), inputs(2, 5), inputs(3, 5)) == [None, None]
 
@@ -297,7 +316,7 @@ def test_written_weights_are_noticed_at_every_size(sized):
         check(fast, model, 2, count)
 
 
-@pytest.mark.parametrize("how", ["refuse", "unsupported"])
+@pytest.mark.parametrize("how", ["unsupported", pytest.param("refuse", marks=pytest.mark.slow)])
 def test_sizes_that_no_program_takes_are_compiled_one_by_one(sized, how, caplog):
     setattr(sized, how, True)
     model = PerToken().eval()

@@ -84,8 +84,8 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("again", [1, 99], ids=["once", "always"])
-@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("again", [1, pytest.param(99, marks=pytest.mark.slow)], ids=["once", "always"])
+@pytest.mark.parametrize("write", ["in place", "one element", *(pytest.param(w, marks=pytest.mark.slow) for w in ("data", "assigned"))])
 def test_weights_written_while_a_program_is_made_of_them(driver, monkeypatch, caplog, write, again):
     model, x, left = Small().eval().requires_grad_(False), images(), [again]
     make = torch_backend.Door._make
@@ -108,6 +108,7 @@ def test_weights_written_while_a_program_is_made_of_them(driver, monkeypatch, ca
     agrees(fast, model, x)
 
 
+@pytest.mark.slow
 def test_entries_go_while_others_are_looked_for(driver, monkeypatch):
     """Each thread has an instance, writes to it between calls and lets it go; few entries are kept."""
     monkeypatch.setattr(torch_entries, "LIMIT", 2)

@@ -72,20 +72,13 @@ def write_data_and_refresh(model):
     refresh(model)
 
 
-CHANGES = [
-    load,
-    write_in_place,
-    write_a_buffer,
-    replace,
-    replace_the_buffer,
-    assign_data,
-    alias_transposed,
-    grow_dense,
-    write_data_and_refresh,
-]
+CHANGES = [write_a_buffer, alias_transposed, write_data_and_refresh]
+MORE_CHANGES = [load, write_in_place, replace, replace_the_buffer, assign_data, grow_dense]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change", [*CHANGES, *(pytest.param(change, marks=pytest.mark.slow) for change in MORE_CHANGES)], ids=lambda change: change.__name__
+)
 def test_changed_weights_are_noticed(driver, change):
     model, x = Small().eval(), images()
     with torch.no_grad():
