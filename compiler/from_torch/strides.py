@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from sparsec.errors import UnsupportedModel
 
 aten = torch.ops.aten
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
+#: Where the calls of a graph of Dynamo's are replayed.
+_INTERPRETER = fx.interpreter.__file__
 
 #: Operators whose results are of the memory of their first argument, whatever its shape says.
 OF_STORAGE = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default, aten.resize.default})
@@ -54,7 +56,8 @@ def _asked_by_torch() -> bool:
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
-    return frame.f_code.co_filename.startswith(TORCH_FOLDER)
+    name = frame.f_code.co_filename
+    return name.startswith(TORCH_FOLDER) and name != _INTERPRETER
 
 
 def contiguous_strides(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
