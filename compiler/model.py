@@ -49,7 +49,8 @@ class CompiledModel:
         """The model's result; numpy arrays in give numpy arrays out.
 
         Raises:
-            InvalidInput: other structure, shapes (but for the batch axis), dtypes or devices than compiled for.
+            InvalidInput: other structure, shapes (but for the batch axis), dtypes or devices than compiled for; other strides, where the
+                model's results depend on them.
         """
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
@@ -88,6 +89,12 @@ class CompiledModel:
         spec = self._captured.inputs[position]
         if tensor.dtype != spec.dtype or tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise self._unfit(tensor, position)
+        if not spec.takes_strides(tensor):
+            raise InvalidInput(
+                f"Input {spec.name!r} lies in memory otherwise than compiled for.",
+                why=f"Results of the model depend on strides: compiled for {list(spec.strides or ())}, got {list(tensor.stride())}.",
+                hint="Pass input.contiguous(), or compile for inputs like this one.",
+            )
         return tensor.detach().resolve_neg().contiguous()
 
     def _check_shapes(self, inputs: list[Tensor]) -> None:

@@ -22,6 +22,8 @@ from sparsec.errors import UnsupportedModel
 aten = torch.ops.aten
 #: Views whose first argument after the tensor is the shape of the result.
 _SHAPED = (aten.reshape.default, aten.expand.default)
+#: Views of which the schema does not tell.
+_UNSAFE = frozenset({aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
 
 
 @dataclass(frozen=True)
@@ -164,4 +166,4 @@ def _viewed(node: fx.Node) -> fx.Node | None:
 def is_view(node: fx.Node) -> bool:
     """Whether the results of an operator show the memory of an argument."""
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(result.alias_info for result in schema.returns)
+    return node.target in _UNSAFE or (schema is not None and any(result.alias_info for result in schema.returns))

@@ -21,6 +21,7 @@ from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.from_torch.strides import Asked, contiguous_strides
 from sparsec.symbols import Dim, Signature, SymbolSpec
 
 NO_SYMBOLS = Signature()
@@ -32,13 +33,21 @@ opened_in_children(compile_lock)
 class InputSpec:
     """One tensor that the graph takes: the name of its placeholder, its shape and dtype.
 
-    dims: the same shape where some axes follow sizes known at run time; empty where none does.
+    dims: the same shape where some axes follow sizes known at run time; empty where none does. strides: those that the program was made
+    for, where it depends on the strides of its inputs; None where any serve.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     dims: tuple[Dim, ...] = ()
+    strides: tuple[int, ...] | None = None
+
+    def takes_strides(self, tensor: Tensor) -> bool:
+        """Whether the program serves a tensor that lies in memory like this one; its shape is that of the input, or of another batch."""
+        if self.strides is None or (tensor.stride(), tensor.shape) == (self.strides, self.shape):
+            return True
+        return self.strides == contiguous_strides(self.shape) and tensor.stride() == contiguous_strides(tensor.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +87,15 @@ class Captured:
     def batch(self) -> str:
         """The symbol that is dimension 0 of everything; empty if there is none or inputs have several."""
         return next(iter(self.batches)) if len(self.batches) == 1 else ""
+
+    @property
+    def depends_on_strides(self) -> bool:
+        """Whether it serves only inputs that lie in memory as those that it was made for."""
+        return any(spec.strides is not None for spec in self.inputs)
+
+    def takes_strides(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the program serves inputs that lie in memory like these."""
+        return all(spec.takes_strides(x) for spec, x in zip(self.inputs, tensors, strict=True))
 
     def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
         """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
@@ -147,8 +165,7 @@ def capture(
         module = unwrapped(source)
         _check_module(module)
         with plain_weights(module):
-            program = _export(module, args, kwargs, dynamic_shapes)
-            return _from_symbolic(program, args, kwargs) if is_symbolic(program) else _describe(lower(program))
+            return _captured(module, args, kwargs, dynamic_shapes)
 
 
 def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> tuple[Captured, dict[str, int]]:
@@ -158,12 +175,33 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
     """
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         baked = bake(graph_module, args, weights)
-        lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}))
+        asked = Asked()
+        lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}, asked=asked))
+        described = _describe(lowered, asked)
+    if not described.takes_strides([value for value in baked.inputs if isinstance(value, Tensor)]):
+        raise UnsupportedModel("The graph depends on the strides of its inputs, which are not contiguous.")
     if lowered.views:
         raise UnsupportedModel("The graph returns a view of an input.", where=lowered.views[0])
     used = {f"graph_module.{name}": position for position, name in baked.names.items()}
     origins = {name: used[target] for target, name in lowered.attributes.items() if target in used}
-    return _describe(lowered), origins
+    return described, origins
+
+
+def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> Captured:
+    """For contiguous inputs; where the program depends on strides, for those of the arguments."""
+    asked = Asked()
+    program = _export(module, args, kwargs, dynamic_shapes, asked)
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if is_symbolic(program):
+        described = _from_symbolic(program, args, kwargs, asked)
+        if not described.takes_strides(tensors):
+            raise UnsupportedModel("The model depends on strides, and its inputs are not contiguous.", hint="Leave no sizes free.")
+        return described
+    described = _describe(lower(program), asked)
+    if described.takes_strides(tensors):
+        return described
+    program = _export(module, args, kwargs, asked=asked, stand_in=_strided_stand_in)
+    return _describe(lower(program), asked)
 
 
 def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
@@ -190,10 +228,10 @@ def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captur
         return _describe(lower(_decomposed(program)))
     module = program.module()
     with plain_weights(module):
-        return _describe(lower(_export(module, args, kwargs)))
+        return _captured(module, args, kwargs)
 
 
-def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict, asked: Asked | None = None) -> Captured:
     """At the sizes that serve most calls, or where the program has none at those, at the example's."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     if spec != program.call_spec.in_spec:
@@ -202,15 +240,15 @@ def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict) -> Captu
     sizes = symbolic.signature.sizes([leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
     chosen = symbolic.first_choice(sizes)
     try:
-        return _at(symbolic, chosen)
+        return _at(symbolic, asked, chosen)
     except (UnsupportedModel, InvalidInput):
         if chosen == sizes:
             raise
-        return _at(symbolic, sizes)
+        return _at(symbolic, asked, sizes)
 
 
-def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
-    described = _describe(lower(symbolic.program, symbolic.graph(sizes)))
+def _at(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Captured:
+    described = _describe(lower(symbolic.program, symbolic.graph(sizes)), asked)
     inputs = [replace(spec, dims=dims) for spec, dims in zip(described.inputs, symbolic.signature.dims, strict=True)]
     return replace(
         described,
@@ -219,19 +257,26 @@ def _at(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
         sizes=dict(sizes),
         batches=symbolic.batches,
         output_dims=symbolic.outputs,
-        remade=partial(_remade, symbolic),
+        remade=partial(_remade, symbolic, asked),
     )
 
 
-def _remade(symbolic: Symbolic, sizes: Mapping[str, int]) -> Captured:
+def _remade(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Captured:
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
-        return _at(symbolic, sizes)
+        return _at(symbolic, asked, sizes)
 
 
-def _export(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> ExportedProgram:
-    stand_ins, named = pytree.tree_map_only(Tensor, _stand_in, (args, kwargs))
+def _export(
+    module: nn.Module,
+    args: tuple,
+    kwargs: dict,
+    dynamic_shapes: Any = None,
+    asked: Asked | None = None,
+    stand_in: "Callable[[Tensor], Tensor] | None" = None,
+) -> ExportedProgram:
+    stand_ins, named = pytree.tree_map_only(Tensor, stand_in or _stand_in, (args, kwargs))
     try:
-        with DropoutReturnsItsInput():
+        with DropoutReturnsItsInput(), asked or Asked():
             program = torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
         return _decomposed(program)
     except UnsupportedModel:
@@ -257,6 +302,10 @@ def _stand_in(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided:
         raise UnsupportedModel(f"An input has the layout {tensor.layout}.", hint="Pass a dense tensor.")
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _strided_stand_in(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
 def unwrapped(module: Any) -> Any:
@@ -299,12 +348,12 @@ def _check_leaf(leaf: Any, slot: Slot) -> None:
         raise InvalidInput(f"A tensor is expected, got {type(leaf).__name__}.")
 
 
-def _describe(lowered: Lowered) -> Captured:
+def _describe(lowered: Lowered, asked: Asked | None = None) -> Captured:
+    """asked: what the model asked about strides, other than by the operators of the graph."""
     placeholders = lowered.graph_module.graph.find_nodes(op="placeholder")
-    values = [(node.name, node.meta["val"]) for node in placeholders]
-    return Captured(
+    described = Captured(
         graph_module=lowered.graph_module,
-        inputs=tuple(InputSpec(name, tuple(value.shape), value.dtype) for name, value in values),
+        inputs=tuple(_input(node.name, node.meta["val"]) for node in placeholders),
         in_spec=lowered.call_spec.in_spec,
         out_spec=lowered.call_spec.out_spec,
         in_slots=lowered.in_slots,
@@ -312,6 +361,20 @@ def _describe(lowered: Lowered) -> Captured:
         keywords=tuple(lowered.keywords),
         aliasing=lowered.aliasing,
     )
+    depends = lowered.reads_storage or (asked is not None and _asks(asked, described))
+    for node in placeholders:
+        node.meta["val"] = node.meta["val"].contiguous()
+    return described if depends else replace(described, inputs=tuple(replace(spec, strides=None) for spec in described.inputs))
+
+
+def _input(name: str, value: Tensor) -> InputSpec:
+    return InputSpec(name, tuple(value.shape), value.dtype, strides=tuple(value.stride()))
+
+
+def _asks(asked: Asked, described: Captured) -> bool:
+    """Whether answers, or which results share memory, depend on strides. Views of inputs are made of the caller's own tensors."""
+    copies = asked.contiguous or (asked.shaped and (described.aliasing is None or bool(described.aliasing.orders)))
+    return asked.strides or (copies and described.shares_results)
 
 
 def _holds_tensor(node: fx.Node) -> bool:

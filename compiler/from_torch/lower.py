@@ -16,23 +16,24 @@ from torch.export.graph_signature import (
     OutputKind,
     TensorArgument,
 )
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map_only
 
 from sparsec.errors import UnsupportedModel
 from sparsec.from_torch.aliasing import Aliasing, aliasing_of, root_of
 from sparsec.from_torch.plain import plain
-from sparsec.from_torch.randomness import is_random
+from sparsec.from_torch.randomness import arguments, is_random
+from sparsec.from_torch.strides import OF_STORAGE, TORCH_FOLDER
 from sparsec.graph import Recomputation
 
 aten = torch.ops.aten
-TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 STORED = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
 
 #: Views that fail where strides do not fit: a reshape never does.
 _VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
-#: What reads a tensor's memory in another way than its shape says.
-_OF_MEMORY = frozenset({aten.as_strided.default, aten.view.dtype, aten.view_as_complex.default})
+#: What needs elements that are next to each other in shape next to each other in memory.
+_OF_MEMORY = OF_STORAGE | {aten.view.dtype, aten.view_as_complex.default}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Lowered:
 
     attributes: for each constant in use its name in the program and its name in the graph. out_slots are positions among the
     results, which ``aliasing`` makes of what the graph returns, None where that is the results. views: results that in torch share
-    memory with an input or a constant.
+    memory with an input or a constant. reads_storage: whether results depend on the strides of inputs.
     """
 
     graph_module: fx.GraphModule
@@ -62,6 +63,7 @@ class Lowered:
     keywords: Sequence[str]
     aliasing: Aliasing | None
     views: tuple[str, ...]
+    reads_storage: bool
 
 
 def lower(program: ExportedProgram, graph: fx.Graph | None = None) -> Lowered:
@@ -102,7 +104,8 @@ class _Lowering:
         in_slots = _slots([entry.arg for entry in signature.input_specs if entry.kind == InputKind.USER_INPUT])
         keywords = self.program.call_spec.in_spec.child(1).context
         views = tuple(source_of(node) or node.name for node in self.results if root_of(node).op != "call_function")
-        return Lowered(module, self.attributes, self.program.call_spec, in_slots, self._out_slots(), keywords, aliasing, views)
+        reads = any(node.target in OF_STORAGE for node in self.given.nodes)
+        return Lowered(module, self.attributes, self.program.call_spec, in_slots, self._out_slots(), keywords, aliasing, views, reads)
 
     def _place(self, node: fx.Node, entry: InputSpec) -> None:
         if entry.kind in STORED:
@@ -137,6 +140,7 @@ class _Lowering:
             raise UnsupportedModel("The model draws random numbers.", where=source_of(node), why=str(node.target))
         if node.target is aten._assert_tensor_metadata.default:
             return
+        check_sizes(node)
         if node not in self.roots and _is_idle_clone(node):
             self.moved[node] = self.moved[node.all_input_nodes[0]]
         elif node.target is aten._native_batch_norm_legit_no_training.default:
@@ -149,7 +153,7 @@ class _Lowering:
         """A copy of a node that runs and means the same whatever strides passes give its operands."""
         if node.target in _OF_MEMORY:
             source = node.all_input_nodes[0]
-            if node.target is aten.as_strided.default and not _owns_all(source.meta["val"]):
+            if node.target in OF_STORAGE and (not _owns_all(source.meta["val"]) or self._is_placed(node)):
                 what = "The model reads memory around a tensor, by its strides."
                 raise UnsupportedModel(what, where=source_of(node), why=f"{node.target} of {source.name}", hint="Index the whole tensor.")
             self.moved[node] = self._in_order(source)
@@ -158,6 +162,12 @@ class _Lowering:
         if node.target in _VIEWS:
             made.target = aten.reshape.default
         return made
+
+    def _is_placed(self, node: fx.Node) -> bool:
+        """Whether an operator counts from where the memory of an input begins, which differs from call to call."""
+        origin = self.moved[root_of(node.all_input_nodes[0])]
+        given = arguments(node.target._schema, node.args, node.kwargs)  # type: ignore[union-attr]
+        return origin.op == "placeholder" and given.get("storage_offset") is not None
 
     def _in_order(self, source: fx.Node) -> fx.Node:
         """A value in row-major order, as an operator that reads memory finds it."""
@@ -203,6 +213,17 @@ def source_of(node: fx.Node) -> str:
     own = [f"{os.path.basename(name)}:{line}" for name, line in frames if not name.startswith(TORCH_FOLDER)]
     line = f"({own[-1]})" if own else ""
     return f"{path} {line}".strip()
+
+
+def check_sizes(node: fx.Node) -> None:
+    """UnsupportedModel where the sizes or numbers of a value depend on the values of another."""
+    if free_unbacked_symbols(node.meta.get("val")):
+        raise UnsupportedModel(
+            "The size of a value, or a number, depends on values.",
+            where=source_of(node) or node.name,
+            why=str(node.target),
+            hint="Use torch.compile, which splits the model there.",
+        )
 
 
 def _owns_all(tensor: Tensor) -> bool:

@@ -25,13 +25,14 @@ def is_random(node: fx.Node) -> bool:
     """
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    given = _arguments(node.target._schema, node.args, node.kwargs)  # type: ignore[union-attr]
+    given = arguments(node.target._schema, node.args, node.kwargs)  # type: ignore[union-attr]
     switches = [given[name] for name in _SWITCHES if name in given]
     rates = [given[name] for name in (*_RATES, *(("p",) if switches else ())) if name in given]
     return not (any(value is False for value in switches) or any(value == 0 for value in rates))
 
 
-def _arguments(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operator by name, defaults included."""
     known = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
     return known | dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | dict(kwargs)
 

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
-from sparsec.from_torch.lower import STORED, source_of
+from sparsec.from_torch.lower import STORED, check_sizes, source_of
 from sparsec.from_torch.plain import plain
 from sparsec.graph import Recomputation
 from sparsec.symbols import shape_text
@@ -76,6 +76,7 @@ class _Specialisation:
         if node.target in _ASSERTIONS:
             self._check(node, args)
             return
+        check_sizes(node)
         value = self._computed(node, args, kwargs)
         if isinstance(value, _NUMBERS):
             self.moved[node] = value

@@ -16,7 +16,7 @@ from torch._dynamo.convert_frame import compile_lock
 from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
-from sparsec.from_torch.capture import Captured, capture_graph
+from sparsec.from_torch.capture import Captured, InputSpec, capture_graph
 from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings
@@ -199,10 +199,23 @@ class Door:
             say(self.graph, reason)
         if program.nothing_sparse:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
-            if program.reasons or self.frozen >= FREEZES:
+            if program.reasons or captured.depends_on_strides or self.frozen >= FREEZES:
                 return Entry(self._run_dense, constant=False)
             return Entry(self._dense_with_constants(args))
-        return _entry(program, captured)
+        entry = _entry(program, captured)
+        return self._by_strides(entry, captured.inputs) if captured.depends_on_strides else entry
+
+    def _by_strides(self, entry: Entry, specs: Sequence[InputSpec]) -> Entry:
+        """The same for inputs that lie in memory as they did; others run dense."""
+        run, pick_inputs = entry.run, self.table.pick_inputs
+
+        def call(args: tuple) -> Sequence[Any]:
+            inputs = pick_inputs(args)
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            fits = all(spec.takes_strides(x) for spec, x in zip(specs, tensors, strict=True))
+            return run(inputs) if fits else self._run_dense(args)
+
+        return Entry(call, freed=entry.freed, held=entry.held)
 
     def _make_free(self, args: tuple, tokens: TokenSizes) -> Entry | None:
         """For all numbers of tokens up to the most of a bucket; None where no program serves them, which is not tried again."""
@@ -216,7 +229,8 @@ class Door:
             program = compile_graph(captured, self.settings)
         except UnsupportedModel:
             return None
-        if captured.shares_results or not program.fully_compiled or not program.programs[0].program.sizes:
+        fixed = captured.depends_on_strides or captured.shares_results
+        if fixed or not program.fully_compiled or not program.programs[0].program.sizes:
             return None
         self.tokens = tokens
         for reason in program.reasons:

@@ -42,6 +42,8 @@ OF_RESULTS = {
     "detach": lambda y, x, m: {"a": y, "b": y.detach()},
     "chunk": lambda y, x, m: y.chunk(2, 1),
     "split of a hidden value": lambda y, x, m: torch.split(y.relu(), [1, 3], 1),
+    "unsafe chunk": lambda y, x, m: torch.unsafe_chunk(y, 2, 1),
+    "unsafe split": lambda y, x, m: (*torch.unsafe_split(y, 2, 1), *torch.unsafe_split_with_sizes(y, [1, 3], 1)),
     "unbind": lambda y, x, m: y.unbind(1),
     "diagonal": lambda y, x, m: (y.diagonal(0, 2, 3), y),
     "expand": lambda y, x, m: (y[:, :1].expand(-1, 3, -1, -1), y),

@@ -50,7 +50,7 @@ def judge(module: nn.Module, inputs: Sequence[Tensor], door: str, values: bool) 
     """(verdict, detail): equal, excepted (the same exception), torch, refused, memory, wrong or raised.
 
     values: whether results can be compared by value. torch: what PyTorch's own tracing of the module does too; refused: a clear
-    refusal of ``sparsec.compile``, whose detail is the reason.
+    refusal of ``sparsec.compile``, whose detail is the reason. Through torch.compile nothing is refused: what is not compiled runs dense.
     """
     eager = outcome(module, inputs)
     if values and difference(outcome(module, inputs), eager):
@@ -58,7 +58,8 @@ def judge(module: nn.Module, inputs: Sequence[Tensor], door: str, values: bool) 
     ours = through(module, inputs, door)
     found = difference(ours, eager, values)
     if not found or _same_cause(ours.error, eager.error):
-        return ("excepted", line(eager.error)) if eager.error is not None else ("equal", "; ".join(sorted(backend._said)))
+        said = "; ".join(sorted(message for _, message in backend._said))
+        return ("excepted", line(eager.error)) if eager.error is not None else ("equal", said)
     if reason := _torch_too(module, inputs, door, eager, ours, values):
         return "torch", reason
     if door == "sparsec.compile" and isinstance(ours.error, UnsupportedModel | InvalidInput):

@@ -1,0 +1,65 @@
+"""What a model makes of how its inputs lie in memory, which is then part of its program.
+
+x.stride(0), x.is_contiguous()      numbers of the example, compiled in
+x.as_strided(...)                   elements of the example's memory
+y, y.flatten(1), y.contiguous()     one memory or several, by the example's strides
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from sparsec.errors import UnsupportedModel
+
+aten = torch.ops.aten
+TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
+#: Where the calls of a graph of Dynamo's are replayed.
+_INTERPRETER = fx.interpreter.__file__
+
+#: Operators whose results are of the memory of their first argument, whatever its shape says.
+OF_STORAGE = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default, aten.resize.default})
+_STRIDES = frozenset({Tensor.stride, Tensor.is_contiguous, Tensor.dim_order})
+_PLACES = frozenset({Tensor.storage_offset, Tensor.untyped_storage, Tensor.data_ptr})
+_CONTIGUOUS = frozenset({Tensor.contiguous})
+_SHAPED = frozenset({Tensor.reshape, Tensor.reshape_as, Tensor.flatten, Tensor.ravel, torch.reshape, torch.flatten, torch.ravel})
+_NOTED = _STRIDES | _PLACES | _CONTIGUOUS | _SHAPED
+
+
+class Asked(TorchFunctionMode):
+    """Notes which of these the model's own code calls while it is captured.
+
+    strides: what depends on strides alone. contiguous, shaped: copies that are none where strides fit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strides = self.contiguous = self.shaped = False
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function. UnsupportedModel where it tells an address."""
+        if func in _NOTED and not _asked_by_torch():
+            if func in _PLACES:
+                raise UnsupportedModel("The model asks where in memory a tensor lies.", why=func.__name__)
+            self.strides |= func in _STRIDES
+            self.contiguous |= func in _CONTIGUOUS
+            self.shaped |= func in _SHAPED
+        return func(*args, **(kwargs or {}))
+
+
+def _asked_by_torch() -> bool:
+    """Whether the call comes from PyTorch, which tells for itself what strides it has compiled in."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
+        frame = frame.f_back
+    name = frame.f_code.co_filename
+    return name.startswith(TORCH_FOLDER) and name != _INTERPRETER
+
+
+def contiguous_strides(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
+    """Those of a new tensor."""
+    return torch.empty(shape, device="meta").stride()
