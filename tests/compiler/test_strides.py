@@ -110,13 +110,22 @@ def compiled(function, x: Tensor):
     return model, CompiledModel(captured, Plain(captured), Settings())  # type: ignore[arg-type]
 
 
+def pairs(cases, share: int) -> list:
+    """Every case with every layout, of which one in ``share`` is fast."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(case, layout, marks=() if (i + j) % share == 0 else slow)
+        for i, case in enumerate(cases)
+        for j, layout in enumerate(LAYOUTS)
+    ]
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", VIEWS)
+@pytest.mark.parametrize(("case", "layout"), pairs(VIEWS, 4))
 def test_views_through_the_object(case, layout):
     x = LAYOUTS[layout]()
     model, run = compiled(VIEWS[case], x)
@@ -130,8 +139,7 @@ def test_views_of_other_inputs_than_the_example(case):
         answers_or_refuses(run, model, make())
 
 
-@pytest.mark.parametrize("example", LAYOUTS)
-@pytest.mark.parametrize("case", READERS)
+@pytest.mark.parametrize(("case", "example"), pairs(READERS, 4))
 def test_what_reads_strides_is_right_for_the_example_and_for_others_right_or_refused(case, example):
     model, run = compiled(READERS[case], LAYOUTS[example]())
     if run is None:
@@ -150,14 +158,7 @@ def answers_or_refuses(run, model: nn.Module, x: Tensor) -> None:
         assert "in memory" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("case", "layout"),
-    [
-        pytest.param(case, layout, marks=() if (i + j) % 8 == 0 else pytest.mark.slow)
-        for i, case in enumerate(VIEWS | READERS)
-        for j, layout in enumerate(LAYOUTS)
-    ],
-)
+@pytest.mark.parametrize(("case", "layout"), pairs(VIEWS | READERS, 8))
 def test_through_torch_compile(case, layout, quick):
     torch._dynamo.reset()
     run, model = through_dynamo((VIEWS | READERS)[case])
