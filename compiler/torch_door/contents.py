@@ -25,6 +25,7 @@ _SAMPLES = 2, 12  # of a small and of a large weight
 _SAMPLED = 4096  # bytes of a weight per sample
 _DRAWN = 64  # places looked at for one that is nonzero
 _ALL = 1 << 14  # places of which all are looked at
+_BUT_SIGN = 0x7FFFFFFF  # of a float32: a product with a mask leaves -0.0
 
 Piece = tuple[int, int]
 
@@ -90,7 +91,7 @@ def _sampled_of(start: int, size: int, draw: np.random.Generator) -> np.ndarray:
     wanted = min(max(size // _SAMPLED, least), most)
     places = draw.permutation(count) if count <= _ALL else draw.integers(0, count, wanted * _DRAWN)
     drawn = (first + places) * memory.HALF
-    nonzero = drawn[memory.read_halves(memory.halves(drawn)) != 0][: wanted // 2]
+    nonzero = drawn[memory.read_halves(memory.halves(drawn)) & _BUT_SIGN != 0][: wanted // 2]
     return np.concatenate([nonzero, drawn[::-1][: wanted - len(nonzero)]])
 
 

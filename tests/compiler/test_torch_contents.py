@@ -68,7 +68,7 @@ def test_a_write_to_a_share_of_the_nonzeros_of_a_pruned_network_is_noticed_at_on
 
 @given(st.integers(2, 4096), st.floats(0, 1), st.sampled_from([0, 0.1, 0.5]))
 def test_a_write_to_all_nonzeros_of_a_small_weight_is_noticed_at_once(count, where, share):
-    weight = (torch.rand(count) < share) * (torch.rand(count) + 0.5)
+    weight = (torch.rand(count) < share) * torch.randn(count)
     weight[math.floor(where * (count - 1))] = 1
     held = Contents([weight])
     weight.mul_(3)
