@@ -1,0 +1,115 @@
+"""The search: cases until the time is over, failures shrunk and told apart, counts of everything."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.fuzz import child
+from tests.fuzz.case import Case, replace
+from tests.fuzz.child import Outcome, plain
+from tests.fuzz.generate import draw_case
+from tests.fuzz.script import body
+from tests.fuzz.shrink import shrink
+
+
+@dataclass
+class Failure:
+    """A failure in its smallest form, and how often cases failed that it explains."""
+
+    case: Case
+    outcome: Outcome
+    found_after: float
+    times: int = 1
+
+    @property
+    def idioms(self) -> frozenset[str]:
+        """The idioms of its steps."""
+        return idioms_of(self.case)
+
+
+@dataclass
+class Search:
+    """What has been found so far."""
+
+    seed: int
+    doors: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    shrinking: float = 60.0
+    tell: Callable[[str], None] = print
+    failures: list[Failure] = field(default_factory=list)
+    by_door: Counter[str] = field(default_factory=Counter)
+    by_idiom: Counter[str] = field(default_factory=Counter)
+    by_kind: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    def run(self, minutes: float) -> list[Failure]:
+        """Cases of seeds from ``seed * 1000000`` on."""
+        number = self.seed * 1_000_000
+        while time.monotonic() - self.started < minutes * 60:
+            case = draw_case(number, self.doors, self.without)
+            self._judge(case, _run(case))
+            number += 1
+        return self.failures
+
+    def _judge(self, case: Case, outcome: Outcome) -> None:
+        self.by_door[case.door] += 1
+        self.by_idiom.update(idioms_of(case))
+        self.by_kind[outcome.kind] += 1
+        self.reasons.update({plain(line) for line in outcome.said})
+        if outcome.kind in ("refused", "skip"):
+            (self.reasons if outcome.kind == "refused" else self.skips)[plain(outcome.message)] += 1
+        if outcome.failed and not self._upstream(case, outcome) and not self._explained(case, outcome):
+            self._add(case, outcome)
+
+    def _upstream(self, case: Case, outcome: Outcome) -> bool:
+        """Whether torch alone fails as well."""
+        second = _run(case, second=True)
+        if found := outcome.kind in ("wrong", "raised") and second.kind == outcome.kind:
+            self.by_kind["fails in torch alone"] += 1
+            self.skips[f"torch alone: {plain(second.message)}"] += 1
+        return found
+
+    def _explained(self, case: Case, outcome: Outcome) -> bool:
+        """Whether a known failure of this manner lies in the case, which is fine once one of its steps is left out."""
+        for known in self.failures:
+            if known.outcome.manner == outcome.manner and known.idioms <= idioms_of(case):
+                cured = replace(case, steps=tuple(replace(s, idiom="") if s.idiom in known.idioms else s for s in case.steps))
+                if not _run(cured).failed:
+                    known.times += 1
+                    return True
+        return False
+
+    def _add(self, case: Case, outcome: Outcome) -> None:
+        smallest = shrink(case, lambda each: _run(each).manner == outcome.manner, self.shrinking)
+        final = _run(smallest)
+        twin = next((f for f in self.failures if f.outcome.manner == final.manner and f.idioms == idioms_of(smallest)), None)
+        if twin is not None:
+            twin.times += 1
+            return
+        failure = Failure(smallest, final if final.failed else outcome, time.monotonic() - self.started)
+        self.failures.append(failure)
+        self.tell(f"[{failure.found_after:.0f} s] seed {case.seed}, {case.door}: {failure.outcome.kind} {failure.outcome.message[:200]}"
+                  f" {failure.outcome.where}: {', '.join(sorted(failure.idioms))}")  # fmt: skip
+
+    def summary(self) -> str:
+        """Counts of everything."""
+        minutes = (time.monotonic() - self.started) / 60
+        parts = [f"seed {self.seed}: {self.by_kind.total()} cases in {minutes:.1f} minutes, {len(self.failures)} failures"]
+        tables = {"outcomes": self.by_kind, "doors": self.by_door, "idioms": self.by_idiom, "reasons given": self.reasons, "skipped": self.skips}
+        for title, counts in tables.items():
+            parts += [f"{title}:", *(f"  {count:5} {name}" for name, count in counts.most_common())]
+        return "\n".join(parts)
+
+
+def idioms_of(case: Case) -> frozenset[str]:
+    """The idioms of a case's steps."""
+    return frozenset(step.idiom for step in case.steps if step.idiom)
+
+
+def _run(case: Case, second: bool = False) -> Outcome:
+    return child.run(body(case, second), case.inductor)
