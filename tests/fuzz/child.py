@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -19,7 +20,8 @@ from typing import Any
 
 from tests.fuzz import prelude
 
-LIMIT = 90.0
+#: Seconds of the clock, and of the processor.
+LIMIT, WORK = 300.0, 60
 _WITHIN = "/sparsec/"
 
 
@@ -46,7 +48,16 @@ class Outcome:
     @property
     def manner(self) -> tuple[str, ...]:
         """Two failures of one manner may have one cause."""
-        return (self.kind, plain(self.message) if self.kind != "wrong" else self.message.partition(":")[2].strip().partition(" ")[0], self.where)
+        return (
+            self.kind,
+            plain(self.message) if self.kind != "wrong" else self.message.partition(":")[2].strip().partition(" ")[0],
+            self.where,
+        )
+
+
+def work() -> float:
+    """Seconds of the processor that this process and its children have taken."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def plain(message: str) -> str:
@@ -65,10 +76,9 @@ def run(text: str, inductor: bool = False, limit: float = LIMIT) -> Outcome:
     theirs.close()
     outcome = _received(ours, limit)
     if outcome is None:
-        hung = process.is_alive()
         process.join(2)
-        hung = process.is_alive()
-        outcome = Outcome("hang", f"more than {limit:.0f} s") if hung else Outcome("crash", f"exit {process.exitcode}")
+        hung = process.is_alive() or process.exitcode == -signal.SIGXCPU
+        outcome = Outcome("hang") if hung else Outcome("crash", f"signal {-process.exitcode}")  # type: ignore[operator]
     if process.is_alive():
         os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     process.join()
@@ -85,6 +95,7 @@ def _received(connection: Connection, limit: float) -> Outcome | None:
 
 def _child(text: str, inductor: bool, connection: Connection) -> None:
     os.environ["SPARSEC_STRICT"] = "1"
+    resource.setrlimit(resource.RLIMIT_CPU, (WORK, WORK))
     quiet = open(os.devnull, "w")  # noqa: SIM115
     os.dup2(quiet.fileno(), 1)
     os.dup2(quiet.fileno(), 2)
@@ -92,10 +103,15 @@ def _child(text: str, inductor: bool, connection: Connection) -> None:
     if not inductor:
         import torch._inductor.compile_fx as inductor_module
 
-        inductor_module.compile_fx = lambda graph, *_, **__: graph
+        inductor_module.compile_fx = as_it_is
     connection.send(outcome_of(lambda: exec(compile(text, "script", "exec"), {**vars(prelude), "__name__": "script"})))
     connection.close()
     os._exit(0)
+
+
+def as_it_is(graph: Any, *_: Any, **__: Any) -> Any:
+    """In place of Inductor."""
+    return graph
 
 
 def outcome_of(call: Callable[[], Any]) -> Outcome:

@@ -26,6 +26,7 @@ from tests.fuzz.inputs import lines as input_lines
 SIZES = {4: "NCHW", 3: "NTF", 2: "NF"}
 LARGEST = 1e4
 _CHOICE = re.compile(r"«(?:(\w+):)?([^«»]*\|[^«»]*)»|«(\w+)»")
+_SHAPE = re.compile(r"\b\w+\.shape(\[[^\]]*\])?")
 _LAYER = re.compile(r"\[\[(?:(buffer|value): )?(.*?)\]\]")
 
 
@@ -132,6 +133,7 @@ class Emitter:
     def _layer(self, match: re.Match[str]) -> str:
         kind, text = match.groups()
         self.layers += 1
+        text = _SHAPE.sub(lambda found: repr(_plain(eval(found[0], self.scope))), text)
         name = f"{kind or re.sub('.*[.]', '', text.partition('(')[0]).lower()}{self.layers}"
         line = f'self.register_buffer("{name}", {text})' if kind == "buffer" else f"self.{name} = {text}"
         self._execute(line)
@@ -163,6 +165,10 @@ def _choose(match: re.Match[str], known: dict[str, str], picks: Picks) -> str:
     if name:
         known[name] = text
     return text
+
+
+def _plain(size: Any) -> Any:
+    return size if isinstance(size, int) else tuple(size)
 
 
 def _tame(tensor: Tensor) -> bool:

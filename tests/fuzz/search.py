@@ -17,11 +17,11 @@ from tests.fuzz.shrink import shrink
 
 @dataclass
 class Failure:
-    """A failure in its smallest form, and how often cases failed that it explains."""
+    """A failure in its smallest form, after how many seconds of the clock and of the processor, and how often it came again."""
 
     case: Case
     outcome: Outcome
-    found_after: float
+    found_after: tuple[float, float]
     times: int = 1
 
     @property
@@ -91,16 +91,22 @@ class Search:
         if twin is not None:
             twin.times += 1
             return
-        failure = Failure(smallest, final if final.failed else outcome, time.monotonic() - self.started)
+        failure = Failure(smallest, final if final.failed else outcome, (time.monotonic() - self.started, child.work()))
         self.failures.append(failure)
-        self.tell(f"[{failure.found_after:.0f} s] seed {case.seed}, {case.door}: {failure.outcome.kind} {failure.outcome.message[:200]}"
+        self.tell(f"[{failure.found_after[0]:.0f} s, {failure.found_after[1]:.0f} s of the processor] seed {case.seed}, {case.door}: {failure.outcome.kind} {failure.outcome.message[:200]}"
                   f" {failure.outcome.where}: {', '.join(sorted(failure.idioms))}")  # fmt: skip
 
     def summary(self) -> str:
         """Counts of everything."""
         minutes = (time.monotonic() - self.started) / 60
         parts = [f"seed {self.seed}: {self.by_kind.total()} cases in {minutes:.1f} minutes, {len(self.failures)} failures"]
-        tables = {"outcomes": self.by_kind, "doors": self.by_door, "idioms": self.by_idiom, "reasons given": self.reasons, "skipped": self.skips}
+        tables = {
+            "outcomes": self.by_kind,
+            "doors": self.by_door,
+            "idioms": self.by_idiom,
+            "reasons given": self.reasons,
+            "skipped": self.skips,
+        }
         for title, counts in tables.items():
             parts += [f"{title}:", *(f"  {count:5} {name}" for name, count in counts.most_common())]
         return "\n".join(parts)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 from tests.fuzz.case import Action, Case, replace
+from tests.fuzz.child import work
 from tests.fuzz.inputs import KINDS
 
 _SMALLEST = (2, 4, 4, 4, 8)
 
 
 def shrink(case: Case, fails: Callable[[Case], bool], seconds: float = 60.0) -> Case:
-    """``fails``: whether a case fails as the given one does. Stops after ``seconds``."""
-    end = time.monotonic() + seconds
+    """``fails``: whether a case fails as the given one does. Stops after ``seconds`` of the processor."""
+    end = work() + seconds
     again = True
     while again:
         again = False
         for candidate in _simpler(case):
-            if time.monotonic() > end:
+            if work() > end:
                 return case
             if candidate != case and fails(candidate):
                 case, again = candidate, True
@@ -94,4 +94,6 @@ def _simpler_sizes(case: Case) -> Iterator[Case]:
     for axis, small in enumerate(_SMALLEST):
         for value in (small, 1, 2):
             if case.sizes[0][axis] > value:
-                yield replace(case, sizes=tuple((*s[:axis], value, *s[axis + 1 :]) if s[axis] == case.sizes[0][axis] else s for s in case.sizes))
+                yield replace(
+                    case, sizes=tuple((*s[:axis], value, *s[axis + 1 :]) if s[axis] == case.sizes[0][axis] else s for s in case.sizes)
+                )
