@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What may happen between two calls: training, loading, pruning, copies. Text like an idiom's, over ``model``, ``fast``, ``make``."""
 
 from __future__ import annotations

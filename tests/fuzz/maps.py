@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Idioms on maps [N, C, H, W]."""
 
 from tests.fuzz.emit import Idiom

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Idioms on tokens [N, T, F], or series [N, C, L], on vectors [N, F] and on ids [N, T]."""
 
 from tests.fuzz.emit import Idiom

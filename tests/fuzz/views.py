@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Idioms that fit values of any kind: views, arithmetic, writes in place, aliases, and what sends Dynamo another way."""
 
 from tests.fuzz.emit import Idiom
