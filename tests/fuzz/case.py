@@ -35,8 +35,8 @@ class Case:
     """A program, its inputs, and what is done with it.
 
     inputs: names in `inputs.KINDS`. sizes: for each set of inputs (batch, height, width, tokens, features). returns: the results, in
-    ``structure`` "one", "tuple", "list" or "dict". zeros: a pattern of `prelude.seeded`. door: a name in `doors.DOORS`. inductor: whether what
-    no region covers is compiled by Inductor, rather than run as it is. writes: whether it may write to its inputs.
+    ``structure`` "one", "tuple", "list" or "dict". zeros: a pattern of `prelude.seeded`. door: a name in `doors.DOORS`. inductor: whether
+    what no region covers is compiled by Inductor, rather than run as it is. writes: whether it may write to its inputs.
     """
 
     seed: int
@@ -50,7 +50,6 @@ class Case:
     actions: tuple[Action, ...] = (Action("call", (0,)),)
     inductor: bool = False
     writes: bool = False
-    picks: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """One line."""

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tests.fuzz import prelude
+from tests.fuzz.kernels import Kernels
 
 #: Seconds of the clock, and of the processor.
 LIMIT, WORK = 300.0, 60
@@ -66,15 +67,15 @@ def plain(message: str) -> str:
     return re.sub(r"[a-z_]*\d[\w.]*", "#", text)
 
 
-def run(text: str, inductor: bool = False, limit: float = LIMIT) -> Outcome:
-    """Run the body of a script (see `script.body`) in a child of this process."""
+def run(text: str, inductor: bool = False, limit: float = LIMIT, kernels: Kernels | None = None) -> Outcome:
+    """Run the body of a script (see `script.body`) in a child of this process; ``kernels``: those installed here."""
     context = get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     started = time.monotonic()
-    process = context.Process(target=_child, args=(text, inductor, theirs), daemon=True)
+    process = context.Process(target=_child, args=(text, inductor, theirs, kernels), daemon=True)
     process.start()
     theirs.close()
-    outcome = _received(ours, limit)
+    outcome, fresh = _received(ours, limit)
     if outcome is None:
         process.join(2)
         hung = process.is_alive() or process.exitcode == -signal.SIGXCPU
@@ -83,17 +84,19 @@ def run(text: str, inductor: bool = False, limit: float = LIMIT) -> Outcome:
         os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     process.join()
     ours.close()
+    if kernels is not None:
+        kernels.met(fresh, text)
     return Outcome(outcome.kind, outcome.message, outcome.where, outcome.said, time.monotonic() - started)
 
 
-def _received(connection: Connection, limit: float) -> Outcome | None:
+def _received(connection: Connection, limit: float) -> tuple[Outcome | None, set[str]]:
     try:
-        return connection.recv() if connection.poll(limit) else None
+        return connection.recv() if connection.poll(limit) else (None, set())
     except EOFError:
-        return None
+        return None, set()
 
 
-def _child(text: str, inductor: bool, connection: Connection) -> None:
+def _child(text: str, inductor: bool, connection: Connection, kernels: Kernels | None) -> None:
     os.environ["SPARSEC_STRICT"] = "1"
     resource.setrlimit(resource.RLIMIT_CPU, (WORK, WORK))
     quiet = open(os.devnull, "w")  # noqa: SIM115
@@ -104,7 +107,8 @@ def _child(text: str, inductor: bool, connection: Connection) -> None:
         import torch._inductor.compile_fx as inductor_module
 
         inductor_module.compile_fx = as_it_is
-    connection.send(outcome_of(lambda: exec(compile(text, "script", "exec"), {**vars(prelude), "__name__": "script"})))
+    outcome = outcome_of(lambda: exec(compile(text, "script", "exec"), {**vars(prelude), "__name__": "script"}))
+    connection.send((outcome, kernels.fresh if kernels is not None else set()))
     connection.close()
     os._exit(0)
 

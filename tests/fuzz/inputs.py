@@ -50,7 +50,7 @@ def draw_sizes(draw: random.Random) -> tuple[int, ...]:
 
 def other_sizes(draw: random.Random, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """Another batch, and sometimes another image and number of tokens."""
-    batch, height, width, tokens, features = sizes
+    _, height, width, tokens, features = sizes
     if draw.random() < 0.4:
         height, width, tokens, _ = draw_sizes(draw)[1:]
     return draw.choice((1, 2, 3, 4, 5)), height, width, tokens, features

@@ -1,5 +1,6 @@
 """Stands on top of every script of the search: seeded weights with zeros, and the comparison with eager."""
 
+# ruff: noqa: F401
 import copy
 import math
 import tempfile
@@ -66,7 +67,8 @@ def kept(tensor: torch.Tensor, pattern: str, draw: torch.Generator) -> torch.Ten
 def check(fast, model, inputs, number=0, *, aliases=True, values=True, structure=True):
     """Compare a call of ``fast`` with eager: structure, shapes, dtypes, values, writes to inputs, and which results share memory.
 
-    Without ``structure`` the results' order is all that counts. A deviation counts if it is above 1e-4 of the largest magnitude and 20 times that of eager in float32, both against float64.
+    Without ``structure`` the results' order is all that counts. A deviation counts if it is above 1e-4 of the largest magnitude and above
+    20 times that of eager in float32, both against float64.
     """
     mine, theirs = inputs(number), inputs(number)
     with torch.no_grad():

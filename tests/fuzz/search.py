@@ -11,6 +11,7 @@ from tests.fuzz import child
 from tests.fuzz.case import Case, replace
 from tests.fuzz.child import Outcome, plain
 from tests.fuzz.generate import draw_case
+from tests.fuzz.kernels import Kernels
 from tests.fuzz.script import body
 from tests.fuzz.shrink import shrink
 
@@ -37,7 +38,8 @@ class Search:
     seed: int
     doors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    shrinking: float = 60.0
+    kernels: Kernels | None = None
+    shrinking: float = 40.0
     tell: Callable[[str], None] = print
     failures: list[Failure] = field(default_factory=list)
     by_door: Counter[str] = field(default_factory=Counter)
@@ -52,9 +54,13 @@ class Search:
         number = self.seed * 1_000_000
         while time.monotonic() - self.started < minutes * 60:
             case = draw_case(number, self.doors, self.without)
-            self._judge(case, _run(case))
+            self._judge(case, self.execute(case))
             number += 1
         return self.failures
+
+    def execute(self, case: Case, second: bool = False) -> Outcome:
+        """Run a case, or torch alone in its place."""
+        return child.run(body(case, second), case.inductor, kernels=self.kernels)
 
     def _judge(self, case: Case, outcome: Outcome) -> None:
         self.by_door[case.door] += 1
@@ -68,7 +74,7 @@ class Search:
 
     def _upstream(self, case: Case, outcome: Outcome) -> bool:
         """Whether torch alone fails as well."""
-        second = _run(case, second=True)
+        second = self.execute(case, second=True)
         if found := outcome.kind in ("wrong", "raised") and second.kind == outcome.kind:
             self.by_kind["fails in torch alone"] += 1
             self.skips[f"torch alone: {plain(second.message)}"] += 1
@@ -79,22 +85,24 @@ class Search:
         for known in self.failures:
             if known.outcome.manner == outcome.manner and known.idioms <= idioms_of(case):
                 cured = replace(case, steps=tuple(replace(s, idiom="") if s.idiom in known.idioms else s for s in case.steps))
-                if not _run(cured).failed:
+                if not self.execute(cured).failed:
                     known.times += 1
                     return True
         return False
 
     def _add(self, case: Case, outcome: Outcome) -> None:
-        smallest = shrink(case, lambda each: _run(each).manner == outcome.manner, self.shrinking)
-        final = _run(smallest)
+        smallest = shrink(case, lambda each: self.execute(each).manner == outcome.manner, self.shrinking)
+        final = self.execute(smallest)
         twin = next((f for f in self.failures if f.outcome.manner == final.manner and f.idioms == idioms_of(smallest)), None)
         if twin is not None:
             twin.times += 1
             return
         failure = Failure(smallest, final if final.failed else outcome, (time.monotonic() - self.started, child.work()))
         self.failures.append(failure)
-        self.tell(f"[{failure.found_after[0]:.0f} s, {failure.found_after[1]:.0f} s of the processor] seed {case.seed}, {case.door}: {failure.outcome.kind} {failure.outcome.message[:200]}"
-                  f" {failure.outcome.where}: {', '.join(sorted(failure.idioms))}")  # fmt: skip
+        clock, processor = failure.found_after
+        what = f"{failure.outcome.kind} {failure.outcome.message[:200]} {failure.outcome.where}"
+        names = ", ".join([*sorted(failure.idioms), *dict.fromkeys(a.name for a in smallest.actions if a.name != "call")])
+        self.tell(f"[{clock:.0f} s, {processor:.0f} s of the processor] seed {case.seed}, {smallest.door}: {what}: {names}")
 
     def summary(self) -> str:
         """Counts of everything."""
@@ -115,7 +123,3 @@ class Search:
 def idioms_of(case: Case) -> frozenset[str]:
     """The idioms of a case's steps."""
     return frozenset(step.idiom for step in case.steps if step.idiom)
-
-
-def _run(case: Case, second: bool = False) -> Outcome:
-    return child.run(body(case, second), case.inductor)
