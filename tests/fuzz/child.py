@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import logging
 import os
@@ -97,6 +98,7 @@ def _received(connection: Connection, limit: float) -> tuple[Outcome | None, set
 
 
 def _child(text: str, inductor: bool, connection: Connection, kernels: Kernels | None) -> None:
+    faulthandler.disable()
     os.environ["SPARSEC_STRICT"] = "1"
     resource.setrlimit(resource.RLIMIT_CPU, (WORK, WORK))
     quiet = open(os.devnull, "w")  # noqa: SIM115

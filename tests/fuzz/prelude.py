@@ -80,8 +80,8 @@ def check(fast, model, inputs, number=0, *, aliases=True, values=True, structure
             raise
         found = fast(*mine)
     if values:
-        same(found, wanted, exact, structure)
         same(mine, theirs, exact_inputs, True, "after the call, input")
+        same(found, wanted, exact, structure)
     for position in range(len(tensors(wanted)) if aliases and values else 0):
         try:
             tensors(wanted)[position].add_(1)

@@ -88,11 +88,7 @@ def test_the_smallest_case_has_only_what_fails():
     ],
 )
 def test_a_child_says_how_a_script_ended(text, kind):
-    assert child.run(text, limit=5).kind == kind
-
-
-def identity(*inputs):
-    return inputs[0]
+    assert child.run(text, limit=3).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -102,8 +98,7 @@ def identity(*inputs):
         (lambda x: (x * 2 * (1 + 1e-3), x + 1), "relative error"),
         (lambda x: [x * 2, x + 1], "TreeSpec"),
         (lambda x: (x * 2, (x + 1).double()), "float64"),
-        (lambda x: (x.mul_(2), x + 1), "after the call, input"),
-        (lambda x: (y := x * 2, y.sub_(0).view(-1)[: x.numel()].view(x.shape)), "relative error"),
+        (lambda x: (x.mul_(2), x / 2 + 1), "after the call, input"),
     ],
 )
 def test_the_comparison_sees(found, wrong):
