@@ -50,11 +50,7 @@ class Outcome:
     @property
     def manner(self) -> tuple[str, ...]:
         """Two failures of one manner may have one cause."""
-        return (
-            self.kind,
-            plain(self.message) if self.kind != "wrong" else self.message.partition(":")[2].strip().partition(" ")[0],
-            self.where,
-        )
+        return self.kind, plain(self.message.partition("relative error")[0]), self.where
 
 
 def work() -> float:
@@ -149,11 +145,10 @@ def outcome_of(call: Callable[[], Any]) -> Outcome:
 
 
 def _honest(error: BaseException, errors: Any) -> bool:
-    """Whether an exception is a refusal: a model that cannot be a graph, or be saved, or a call of another size."""
-    if isinstance(error, prelude.Refused):
-        return True
-    saved = isinstance(error, errors.ArtifactError) and str(error).startswith("The model cannot be saved")
-    return isinstance(error, errors.UnsupportedModel) or saved
+    """Whether an exception is a refusal: a model that cannot be a graph, or be saved, or has no tokens, or a call of another size."""
+    begins = (errors.ArtifactError, "The model cannot be saved"), (errors.InvalidInput, "Token pruning")
+    said = any(isinstance(error, kind) and str(error).startswith(text) for kind, text in begins)
+    return said or isinstance(error, prelude.Refused | errors.UnsupportedModel)
 
 
 def _broken(errors: Any) -> list[str]:

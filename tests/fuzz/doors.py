@@ -20,8 +20,8 @@ _SESSION = (
 class Door:
     """lines: what makes ``fast``. second: what stands in its place when it is asked whose fault a failure is (torch alone).
 
-    live: follows changes of the model. aliases: results share memory as eager's do. sized: serves other sizes than the first. checks: more
-    arguments of `prelude.check`.
+    live: follows changes of the model. aliases: results share memory as eager's do. sized: serves other sizes than the first. attention:
+    wants a model with attention. checks: more arguments of `prelude.check`.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Door:
     live: bool = False
     aliases: bool = False
     sized: bool = False
+    attention: bool = False
     checks: str = ""
 
 
@@ -55,8 +56,8 @@ DOORS = (
     _object("object", 10, "threads=1", aliases=True),
     _object("object, free axes", 2, f"{_AXES}, threads=1", aliases=True, sized=True),
     _object("object, two threads", 1, "threads=2", aliases=True),
-    _object("keep all tokens", 1, 'token_pruning={"keep": 1.0, "after": [1]}, threads=1', aliases=True),
-    _object("keep half", 1, 'token_pruning={"keep": 0.5, "after": [1]}, threads=1', checks=", values=False"),
+    _object("keep all tokens", 1.5, 'token_pruning={"keep": 1.0, "after": [1]}, threads=1', aliases=True, attention=True),
+    _object("keep half", 2, 'token_pruning={"keep": 0.5, "after": [1]}, threads=1', attention=True, checks=", values=False"),
     _torch("torch.compile", 6, ""),
     _torch("torch.compile, dynamic", 3, ", dynamic=True"),
     Door(

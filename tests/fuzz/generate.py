@@ -28,7 +28,9 @@ def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] =
     emitter = Emitter(case)
     steps = _steps(draw, emitter, [idiom for idiom in ALL if idiom.name not in without])
     returns, structure = _returns(draw, emitter, steps)
-    return replace(case, steps=tuple(steps), returns=returns, structure=structure, actions=_actions(draw, door, len(sizes)))
+    if door.attention and not any("attention" in step.idiom or "dot" in step.idiom for step in steps):
+        door = doors.BY_NAME["object"]
+    return replace(case, door=door.name, steps=tuple(steps), returns=returns, structure=structure, actions=_actions(draw, door, len(sizes)))
 
 
 def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom]) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -23,23 +24,28 @@ def search(minutes: float, seed: int, doors: tuple[str, ...] = (), without: tupl
     from sparsec.settings import Settings
 
     print(f"seed {seed}", flush=True)
-    found = Search(seed, doors, without, Kernels.install(Settings().cache_dir / "fuzz"), tell=lambda line: print(line, flush=True))
-    for number, failure in enumerate(found.run(minutes)):
-        text = script(failure.case, header(failure))
-        if out is None:
-            print(f"\n# ---- failure {number}\n{text}")
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / f"{seed}_{number}.py").write_text(text)
+    kernels = Kernels.install(Settings().cache_dir / "fuzz")
+    found = Search(seed, doors, without, kernels, report=functools.partial(_tell, out))
+    found.run(minutes)
     print(found.summary(), flush=True)
     return bool(found.failures)
+
+
+def _tell(out: Path | None, failure: Failure) -> None:
+    print(failure, flush=True)
+    text = script(failure.case, header(failure))
+    if out is None:
+        print(text)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{failure.case.seed}.py").write_text(text)
 
 
 def header(failure: Failure) -> str:
     """Comment at the end of a script: what happened, and the case as data."""
     outcome = failure.outcome
     what = f"{outcome.kind}: {outcome.message[:400]} {outcome.where}".replace("\n", "\n# ")
-    return f"# {what}\n# seen {failure.times} times, first after {failure.found_after[0]:.0f} s\n# {failure.case.to_json()}\n"
+    return f"# {what}\n# {failure.case.to_json()}\n"
 
 
 def warm_up() -> None:

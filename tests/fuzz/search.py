@@ -30,6 +30,12 @@ class Failure:
         """The idioms of its steps."""
         return idioms_of(self.case)
 
+    def __str__(self) -> str:
+        clock, processor = self.found_after
+        what = f"{self.outcome.kind} {self.outcome.message[:200]} {self.outcome.where}"
+        names = ", ".join([*sorted(self.idioms), *dict.fromkeys(a.name for a in self.case.actions if a.name != "call")])
+        return f"[{clock:.0f} s, {processor:.0f} s of the processor] seed {self.case.seed}, {self.case.door}: {what}: {names}"
+
 
 @dataclass
 class Search:
@@ -39,8 +45,8 @@ class Search:
     doors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     kernels: Kernels | None = None
-    shrinking: float = 40.0
-    tell: Callable[[str], None] = print
+    shrinking: float = 30.0
+    report: Callable[[Failure], None] = print
     failures: list[Failure] = field(default_factory=list)
     by_door: Counter[str] = field(default_factory=Counter)
     by_idiom: Counter[str] = field(default_factory=Counter)
@@ -99,10 +105,7 @@ class Search:
             return
         failure = Failure(smallest, final if final.failed else outcome, (time.monotonic() - self.started, child.work()))
         self.failures.append(failure)
-        clock, processor = failure.found_after
-        what = f"{failure.outcome.kind} {failure.outcome.message[:200]} {failure.outcome.where}"
-        names = ", ".join([*sorted(failure.idioms), *dict.fromkeys(a.name for a in smallest.actions if a.name != "call")])
-        self.tell(f"[{clock:.0f} s, {processor:.0f} s of the processor] seed {case.seed}, {smallest.door}: {what}: {names}")
+        self.report(failure)
 
     def summary(self) -> str:
         """Counts of everything."""
