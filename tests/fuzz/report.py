@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -52,6 +53,9 @@ def warm_up() -> None:
     """Do here what every child would do again."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    for name in ("torch", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
     import onnxscript  # noqa: F401
     import torch._inductor.compile_fx as inductor

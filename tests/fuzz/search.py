@@ -13,7 +13,7 @@ from tests.fuzz.child import Outcome, plain
 from tests.fuzz.generate import draw_case
 from tests.fuzz.kernels import Kernels
 from tests.fuzz.script import body
-from tests.fuzz.shrink import shrink
+from tests.fuzz.shrink import PLAIN, shrink
 
 
 @dataclass
@@ -26,14 +26,14 @@ class Failure:
     times: int = 1
 
     @property
-    def idioms(self) -> frozenset[str]:
-        """The idioms of its steps."""
-        return idioms_of(self.case)
+    def culprits(self) -> frozenset[str]:
+        """What cannot be left out."""
+        return culprits_of(self.case)
 
     def __str__(self) -> str:
         clock, processor = self.found_after
         what = f"{self.outcome.kind} {self.outcome.message[:200]} {self.outcome.where}"
-        names = ", ".join([*sorted(self.idioms), *dict.fromkeys(a.name for a in self.case.actions if a.name != "call")])
+        names = ", ".join(sorted(self.culprits | idioms_of(self.case)))
         return f"[{clock:.0f} s, {processor:.0f} s of the processor] seed {self.case.seed}, {self.case.door}: {what}: {names}"
 
 
@@ -89,8 +89,9 @@ class Search:
     def _explained(self, case: Case, outcome: Outcome) -> bool:
         """Whether a known failure of this manner lies in the case, which is fine once one of its steps is left out."""
         for known in self.failures:
-            if known.outcome.manner == outcome.manner and known.idioms <= idioms_of(case):
-                cured = replace(case, steps=tuple(replace(s, idiom="") if s.idiom in known.idioms else s for s in case.steps))
+            if known.outcome.manner == outcome.manner and known.culprits and known.culprits <= culprits_of(case):
+                steps = tuple(replace(s, idiom="") if s.idiom in known.culprits else s for s in case.steps)
+                cured = replace(case, steps=steps, actions=tuple(a for a in case.actions if a.name not in known.culprits))
                 if not self.execute(cured).failed:
                     known.times += 1
                     return True
@@ -99,7 +100,7 @@ class Search:
     def _add(self, case: Case, outcome: Outcome) -> None:
         smallest = shrink(case, lambda each: self.execute(each).manner == outcome.manner, self.shrinking)
         final = self.execute(smallest)
-        twin = next((f for f in self.failures if f.outcome.manner == final.manner and f.idioms == idioms_of(smallest)), None)
+        twin = next((f for f in self.failures if f.outcome.manner == final.manner and f.culprits == culprits_of(smallest)), None)
         if twin is not None:
             twin.times += 1
             return
@@ -126,3 +127,8 @@ class Search:
 def idioms_of(case: Case) -> frozenset[str]:
     """The idioms of a case's steps."""
     return frozenset(step.idiom for step in case.steps if step.idiom)
+
+
+def culprits_of(case: Case) -> frozenset[str]:
+    """Its idioms, but for those that may stand for any, and its events."""
+    return (idioms_of(case) | {action.name for action in case.actions}) - {*PLAIN, "call"}
