@@ -34,20 +34,20 @@ def _simpler(case: Case) -> Iterator[Case]:
         if case.door not in ("object", door):
             yield replace(case, door=door)
     yield from _fewer_steps(case)
+    for i, step in enumerate(case.steps):
+        for simpler in _simpler_steps(step):
+            yield replace(case, steps=(*case.steps[:i], simpler, *case.steps[i + 1 :]))
     for i in range(len(case.actions)):
         if len(case.actions) > 1:
             yield replace(case, actions=case.actions[:i] + case.actions[i + 1 :])
     yield from _fewer_results(case)
+    yield from _simpler_inputs(case)
+    if case.inductor:
+        yield replace(case, inductor=False)
     if case.zeros != "none":
         yield replace(case, zeros="none")
         yield replace(case, zeros="90%")
-    if case.inductor:
-        yield replace(case, inductor=False)
-    yield from _simpler_inputs(case)
     yield from _simpler_sizes(case)
-    for i, step in enumerate(case.steps):
-        for simpler in _simpler_steps(step):
-            yield replace(case, steps=(*case.steps[:i], simpler, *case.steps[i + 1 :]))
 
 
 def _simpler_steps(step: Step) -> Iterator[Step]:
