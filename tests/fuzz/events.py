@@ -35,9 +35,9 @@ EVENTS = (
     Event("data replaced", 1, (_WEIGHT, "p.data = torch.randn_like(p)")),
     Event("data masked, refreshed", 1, (_WEIGHT, "p.data.mul_(torch.rand_like(p) > 0.5)", "sparsec.refresh(«model|fast»)")),
     Event("parameter replaced", 1, (_WEIGHT, "setattr(*owner(model, name), nn.Parameter(torch.randn_like(p)))")),
-    Event("pruned", 1, (_WEIGHT, "torch.nn.utils.prune.«random_unstructured|l1_unstructured»(*owner(model, name), 0.5)")),
+    Event("pruned", 1, (_WEIGHT, "prune.«random_unstructured|l1_unstructured»(*owner(model, name), 0.5)")),
     Event("pruned for good", 1, (
-        _WEIGHT, "torch.nn.utils.prune.random_unstructured(*owner(model, name), 0.5)", "torch.nn.utils.prune.remove(*owner(model, name))",
+        _WEIGHT, "prune.random_unstructured(*owner(model, name), 0.5)", "prune.remove(*owner(model, name))",
     )),
     Event("buffers written", 0.7, ("for buffer in model.buffers(): buffer.add_(1) if buffer.is_floating_point() else None",)),
     Event("attributes changed", 1.5, ("for name in [n for n in vars(model) if n.startswith('value')]: setattr(model, name, «0.25|2.0|3»)",)),
