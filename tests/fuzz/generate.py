@@ -20,20 +20,20 @@ def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] =
     draw = random.Random(seed)
     listed = [door for door in doors.DOORS if not among or door.name in among]
     door = draw.choices(listed, [each.weight for each in listed])[0]
-    kinds = draw.choices([*inputs.SETS], [*inputs.SETS.values()])[0]
+    sets = [kinds for kinds in inputs.SETS if not door.attention or {*kinds} & {"tokens", "ids"}]
+    kinds = draw.choices(sets, [inputs.SETS[kinds] for kinds in sets])[0]
     first = inputs.draw_sizes(draw)
     sizes = (first, *(inputs.other_sizes(draw, first) for _ in range(draw.choice((1, 2)))))
     zeros = draw.choice(("90%", "mixed", "none", *PATTERNS[1:]))
     case = Case(seed, door.name, kinds, sizes, zeros=zeros, inductor=draw.random() < 0.04, writes=draw.random() < 0.1)
     emitter = Emitter(case)
-    steps = _steps(draw, emitter, [idiom for idiom in ALL if idiom.name not in without])
+    steps = _steps(draw, emitter, [idiom for idiom in ALL if idiom.name not in without], 3 if door.attention else 0)
     returns, structure = _returns(draw, emitter, steps)
-    if door.attention and not any("attention" in step.idiom or "dot" in step.idiom for step in steps):
-        door = doors.BY_NAME["object"]
-    return replace(case, door=door.name, steps=tuple(steps), returns=returns, structure=structure, actions=_actions(draw, door, len(sizes)))
+    return replace(case, steps=tuple(steps), returns=returns, structure=structure, actions=_actions(draw, door, len(sizes)))
 
 
-def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom]) -> list[Step]:
+def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom], attentions: int) -> list[Step]:
+    """Steps that fit; the first ``attentions`` are drawn from those that mix tokens, most of the time, where these fit."""
     steps: list[Step] = []
     wanted = draw.choice((2, 3, 4, 4, 5, 5, 6, 7, 8, 10))
     for number in range(wanted * TRIES):
@@ -44,6 +44,8 @@ def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom]) -> list[S
         fitting = [i for i in idioms if i.admits([tensor])]
         if not emitter.layers and draw.random() < 0.7:
             fitting = [i for i in fitting if "nn." in i.text[-1]]
+        if len(steps) < attentions and draw.random() < 0.8:
+            fitting = [i for i in fitting if "attention" in i.name or "dot" in i.name or "i" in i.kinds] or fitting
         if not fitting:
             continue
         idiom = draw.choices(fitting, [i.weight for i in fitting])[0]
