@@ -22,7 +22,7 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast sweep opdb sweep-heads lint format bench clean cxx
+.PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz lint format bench clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -31,6 +31,7 @@ help:
 	@echo "make sweep      errors of every network x density x pattern x batch x door (an hour)"
 	@echo "make opdb       every float32 sample of PyTorch's operator database through both doors (hours)"
 	@echo "make sweep-heads  all models with heads of transformers and timm; make test takes some each day"
+	@echo "make fuzz       random programs through every door against eager; MINUTES=30 SEED=1"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"
@@ -73,6 +74,11 @@ opdb: $(STAMP)
 
 sweep-heads: $(STAMP) cxx
 	SPARSEC_SWEEP=1 $(PYTEST) tests/models/heads
+
+MINUTES ?= 30
+SEED ?=
+fuzz: $(STAMP) cxx
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --out build/fuzz
 
 # The package's folders lie apart; mypy follows links where it cannot follow an editable install.
 TYPED := build/typed

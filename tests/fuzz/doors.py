@@ -1,0 +1,78 @@
+"""The ways into sparsec, as text that makes ``fast`` of ``model`` and ``inputs``, and what each of them promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_AXES = "dynamic_shapes=tuple({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO} for _ in inputs())"
+_FILE = ("folder = tempfile.mkdtemp()",)
+_ARRAYS = "fast = lambda *args: pytree.tree_map_only(np.ndarray, torch.from_numpy, loaded(*[x.numpy() for x in args]))"
+_SESSION = (
+    "import onnxruntime",
+    "session = onnxruntime.InferenceSession(folder + '/model.onnx')",
+    "feed = lambda args: {port.name: x.numpy() for port, x in zip(session.get_inputs(), args)}",
+    "back = lambda found: pytree.tree_unflatten(map(torch.from_numpy, found), pytree.tree_structure(model(*inputs())))",
+    "fast = lambda *args: back(session.run(None, feed(args)))",
+)
+
+
+@dataclass(frozen=True)
+class Door:
+    """lines: what makes ``fast``. second: what stands in its place when it is asked whose fault a failure is (torch alone).
+
+    live: follows changes of the model. aliases: results share memory as eager's do. sized: serves other sizes than the first. attention:
+    wants a model with attention. checks: more arguments of `prelude.check`.
+    """
+
+    name: str
+    weight: float
+    lines: tuple[str, ...]
+    second: tuple[str, ...]
+    live: bool = False
+    aliases: bool = False
+    sized: bool = False
+    attention: bool = False
+    checks: str = ""
+
+
+def _torch(name: str, weight: float, options: str) -> Door:
+    line = "fast = torch.compile(model, backend={}" + options + ")"
+    ours, theirs = line.format('"sparse", options={"threads": 1}'), line.format('"aot_eager"')
+    return Door(name, weight, (ours,), (theirs,), live=True, aliases=True, sized=True)
+
+
+def _object(name: str, weight: float, options: str, **promises: bool | str) -> Door:
+    exported = "program = torch.export.export(model, inputs()).module()"
+    return Door(name, weight, (f"fast = sparsec.compile(model, inputs(), {options})",), (exported, "fast = program"), **promises)  # type: ignore[arg-type]
+
+
+def _onnx(name: str, weight: float, options: str) -> Door:
+    export = f"foreign(torch.onnx.export, model, inputs(), folder + '/model.onnx', {options})"
+    opened = "fast = sparsec.compile(folder + '/model.onnx', threads=1)"
+    return Door(name, weight, (*_FILE, export, opened), (*_FILE, export, *_SESSION), checks=", structure=False")
+
+
+DOORS = (
+    _object("object", 10, "threads=1", aliases=True),
+    _object("object, free axes", 2, f"{_AXES}, threads=1", aliases=True, sized=True),
+    _object("object, two threads", 1, "threads=2", aliases=True),
+    _object("keep all tokens", 1.5, 'token_pruning={"keep": 1.0, "after": [1]}, threads=1', aliases=True, attention=True),
+    _object("keep half", 2, 'token_pruning={"keep": 0.5, "after": [1]}, threads=1', attention=True, checks=", values=False"),
+    _torch("torch.compile", 6, ""),
+    _torch("torch.compile, dynamic", 3, ", dynamic=True"),
+    Door(
+        "artifact", 3,
+        (*_FILE, "loaded = sparsec.load(sparsec.compile(model, inputs(), threads=1).save(folder + '/saved'))", _ARRAYS),
+        ("program = torch.export.export(model, inputs()).module()", "fast = program"),
+    ),
+    Door(
+        "pt2", 2,
+        (*_FILE, "program = foreign(torch.export.export, model, inputs())", "foreign(torch.export.save, program, folder + '/model.pt2')",
+         "fast = sparsec.compile(folder + '/model.pt2', threads=1)"),
+        (*_FILE, "torch.export.save(torch.export.export(model, inputs()), folder + '/model.pt2')",
+         "fast = torch.export.load(folder + '/model.pt2').module()"),
+    ),
+    _onnx("onnx", 2, "dynamo=True, verbose=False"),
+    _onnx("onnx, TorchScript", 2, "dynamo=False"),
+)  # fmt: skip
+BY_NAME = {door.name: door for door in DOORS}
