@@ -1,5 +1,6 @@
 """The search itself, a slice of it with a fresh seed, and the cases it has found before."""
 
+import contextlib
 import os
 import random
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torch._inductor.compile_fx as inductor
 
 from tests.fuzz import child, prelude
@@ -28,6 +30,32 @@ def test_what_was_found_stays_mended(strict, monkeypatch, path):
     monkeypatch.setattr(inductor, "compile_fx", child.as_it_is)
     outcome = child.outcome_of(lambda: exec(compile(path.read_text(), path.name, "exec"), dict(vars(prelude))))
     assert outcome.kind == "ok", outcome
+
+
+class Steep(torch.nn.Module):
+    """Two normalisations of two features: what rounding changes in the first layer is multiplied by thousands."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.steep = torch.nn.Linear(8, 2), torch.nn.LayerNorm(2, eps=1e-9, elementwise_affine=False)
+
+    def forward(self, x):
+        return self.steep(1e-3 * self.linear(x)) if self.training else self.linear(x)
+
+
+@pytest.mark.parametrize(("steep", "error", "passes"), [(False, 1e-3, False), (False, 1e-5, True), (True, 2e-4, True), (True, 0.3, False)])
+def test_what_rounding_explains_is_no_failure(steep, error, passes):
+    model = Steep().train(steep)
+
+    def inputs(number=0, dtype=torch.float32):
+        x = torch.randn(5, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
+        w = (model.linear.weight[0] - model.linear.weight[1]).detach().to(dtype)
+        b = (model.linear.bias[0] - model.linear.bias[1]).detach().to(dtype)
+        return (x - ((x @ w + b) / w.square().sum())[:, None] * w * (1 - 1e-3),)
+
+    with contextlib.nullcontext() if passes else pytest.raises(prelude.Wrong):
+        prelude.check(lambda x: model(x) * (1 + error), model, inputs)
 
 
 @pytest.mark.slow
