@@ -23,7 +23,7 @@ from tests.fuzz import prelude
 from tests.fuzz.kernels import Kernels
 
 #: Seconds of the clock, and of the processor.
-LIMIT, WORK = 300.0, 60
+LIMIT, WORK = 600.0, 60
 _WITHIN = "/sparsec/"
 
 
