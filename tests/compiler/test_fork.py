@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def busy(run: Callable[[], Any], callers: int = 2) -> Iterator[None]:
             thread.join()
 
 
-def fork_in_every_way(run: Callable[[], Any]) -> None:
+def fork_in_every_way(run: Callable[[], Any], *, while_others_call: bool = True) -> None:
     """Before any call of this thread, after some, from a thread, from a child, and while others call."""
     wanted = Runner(chain(), library())(X)[0] if run is None else run()
     check = checked(run, wanted)
@@ -73,7 +73,7 @@ def fork_in_every_way(run: Callable[[], Any]) -> None:
     thread.start()
     thread.join()
     assert not failures
-    with busy(run):
+    with busy(run) if while_others_call else nullcontext():
         for _ in range(4):
             forked(check)
     check()
@@ -214,4 +214,5 @@ def test_compiled_models_in_forked_children(door: str, threads: int, kernels: Pa
             return compiled(x).numpy()
 
     np.testing.assert_allclose(run(), model(x).detach().numpy(), atol=1e-4)
-    fork_in_every_way(run)
+    # A fork while another thread is inside of PyTorch can leave locks of PyTorch's own closed in the child: eager models hang there too.
+    fork_in_every_way(run, while_others_call=door == "object")

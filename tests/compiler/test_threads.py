@@ -105,7 +105,7 @@ _DOORS = {
     "object": "net, x = prune(torch.nn.Linear(64, 64).eval(), 0.9, classifier=True), torch.ones({batch}, 64); "
     "model = sparsec.compile(net, (x,), threads=2, cache_dir=sys.argv[1])",
     "torch.compile": "net, x = prune(torch.nn.Linear(64, 64).eval(), 0.9, classifier=True).requires_grad_(False), torch.ones({batch}, 64); "
-    "model = torch.compile(net, backend='sparse', options={'threads': 2, 'cache_dir': sys.argv[1]})",
+    "model = torch.compile(net, backend='sparse', options={{'threads': 2, 'cache_dir': sys.argv[1]}})",
 }
 _DAEMONS = """
 import sys, threading, time, numpy as np, torch, sparsec
