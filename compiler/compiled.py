@@ -61,7 +61,7 @@ class CompiledGraph:
     ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
     ``rest_bytes``: constants that what is not in regions holds.
-    ``aliasing`` makes the model's results of the graph's, where they share memory.
+    ``aliasing`` makes the model's results of the graph's, where they share memory. ``one_batch``: see ``Captured``.
     """
 
     programs: list[RegionProgram]
@@ -76,11 +76,12 @@ class CompiledGraph:
     dense: Any = None
     rest_bytes: int = 0
     aliasing: Aliasing | None = None
+    one_batch: str = ""
 
     @property
     def any_batch(self) -> bool:
         """Whether the batch size is free: the executor loops over images, and results that are views can be made of any number."""
-        return self.fully_compiled and (self.aliasing is None or self.aliasing.follows_batch)
+        return self.fully_compiled and not self.one_batch and (self.aliasing is None or self.aliasing.follows_batch)
 
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""

@@ -22,6 +22,9 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
     if not inputs:
         return 1, {}
     batch = inputs[0].shape[0] if len(inputs[0].shape) else 0
+    if program.batch not in (None, batch):
+        why = "What the model does depends on it; the notes of explain() say where."
+        raise InvalidInput(f"The program was compiled for a batch of {program.batch}, the inputs have {batch}.", why=why)
     sizes = sizes_of(program, inputs) if program.sizes else {}
     for port, x in zip(program.inputs, inputs, strict=True):
         dtype = x.dtype

@@ -5,7 +5,6 @@ x ── transpose 0 1 ── linear ── view [T·N,F] ── linear ── v
 Where attention turns tokens of a value [T,N,F], they are turned at its source instead, so that all in between is [N,T,F].
 """
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from sparsec.calls import activation_of, arguments
 from sparsec.forms import constant, is_value
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.tokens import ops as token_ops
-from sparsec.tokens.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, view_of
+from sparsec.tokens.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, order_of, view_of
 
 aten = torch.ops.aten
 SUMS = frozenset({aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
@@ -74,22 +73,11 @@ def _one_step(view: View) -> tuple[Any, tuple, dict[str, Any]] | None:
         return aten.select.int, (1, view.starts[1]), {}
     if not view.is_rearrangement:
         return None
-    if Counter(view.dims) == Counter(whole.dims):
-        return aten.permute.default, (_order(view),), {}
+    if (order := order_of(view)) is not None:
+        return aten.permute.default, (order,), {}
     if len(view.dims) == 4 and view.dims[:2] == (samples, features) and view.dims[2] + view.dims[3] != ():
         return _as_map(view, tokens)
     return None
-
-
-def _order(view: View) -> list[int]:
-    """Which dimension of the root each dimension of the view is; those of size 1 in order."""
-    left = list(enumerate(View.whole(view.root).dims))
-    order = []
-    for dim in view.dims:
-        found = next(entry for entry in left if entry[1] == dim)
-        left.remove(found)
-        order.append(found[0])
-    return order
 
 
 def _as_map(view: View, tokens: Dim) -> tuple[Any, tuple, dict[str, Any]] | None:

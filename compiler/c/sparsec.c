@@ -536,6 +536,9 @@ static int check_tensor(const sparsec_port *port, const void *data) {
 static int check_call(const sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes) {
     const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
     if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
+    const int64_t only = m->program.width > 3 ? m->program.data[3] : 0;
+    if (only && batch != only)
+        return fail("The model was compiled for a batch of %lld, not %lld: what it does depends on it.", (long long)only, (long long)batch);
     for (int64_t i = 0; sizes && i < m->sizes.rows; i++)
         if (sizes[i] < m->ranges[i].least || sizes[i] > m->ranges[i].most)
             return fail("%s must be between %lld and %lld, it is %lld.", m->ranges[i].name, (long long)m->ranges[i].least,

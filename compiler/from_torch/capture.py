@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import Aliasing
+from sparsec.from_torch.batches import dependence_on_batch
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
@@ -60,7 +61,8 @@ class Captured:
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
     ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
-    for other sizes. ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
+    for other sizes. ``one_batch``: why only the batch of the example is served, empty where the samples say nothing of their number.
+    ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
     graph_module: fx.GraphModule
@@ -77,6 +79,7 @@ class Captured:
     output_dims: tuple[tuple[Dim | None, ...], ...] = ()
     remade: "Callable[[Mapping[str, int]], Captured] | None" = None
     aliasing: Aliasing | None = None
+    one_batch: str = ""
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:
@@ -165,7 +168,10 @@ def capture(
         module = unwrapped(source)
         _check_module(module)
         with plain_weights(module):
-            return _captured(module, args, kwargs, dynamic_shapes)
+            described = _captured(module, args, kwargs, dynamic_shapes)
+            # Graphs have no code: what they do with a sample is done with each.
+            known = described.symbols or isinstance(module, fx.GraphModule)
+            return described if known else replace(described, one_batch=dependence_on_batch(module, args, kwargs))
 
 
 def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> tuple[Captured, dict[str, int]]:

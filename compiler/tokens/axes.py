@@ -3,10 +3,13 @@
 x [N,T,F] ── view [N,T,H,D] ── transpose 1 2      →      dims ((0,1,N)), ((2,D,H)), ((1,1,T)), ((2,1,D)) of x
 
 A dimension is a sequence of atoms (axis, step, size), the most significant first: atom index i moves i·step along the axis.
+Axes of size 1 have no atoms, but for the first: what is found for a batch of one has to hold for every batch.
 """
 
 import math
 import operator
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -55,6 +58,8 @@ class Atom:
 
 
 Dim = tuple[Atom, ...]
+#: The first axis where it has size 1.
+SAMPLE = Atom(0, 0, 1)
 
 
 def size_of(dim: Dim) -> int:
@@ -99,11 +104,13 @@ class View:
 def axis_of(root: fx.Node, axis: int) -> Dim:
     """All of one axis of a value."""
     size = int(root.meta["val"].shape[axis])
-    return (Atom(axis, 1, size),) if size > 1 else ()
+    return (Atom(axis, 1, size),) if size > 1 else () if axis else (SAMPLE,)
 
 
 def covers(root: fx.Node, axis: int, atoms: Sequence[Atom]) -> bool:
     """Whether atoms of an axis, in any order, give each of its indices once."""
+    if SAMPLE in axis_of(root, axis):
+        return list(atoms) == [SAMPLE]
     reach = 1
     for atom in sorted(atoms, key=lambda atom: atom.step):
         if atom.step != reach:
@@ -166,19 +173,38 @@ def number(value: object) -> float | None:
 
 
 def build(edit: Editor, view: View, before: fx.Node) -> fx.Node:
-    """Nodes that compute a rearrangement of a root: reshape, permute, reshape, as far as needed."""
+    """Nodes that compute a rearrangement of a root: reshape, permute, reshape, unsqueeze, as far as needed."""
+    if (found := order_of(view)) is not None and found != sorted(found):
+        return edit.call(aten.permute.default, (view.root, found), before=before, sources=(view.root,))
     node, atoms = view.root, [atom for dim in view.dims for atom in dim]
+    # A reshape could not tell axes of size 1 from that of the samples of a batch of one.
+    added = next((position for position, dim in enumerate(view.dims) if dim), 0) if atoms[:1] == [SAMPLE] else 0
     split = sorted(atoms, key=lambda atom: (atom.axis, -atom.step))
     shape = [atom.size for atom in split]
     order = [split.index(atom) for atom in atoms]
     if order == sorted(order):
         shape, order = list(view.root.meta["val"].shape), []
-    steps: list[tuple[Any, list[int]]] = [(aten.reshape.default, shape), (aten.permute.default, order)]
-    steps.append((aten.reshape.default, list(view.shape)))
+    steps: list[tuple[Any, Any]] = [(aten.reshape.default, shape), (aten.permute.default, order)]
+    steps.append((aten.reshape.default, list(view.shape[added:])))
+    steps += [(aten.unsqueeze.default, 0)] * added
     for target, values in steps:
-        idle = not values if target is aten.permute.default else values == list(node.meta["val"].shape)
+        idle = values == [] if target is aten.permute.default else values == list(node.meta["val"].shape)
         node = node if idle else edit.call(target, (node, values), before=before, sources=(view.root,))
     return node
+
+
+def order_of(view: View) -> list[int] | None:
+    """Which dimension of the root each dimension of a view is, those of size 1 in order; None where they are not the same."""
+    whole = View.whole(view.root)
+    if view.factor != 1 or view.starts != whole.starts or Counter(view.dims) != Counter(whole.dims):
+        return None
+    left = list(enumerate(whole.dims))
+    order = []
+    for dim in view.dims:
+        found = next(entry for entry in left if entry[1] == dim)
+        left.remove(found)
+        order.append(found[0])
+    return order
 
 
 # Rules: what one node does to a view of its source
@@ -209,25 +235,43 @@ def _merged(atoms: Sequence[Atom]) -> list[Atom]:
     for atom in atoms:
         if made and made[-1].axis == atom.axis and made[-1].step == atom.end:
             made[-1] = Atom(atom.axis, atom.step, made[-1].size * atom.size)
-        elif atom.size > 1:
+        elif atom.size > 1 or atom == SAMPLE:
             made.append(atom)
     return made
 
 
 def _reshape(view: View, node: fx.Node) -> View | None:
     left = _merged([atom for dim in view.dims for atom in dim])
+    shape = [*map(int, node.meta["val"].shape)]
     dims = []
-    for size in node.meta["val"].shape:
+    for size, following in zip(shape, [*shape[1:], 0], strict=True):
         taken = _take(left, size)
         if taken is None:
             return None
+        # Between two others the samples are taken to be merged with the first.
+        if size > 1 and following != 1 and left[:1] == [SAMPLE]:
+            taken.append(left.pop(0))
         dims.append(tuple(_merged(taken)))
     return replace(view, dims=tuple(dims))
 
 
+def _squeeze(view: View, node: fx.Node) -> View | None:
+    """Without the samples only where there is one of them, so never."""
+    named, rank = arguments(node).get("dim", range(len(view.dims))), len(view.dims)
+    gone = {dim % rank for dim in ([named] if isinstance(named, int) else named) if size_of(view.dims[dim]) == 1}
+    if any(SAMPLE in view.dims[dim] for dim in gone):
+        return None
+    return replace(view, dims=tuple(dim for position, dim in enumerate(view.dims) if position not in gone))
+
+
+def _unsqueeze(view: View, node: fx.Node) -> View:
+    dim = arguments(node)["dim"] % (len(view.dims) + 1)
+    return replace(view, dims=(*view.dims[:dim], (), *view.dims[dim:]))
+
+
 def _take(left: list[Atom], size: int) -> list[Atom] | None:
     """Remove the most significant atoms of `left` that together have `size` indices, splitting the last where needed."""
-    taken = []
+    taken = [left.pop(0)] if left[:1] == [SAMPLE] else []
     while size > 1:
         atom = left.pop(0) if left else None
         if atom is None:
@@ -276,6 +320,8 @@ def _picked(view: View, dim: int, index: int) -> View:
 def _slice(view: View, node: fx.Node) -> View | None:
     named = arguments(node)
     dim, step = named["dim"] % len(view.dims), named["step"]
+    if not named["start"] and (named["end"] is None or named["end"] == sys.maxsize) and step == 1:
+        return view
     start, _, _ = slice(named["start"], named["end"], step).indices(size_of(view.dims[dim]))
     found = _cut(view, dim, start, node.meta["val"].shape[dim], step)
     return None if found is None else found[0]
@@ -310,6 +356,8 @@ def _cut(view: View, dim: int, start: int, size: int, step: int) -> tuple[View] 
 
 _RULES: dict[Any, Callable[[View, fx.Node], View | None]] = {
     **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys((aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims), _squeeze),
+    aten.unsqueeze.default: _unsqueeze,
     aten.permute.default: _permute,
     aten.transpose.int: _transpose,
     aten.t.default: _transpose,

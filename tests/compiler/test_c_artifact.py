@@ -188,6 +188,13 @@ def refused(harness: Path, artifact: Path, threads: int = 1, size: int = 0) -> s
     return done.stderr
 
 
+def test_the_only_batch(harness: Path, tmp_path: Path) -> None:
+    artifact = saved(tmp_path, dataclasses.replace(chain(), batch=2))
+    compared(harness, artifact, threads=1, batch=2)
+    np.zeros(96, np.float32).tofile(tmp_path / "in0.bin")
+    assert "compiled for a batch of 2, not 1" in refused(harness, artifact)
+
+
 @pytest.mark.parametrize(
     ("machine", "word"),
     [({"arch": "riscv64", "features": []}, "riscv64"), ({"arch": "x86_64", "features": ["avx2", "amx-tile-9"]}, "amx-tile-9")],

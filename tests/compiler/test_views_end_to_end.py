@@ -87,7 +87,7 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, x = MODULES[name]()
-        return prune(model, 0.7).eval(), x
+        return prune(model, 0.7, classifier=True).eval(), x
 
 
 EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name != "flattened tokens")) for name in MODULES]
@@ -113,7 +113,7 @@ def test_compiled_modules_are_exact(name, kernels):
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [lambda y: y.flatten(1), lambda y: y[..., :1].squeeze(-1), lambda y: y.transpose(1, 2)])
 def test_views_of_any_number_of_tokens(function, kernels):
-    model = prune(Module(lambda m, x: function(m["a"](x)), a=nn.Linear(32, 8)), 0.7).eval()
+    model = prune(Module(lambda m, x: function(m["a"](x)), a=nn.Linear(32, 8)), 0.7, classifier=True).eval()
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=100)}
     fast = sparsec.compile(model, (numbers(2, 16, 32),), dynamic_shapes={"x": axes}, threads=1, cache_dir=kernels)
     for batch, count in ((2, 16), (3, 40), (1, 5)):

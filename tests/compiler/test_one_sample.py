@@ -1,0 +1,117 @@
+"""What is compiled for one sample is right for every batch that it takes: views that move, drop or pick the samples are seen as such."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparsec
+from sparsec.errors import InvalidInput
+from sparsec.from_torch.batches import dependence_on_batch
+from sparsec.models.prune import prune
+from tests.token_models import error, exact
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned": lambda x: x.transpose(0, 1),
+    "turned and back": lambda x: x.transpose(0, 1).relu().transpose(0, 1),
+    "softmax of turned": lambda x: x.transpose(0, 1).softmax(1).transpose(0, 1),
+    "moved to the end": lambda x: x.movedim(0, -2),
+    "added and dropped": lambda x: x.unsqueeze(0).squeeze(1),
+    "squeezed": lambda x: x.squeeze(),
+    "first axis squeezed": lambda x: x.squeeze(0),
+    "first sample": lambda x: x[0],
+    "last sample": lambda x: x[-1:],
+    "slice of one": lambda x: x[:1],
+    "all samples": lambda x: x[:, :],
+    "merged": lambda x: x.flatten(0, 1),
+    "merged and split": lambda x: x.flatten(0, 1).relu().unflatten(0, x.shape[:2]),
+    "flattened and back": lambda x: x.reshape(-1, x.shape[-1]).relu().reshape(x.shape),
+    "halves as samples": lambda x: x.reshape(-1, 8).repeat(1, 2),
+    "one more axis": lambda x: x[None],
+    "a view of one row": lambda x: x.reshape(1, 1, -1)[..., :16],
+    "mean by hand": lambda x: x / len(x),
+    "numbered": lambda x: x + torch.arange(len(x))[:, None, None],
+    "numbered in a loop": lambda x: torch.stack([x[i] * (i + 1) for i in range(len(x))]),
+    "kept": lambda x: x.view(len(x), -1, 16).relu(),
+    "attention over the first axis": lambda x: nn.functional.scaled_dot_product_attention(*[x.transpose(0, 1)] * 3).transpose(0, 1),
+}
+FAST = ("turned", "first sample", "merged and split", "mean by hand", "kept")
+#: These are the same for every sample, and all batches have to be served.
+SERVED = ("all samples", "kept", "turned and back", "flattened and back", "merged and split")
+
+
+class Viewed(nn.Module):
+    """Views between two layers."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names, self.before, self.after = names, nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x).relu()
+        for name in self.names:
+            y = VIEWS[name](y)
+        return self.after(y)
+
+
+def agrees(model: Viewed, tokens: int, kernels) -> None:
+    """Compiled for one sample and called with other numbers of them, which may be refused."""
+    fast = sparsec.compile(model, (torch.zeros(1, tokens, 16),), threads=1, cache_dir=kernels)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, tokens, 16)
+        try:
+            found = fast(x)
+        except InvalidInput:
+            assert batch > 1 and not all(name in SERVED for name in model.names)
+            continue
+        assert found.shape == model(x).shape
+        assert error(found, exact(model, x)) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in VIEWS])
+def test_views(name, tokens, kernels):
+    agrees(prune(Viewed(name).eval(), 0.7, classifier=True), tokens, kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_chains_of_views(seed, kernels):
+    draw = random.Random(seed)
+    model = prune(Viewed(*draw.choices(list(VIEWS), k=draw.choice((2, 3)))).eval(), 0.7, classifier=True)
+    x = torch.zeros(1, tokens := draw.choice((1, 2, 3)), 16)
+    try:
+        model(x)
+    except (RuntimeError, IndexError):
+        pytest.skip(f"torch cannot: {model.names}")
+    agrees(model, tokens, kernels)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_layers_of_torch_serve_all_batches(batch):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    assert not dependence_on_batch(layer, (torch.zeros(batch, 5, 16),), {})
+
+
+def test_the_module_is_as_it_was():
+    class Caching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = x
+            return x
+
+    model = Caching()
+    assert not dependence_on_batch(model, (torch.zeros(2, 3),), {})
+    assert not hasattr(model, "last")
+
+
+def test_artifacts_refuse_other_batches(tmp_path, kernels):
+    model = prune(Viewed("a view of one row").eval(), 0.7, classifier=True)
+    x = torch.randn(1, 1, 16)
+    fast = sparsec.compile(model, (x,), threads=1, cache_dir=kernels)
+    assert any("batch of 1 only: reshape makes" in note for note in fast.explain().notes)
+    loaded = sparsec.load(fast.save(tmp_path / "model"))
+    assert error(torch.from_numpy(loaded(x.numpy())), exact(model, x)) < 1e-5
+    with pytest.raises(InvalidInput, match="compiled for a batch of 1, the inputs have 3"):
+        loaded(torch.randn(3, 1, 16).numpy())
