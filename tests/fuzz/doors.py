@@ -10,7 +10,8 @@ _ARRAYS = "fast = lambda *args: pytree.tree_map_only(np.ndarray, torch.from_nump
 _SESSION = (
     "import onnxruntime",
     "session = onnxruntime.InferenceSession(folder + '/model.onnx')",
-    "feed = lambda args: {port.name: x.numpy() for port, x in zip(session.get_inputs(), args)}",
+    "ports = [port.name for port in session.get_inputs()]",
+    "feed = lambda args: {name: x.numpy() for name, x in zip('xyz', args) if name in ports}",
     "back = lambda found: pytree.tree_unflatten(map(torch.from_numpy, found), pytree.tree_structure(model(*inputs())))",
     "fast = lambda *args: back(session.run(None, feed(args)))",
 )
@@ -47,9 +48,15 @@ def _object(name: str, weight: float, options: str, **promises: bool | str) -> D
 
 
 def _onnx(name: str, weight: float, options: str) -> Door:
-    export = f"foreign(torch.onnx.export, model, inputs(), folder + '/model.onnx', {options})"
-    opened = "fast = sparsec.compile(folder + '/model.onnx', threads=1)"
-    return Door(name, weight, (*_FILE, export, opened), (*_FILE, export, *_SESSION), checks=", structure=False")
+    """The older exporter drops inputs that are not used."""
+    export = f"foreign(torch.onnx.export, model, inputs(), folder + '/model.onnx', input_names=[*'xyz'][: len(inputs())], {options})"
+    opened = (
+        "import onnx",
+        "loaded = sparsec.compile(folder + '/model.onnx', threads=1)",
+        "ports = [port.name for port in onnx.load(folder + '/model.onnx', load_external_data=False).graph.input]",
+        "fast = lambda *args: loaded(**{name: x for name, x in zip('xyz', args) if name in ports})",
+    )
+    return Door(name, weight, (*_FILE, export, *opened), (*_FILE, export, *_SESSION), checks=", structure=False")
 
 
 DOORS = (
