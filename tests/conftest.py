@@ -1,6 +1,7 @@
 """One thread everywhere: oversubscription makes tests many times slower."""
 
 import os
+from collections import Counter
 from datetime import date
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,21 @@ settings.register_profile(
     "sparsec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("sparsec")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the parameters of tests that take turns whose day it is not."""
+    if os.environ.get("SPARSEC_SWEEP"):
+        return
+    seen: Counter[str] = Counter()
+    waiting = []
+    for item in items:
+        if (turns := item.get_closest_marker("turns")) is not None:
+            test = item.nodeid.partition("[")[0]
+            waiting += [item] * ((seen[test] + int(os.environ["SPARSEC_SHARD"])) % turns.args[0] != 0)
+            seen[test] += 1
+    items[:] = [item for item in items if item not in set(waiting)]
+    config.hook.pytest_deselected(items=waiting)
 
 
 def pytest_report_header() -> str:

@@ -160,6 +160,7 @@ def test_double_models_are_right(cache):
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.slow
 def test_odd_weights_are_named_and_give_what_eager_gives(cache, odd):
     model = Net()
     with torch.no_grad():
@@ -221,6 +222,7 @@ def test_without_avx2_the_torch_door_falls_back_with_a_warning(old_machine, warn
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+@pytest.mark.slow
 def test_an_unwritable_cache_directory_does_not_matter(tmp_path, place):
     (tmp_path / "file").write_text("")
     model = nn.Conv2d(3, 4, 1)

@@ -215,6 +215,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         capture_onnx(7)
 
 
+@pytest.mark.slow
 def test_without_the_package_the_error_says_what_to_install() -> None:
     program = """
 import sys

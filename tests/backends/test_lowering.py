@@ -86,12 +86,14 @@ def test_an_output_that_is_read_on_is_both(tmp_path):
 
 
 @pytest.mark.parametrize("before", [lambda m, x: x, lambda m, x: m.one(x), lambda m, x: m.three(x)], ids=["input", "1x1", "3x3"])
+@pytest.mark.slow
 def test_flattening_a_map_copies_it_in_order(before, tmp_path):
     made, model, backend, region = lowered(lambda m, x: before(m, x).flatten(1).relu())
     with torch.no_grad():
         np.testing.assert_allclose(answers(made, backend, region, tmp_path, IMAGES)[0], model(IMAGES), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_chosen_schedules_are_used_and_all_are_reported():
     made, _, backend, _ = lowered(lambda m, x: m.three(m.one(x)))
     names = {task.node for task in made.tasks}

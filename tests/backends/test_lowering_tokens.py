@@ -47,6 +47,8 @@ def program_of(fast: CompiledModel):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.turns(3)
+@pytest.mark.slow
 def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
     model, inputs, fast = compiled(name)
     for batch in BATCHES:
@@ -56,6 +58,7 @@ def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.turns(2)
 def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
     model, inputs = BLOCKS[name]()
     fast = compile_whole(model, inputs(3), kernels)
@@ -64,12 +67,14 @@ def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
 def test_fixed_sizes_patch_nothing(compiled, name):
     program = program_of(compiled(name)[2])
     assert (program.sizes, program.patches, program.padding) == ((), (), None)
     assert all(port.size == "" for port in (*program.inputs, *program.outputs))
 
 
+@pytest.mark.slow
 def test_ports_of_ids_and_masks_have_dtypes_and_limits(compiled):
     model, _, fast = compiled("embedding")
     ids, mask = program_of(fast).inputs
@@ -79,6 +84,7 @@ def test_ports_of_ids_and_masks_have_dtypes_and_limits(compiled):
     assert (hidden.dtype, hidden.shape, pooled.shape) == ("float32", (17, 32), (32,))
 
 
+@pytest.mark.slow
 def test_tokens_of_the_caller_are_converted_once(compiled):
     calls = [call for group in plan_of(compiled("pre-norm block")[2]).groups for call in group.calls]
     reading = [call for call in calls if any(b.port == ("input", 0) for b in call.buffers.values())]
@@ -86,6 +92,7 @@ def test_tokens_of_the_caller_are_converted_once(compiled):
     assert [call.kind for call in (*reading, *writing)] == ["convert", "convert"]
 
 
+@pytest.mark.slow
 def test_a_mask_is_read_by_its_bias_only(compiled):
     calls = [call for group in plan_of(compiled("post-norm block with a mask")[2]).groups for call in group.calls]
     assert sum(any(b.port == ("input", 1) for b in call.buffers.values()) for call in calls) == 1
@@ -93,6 +100,7 @@ def test_a_mask_is_read_by_its_bias_only(compiled):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.bool, torch.float32])
+@pytest.mark.turns(2)
 def test_masks_of_every_dtype(kernels, kind):
     model, (x, mask) = PostNorm(), (tokens(1, 17), sentences(1, 17)[1].to(kind))
     fast = compile_whole(model, (x, mask), kernels)
@@ -115,6 +123,7 @@ def free_axes() -> dict[int, Any]:
     return {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=1, max=40)}
 
 
+@pytest.mark.slow
 def test_patches_are_the_counts_of_the_plan(free):
     program, plan = program_of(free[1]), plan_of(free[1])
     units = [group.calls[0].units for group in plan.groups]
@@ -126,6 +135,7 @@ def test_patches_are_the_counts_of_the_plan(free):
     assert any(patch.table == "records" for patch in program.patches)
 
 
+@pytest.mark.slow
 def test_less_tokens_are_never_more_work(free):
     program = program_of(free[1])
     for patch in program.patches:
@@ -134,6 +144,7 @@ def test_less_tokens_are_never_more_work(free):
     assert any(patch.value({"tokens": 1}) < patch.value({"tokens": 40}) for patch in program.patches)
 
 
+@pytest.mark.slow
 def test_attention_has_units_that_follow_the_tokens_of_every_head(free):
     (call,) = [call for group in plan_of(free[1]).groups for call in group.calls if call.kind == "attention"]
     assert isinstance(call.units, Count)
@@ -143,6 +154,7 @@ def test_attention_has_units_that_follow_the_tokens_of_every_head(free):
 
 @pytest.mark.parametrize("count", [1, 5, 17, 33, 40])
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.slow
 def test_one_program_serves_every_number_of_tokens(free, batch, count):
     model, fast = free
     given = tokens(batch, count), sentences(batch, count)[1]
@@ -152,6 +164,7 @@ def test_one_program_serves_every_number_of_tokens(free, batch, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.turns(2)
 def test_pooled_tokens_of_any_number(kernels, pooling):
     model = PreNorm(pooling)
     fast = compile_whole(model, (tokens(2, 20),), kernels, dynamic_shapes=(free_axes(),))

@@ -52,6 +52,7 @@ def check(seeds, tmp_path: Path) -> int:
     return sum(covers(part.region, part.result.graph_module) for *_, part in parts)
 
 
+@pytest.mark.slow
 def test_views_between_layers(tmp_path):
     assert check(FAST, tmp_path) >= len(FAST) // 2
 

@@ -38,6 +38,7 @@ def test_eager_is_timed_and_equals_itself(mixed: tuple[Comparison, list]) -> Non
     assert mixed[0].best_dense is eager
 
 
+@pytest.mark.slow
 def test_error_is_relative_to_the_largest_expected_value(mixed: tuple[Comparison, list]) -> None:
     assert mixed[0].result(f"{HERE}:off_by_a_tenth").error == pytest.approx(0.1, rel=1e-5)
 
@@ -50,6 +51,7 @@ def test_error_is_relative_to_the_largest_expected_value(mixed: tuple[Comparison
         ("crashing_later", "killed by SIGABRT"),
     ],
 )
+@pytest.mark.slow
 def test_a_failing_rival_is_reported_with_its_reason(mixed: tuple[Comparison, list], name: str, reason: str) -> None:
     result = mixed[0].result(f"{HERE}:{name}")
     assert reason in (result.failure or "")
@@ -57,6 +59,7 @@ def test_a_failing_rival_is_reported_with_its_reason(mixed: tuple[Comparison, li
     assert mixed[0].ratio(result.name) is None
 
 
+@pytest.mark.slow
 def test_everything_is_loaded_before_the_first_round_and_then_runs_in_the_recorded_order(
     mixed: tuple[Comparison, list],
 ) -> None:

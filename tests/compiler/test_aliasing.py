@@ -111,6 +111,7 @@ def same(found, expected) -> None:
 
 
 @pytest.mark.parametrize("case", SHARED)
+@pytest.mark.turns(2)
 def test_a_captured_graph(case):
     model = Net(SHARED[case]).eval()
     captured = capture(model, (images(),))
@@ -139,6 +140,7 @@ ODD = {
 
 @pytest.mark.parametrize("case", FOLLOWING)
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.slow
 def test_views_that_keep_the_batch_serve_all_its_sizes(case, batch):
     model = Net((OF_RESULTS | ODD)[case]).eval()
     captured = capture(model, (images(batch),))
@@ -183,6 +185,7 @@ DOOR = ("same", "flatten", "slice", "chunk", "view written", "dropout", "view of
 
 
 @pytest.mark.parametrize("case", DOOR)
+@pytest.mark.turns(2)
 def test_one_graph_of_dynamo(case, eager_rest, caplog):
     behaves(*through_dynamo((SHARED | WRITTEN)[case]))
     dense = case in WRITTEN or case == "view of input"
@@ -274,6 +277,7 @@ def test_free_sizes_compile_again_where_results_share_memory(kernels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SHARED)
+@pytest.mark.turns(3)
 def test_every_kind_through_the_object(case, kernels):
     model = Net(SHARED[case]).eval()
     behaves(sparsec.compile(model, (images(),), threads=1, cache_dir=kernels), model)

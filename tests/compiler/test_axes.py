@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from sparsec.tokens.axes import REPEATED, View, build, factor_of, indices, is_view, readers, view_of
+from sparsec.tokens.axes import REPEATED, SAMPLE, View, axis_of, build, factor_of, indices, is_view, readers, view_of
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten
@@ -107,7 +107,7 @@ def chains(draw: st.DrawFn, steps: tuple) -> Network:
     return net
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(net=chains(STEPS))
 def test_a_view_shows_what_its_dimensions_say(net: Network) -> None:
     for node in net.values[1:]:
@@ -117,7 +117,7 @@ def test_a_view_shows_what_its_dimensions_say(net: Network) -> None:
         assert torch.equal(root.flatten()[shown(view)], numbered(net, node))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(net=chains(REARRANGING))
 def test_a_rearrangement_is_built_again(net: Network) -> None:
     view = view_of(net.last)
@@ -130,9 +130,11 @@ def test_a_rearrangement_is_built_again(net: Network) -> None:
 @settings(max_examples=100)
 @given(net=chains(STEPS))
 def test_only_all_elements_once_are_a_rearrangement(net: Network) -> None:
+    """The one sample of a batch of one among them: of more samples it would be a choice."""
     view = view_of(net.last)
+    sampled = SAMPLE not in axis_of(view.root, 0) or any(SAMPLE in dim for dim in view.dims)
     once = sorted(shown(view).flatten().tolist()) == list(range(math.prod(view.root.meta["val"].shape)))
-    assert view.is_rearrangement == once
+    assert view.is_rearrangement == (once and sampled)
 
 
 def heads_of(net: Network, heads: int) -> fx.Node:

@@ -49,6 +49,7 @@ def mask(kind: str) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["window", "one key", "query", "none"])
 @pytest.mark.parametrize("spelled_out", [False, True])
+@pytest.mark.slow
 def test_answers_are_those_of_eager_and_nothing_is_said(kind, spelled_out, kernels, monkeypatch):
     monkeypatch.setattr(inductor, "compile_dense", lambda graph_module, examples, **_: graph_module)
     model = Masked(mask(kind), spelled_out).eval()
@@ -62,6 +63,7 @@ def test_answers_are_those_of_eager_and_nothing_is_said(kind, spelled_out, kerne
     assert bool(exact.isnan().any()) == (kind == "query" and spelled_out)
 
 
+@pytest.mark.slow
 def test_nan_in_weights_is_still_said(kernels, monkeypatch):
     monkeypatch.setattr(inductor, "compile_dense", lambda graph_module, examples, **_: graph_module)
     model = Masked(mask("none"), False).eval()

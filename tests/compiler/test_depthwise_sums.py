@@ -80,6 +80,7 @@ def test_a_sum_into_a_depthwise_convolution(kernels) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(3,), (3, 5, 7)])
 @pytest.mark.parametrize("density", [1.0, 0.2])
+@pytest.mark.turns(2)
 def test_sums_into_depthwise_convolutions(density: float, sizes: tuple[int, ...], kernels) -> None:
     model = All(density, sizes).eval()
     compiled = sparsec.compile(model, (IMAGES,), cache_dir=kernels)

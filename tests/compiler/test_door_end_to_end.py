@@ -88,6 +88,7 @@ def test_two_instances_of_one_class_and_no_second_build(builds):
 
 
 @pytest.mark.parametrize("change", ["load_state_dict", "in_place", "replaced", "dense", "another_mask"])
+@pytest.mark.slow
 def test_weights_changed_after_compiling(change, builds):
     model = Block(0).eval()
     fast = torch.compile(model, backend="sparse")

@@ -48,6 +48,7 @@ def drawn(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.slow
 def test_drawn_networks_agree_with_float64(drawn, threads):
     parts, kernels, library = drawn
     whole = []
@@ -66,6 +67,7 @@ def test_drawn_networks_agree_with_float64(drawn, threads):
     assert sum(whole) > len(whole) / 2
 
 
+@pytest.mark.slow
 def test_regions_agree_with_the_graph_around_them(drawn):
     parts, kernels, library = drawn
     for part in parts:
@@ -77,6 +79,7 @@ def test_regions_agree_with_the_graph_around_them(drawn):
             assert error(torch.from_numpy(found), kept.values[node.name]) <= TOLERANCE, (part.seed, node.name)
 
 
+@pytest.mark.slow
 def test_margins_and_pads_of_flat_maps_stay_zero(drawn):
     """After any run, every element of a flat map's memory that is no pixel is zero: stencils read it as padding."""
     from sparsec.backends import arena
@@ -159,6 +162,7 @@ def test_a_second_instance_or_mask_of_the_same_shape_compiles_no_kernel(cache, m
     assert not compilations
 
 
+@pytest.mark.slow
 def test_an_unknown_operator_stays_dense_and_the_rest_does_not(cache):
     model = Broken()
     compiled = sparsec.compile(model, (IMAGES,), threads=1, cache_dir=cache)
@@ -193,6 +197,7 @@ def test_drawing_is_reproducible():
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_sum_with_a_constant_of_the_same_size(tmp_path):
     class Shifted(nn.Linear):
         def __init__(self):

@@ -97,6 +97,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.turns(2)
 def test_padding_that_cannot_be_removed_is_refused_with_the_reason(kernels, name):
     make, reason = REFUSED[name]
     model, inputs = make()
@@ -123,6 +124,7 @@ def pruned_in_torch(model: nn.Module, inputs: tuple[Tensor, ...], option: dict[s
 
 
 @pytest.mark.parametrize("strategy", ["prune", "merge"])
+@pytest.mark.turns(2)
 def test_half_of_the_tokens_as_in_torch(kernels, strategy):
     model, option = vit(depth=2), {**HALF, "strategy": strategy}
     fast = sparsec.compile(model, (images(1),), threads=1, cache_dir=kernels, token_pruning=option)
@@ -161,6 +163,7 @@ def test_a_published_transformer_equals_the_one_pruned_by_hand(kernels):
 
 
 @pytest.mark.parametrize("keep", [1.0, [1.0]])
+@pytest.mark.turns(2)
 def test_keeping_all_tokens_is_bit_identical(kernels, keep):
     model = vit(depth=2)
     plain, same = (

@@ -86,6 +86,7 @@ def test_a_length_may_be_the_size_and_some_more():
         ((2, Axis("tokens"), 6, Axis("tokens")), 1),
     ],
 )
+@pytest.mark.slow
 def test_other_axes_are_named(dims, position):
     shape = tuple(d if isinstance(d, int) else d.at(MOST) for d in dims)
     captured = replace(free(PreNorm(), tokens(2, 20)), inputs=(InputSpec("x", shape, torch.float32, dims),))
@@ -110,6 +111,7 @@ def test_sizes_to_compare_with_are_smaller_odd_and_allowed():
 # Which values
 
 
+@pytest.mark.slow
 def test_all_tokens_of_an_encoder_follow():
     region, graph_module = region_of(free(bert(depth=2), *sentences(2, 20)))
     hidden, pooled = returned(graph_module.graph)
@@ -249,18 +251,21 @@ def other_operand(call: Any, x: fx.Node, size: int) -> fx.Node:
 
 
 @pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.slow
 def test_graphs_that_differ_in_counts_only_are_alike(name):
     large, small = (by_hand(lambda call, x, s=size: ALIKE[name](call, x, s), size).graph_module for size in (MOST, 27))
     assert difference(large, small) == ""
 
 
 @pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.slow
 def test_a_planted_dependence_on_the_size_is_found(name):
     make, reason = PLANTED[name]
     large, small = (by_hand(lambda call, x, s=size: make(call, x, s), size).graph_module for size in (MOST, 27))
     assert reason in difference(large, small)
 
 
+@pytest.mark.slow
 def test_sizes_of_real_programs_are_alike():
     captured = free(bert(), *sentences(2, 20))
     other = captured.at(smaller(captured, {"input_ids": ("tokens", 0)}))
@@ -310,6 +315,7 @@ def test_a_map_of_tokens_is_not_served():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.slow
 def test_one_vector_of_all_tokens_is_served(pooling):
     captured = free(PreNorm(pooling), tokens(2, 20))
     region, graph_module = region_of(captured)

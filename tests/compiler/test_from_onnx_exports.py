@@ -162,6 +162,7 @@ def listed(value: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("name", "dynamo", "opset"), combinations())
+@pytest.mark.turns(3)
 def test_an_export_computes_what_the_model_computes(name: str, dynamo: bool, opset: int, tmp_path: Path) -> None:
     path, (model, inputs) = exported(name, dynamo, opset, tmp_path)
     captured = capture_onnx(path)

@@ -246,6 +246,7 @@ def test_examples_are_the_program_s_own_or_made(program: ExportedProgram) -> Non
 # Doors
 
 
+@pytest.mark.slow
 def test_models_are_opened_from_paths_programs_and_arrays(tmp_path, program: ExportedProgram) -> None:
     torch.export.save(program, tmp_path / "encoder.pt2")
     for model in (tmp_path / "encoder.pt2", str(tmp_path / "encoder.pt2"), program):

@@ -23,6 +23,7 @@ class Chain(nn.Module):
 
 
 @pytest.mark.parametrize("freezing", [False, True])
+@pytest.mark.slow
 def test_a_captured_graph_with_constants(freezing):
     model, x = Chain().eval(), torch.randn(2, 3, 8, 8)
     captured = capture(model, (x,))

@@ -49,7 +49,7 @@ def step(draw: st.DrawFn, net: Network) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_what_is_followed_holds(dtype: torch.dtype, data: st.DataObject) -> None:
     net = Network((T, T), 0)

@@ -140,6 +140,7 @@ def contents(draw: st.DrawFn, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("builder", BUILDERS)
 @settings(max_examples=40)
 @given(data=st.data())
+@pytest.mark.turns(2)
 def test_padding_masks_for_every_content(builder: Callable, dtype: torch.dtype, data: st.DataObject) -> None:
     net = MaskGraph(dtype)
     mask = builder(net)

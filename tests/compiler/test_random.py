@@ -113,6 +113,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_recurrent_layers_stay_dense_and_the_rest_does_not(kind, kernels, monkeypatch):
     monkeypatch.setattr(inductor, "compile_dense", lambda graph_module, examples, **_: graph_module)
     model = KINDS[kind]().eval()

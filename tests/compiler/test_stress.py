@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import sparsec
+from sparsec import sizes
 from sparsec.artifact import load, save
 from sparsec.models import prune
 from sparsec.runtime import Runner
@@ -91,7 +92,8 @@ def test_all_doors_in_eight_threads(kernels: Path, strict: None, tmp_path: Path)
         stressed([object_, lambda given: artifact(given.numpy()), compiled], inputs, 8, 2000)
 
 
-def test_graphs_of_sizes_that_go_while_others_run_them() -> None:
+def test_graphs_of_sizes_that_go_while_others_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "give_back", lambda _: None)  # a collection of garbage for each of a thousand sizes takes minutes
     first: Any = Program({"batch": 1, "tokens": 64})
     by_size = GraphsBySize(first, graph(first, whole=True), lambda captured: graph(captured, whole=True))  # type: ignore[arg-type]
 

@@ -126,6 +126,7 @@ def seeded():
 
 
 @pytest.mark.parametrize(("case", "layout"), pairs(VIEWS, 4))
+@pytest.mark.turns(3)
 def test_views_through_the_object(case, layout):
     x = LAYOUTS[layout]()
     model, run = compiled(VIEWS[case], x)
@@ -140,6 +141,7 @@ def test_views_of_other_inputs_than_the_example(case):
 
 
 @pytest.mark.parametrize(("case", "example"), pairs(READERS, 4))
+@pytest.mark.turns(4)
 def test_what_reads_strides_is_right_for_the_example_and_for_others_right_or_refused(case, example):
     model, run = compiled(READERS[case], LAYOUTS[example]())
     if run is None:
@@ -159,6 +161,7 @@ def answers_or_refuses(run, model: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("case", "layout"), pairs(VIEWS | READERS, 8))
+@pytest.mark.turns(4)
 def test_through_torch_compile(case, layout, quick):
     torch._dynamo.reset()
     run, model = through_dynamo((VIEWS | READERS)[case])

@@ -62,6 +62,7 @@ def test_counts_follow_one_another() -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 12), st.floats(0.05, 1.0), st.integers(1, 3))
+@pytest.mark.slow
 def test_a_budget_is_met_and_used(tokens: int, steps: int, budget: float, least: int) -> None:
     def cost(left: Any) -> int:
         return tokens * 1000 + sum(1000 * count + count * count for count in left)

@@ -44,6 +44,7 @@ def hugging_face():
 
 
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+@pytest.mark.turns(2)
 def test_an_encoder_of_hugging_face_is_one_program_for_all_sizes(hugging_face, kernels, kind):
     model, (ids, mask), axes = hugging_face(kind), sentences(2, 20), free_axes()
     free = {"input_ids": axes, "attention_mask": axes}
@@ -59,6 +60,7 @@ def test_an_encoder_of_hugging_face_is_one_program_for_all_sizes(hugging_face, k
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+@pytest.mark.turns(2)
 def test_an_encoder_of_hugging_face_behind_torch_compile(hugging_face, kernels, kind):
     model = hugging_face(kind)
     fast = door(model, kernels)
@@ -92,6 +94,7 @@ def encoder(kernels):
 
 
 @pytest.mark.parametrize(("batch", "count"), CALLS)
+@pytest.mark.turns(2)
 def test_one_program_serves_all_sizes(encoder, batch, count):
     model, fast = encoder
     given = sentences(batch, count)
@@ -196,6 +199,7 @@ def test_two_instances_keep_their_own_weights_while_sizes_change(kernels):
 
 
 @pytest.mark.parametrize("change", ["in place", "load_state_dict", "table"])
+@pytest.mark.turns(3)
 def test_weights_changed_after_compiling_are_noticed_at_every_size(kernels, change):
     model = bert()
     fast = door(model, kernels)

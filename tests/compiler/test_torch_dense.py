@@ -22,6 +22,7 @@ def test_weights_made_in_inference_mode_run_dense(driver, caplog):
     assert any("made in inference mode" in message for message in warnings_in(caplog))
 
 
+@pytest.mark.slow
 def test_training_is_dense_with_a_warning_per_graph_and_right_gradients(driver, caplog):
     model, twin, x = Small().train(), Small().train(), images()
     twin.load_state_dict(model.state_dict())

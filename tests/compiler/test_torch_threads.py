@@ -57,6 +57,7 @@ def test_first_calls_at_once(driver, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dense", [False, True], ids=["pruned", "dense"])
+@pytest.mark.turns(2)
 def test_first_calls_at_once_with_the_compiler(strict, kernels, dense):
     """Also of programs that Inductor compiles, and beside sparsec.compile."""
     for _ in range(2):

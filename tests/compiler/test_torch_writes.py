@@ -67,6 +67,7 @@ def cases() -> list:
 
 
 @pytest.mark.parametrize(("name", "network", "grad_mode"), cases())
+@pytest.mark.turns(2)
 def test_a_write_between_two_calls_is_noticed(shared, name, network, grad_mode):
     kind, shape = NETWORKS[network]
     count = shared.count

@@ -94,6 +94,7 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name != "flattened tokens
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.turns(3)
 def test_objects_are_exact(name, kernels):
     model, x = made(name)
     fast = sparsec.compile(model, (x,), threads=1, cache_dir=kernels)
@@ -103,6 +104,7 @@ def test_objects_are_exact(name, kernels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.turns(4)
 def test_compiled_modules_are_exact(name, kernels):
     model, x = made(name)
     fast = torch.compile(model, backend="sparse", options={"cache_dir": str(kernels), "threads": 1})

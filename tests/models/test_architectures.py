@@ -80,6 +80,7 @@ def is_layer(module):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("batch", "size"), [(1, 64), (3, 50)])
+@pytest.mark.turns(2)
 def test_export_takes_the_whole_network(network, batch, size):
     model, images = network(num_classes=7).eval(), torch.randn(batch, 3, size, size)
     with torch.no_grad():
@@ -91,6 +92,7 @@ def test_export_takes_the_whole_network(network, batch, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.turns(2)
 def test_dynamo_finds_no_graph_break(network):
     model, images = network(num_classes=7).eval(), torch.randn(1, 3, 32, 32)
     with torch.no_grad():

@@ -55,6 +55,7 @@ def test_training_is_deterministic_and_prunes_on_the_way(make, recipe, sparsity,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])
+@pytest.mark.turns(2)
 def test_the_transformer_reaches_its_accuracy(sparsity):
     result = pruned_digits_vit(sparsity)
     assert result.accuracy == accuracy(result.model, result.test_images, result.test_labels)

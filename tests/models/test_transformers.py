@@ -136,6 +136,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_export_and_dynamo_take_the_whole_network(case):
     model, inputs = CASES[case][0](), CASES[case][1]()
     with torch.no_grad():

@@ -17,6 +17,7 @@ CLASSIFIERS = [*zoo.NETWORKS, "vit_s16"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])
+@pytest.mark.turns(3)
 def test_logits_are_scaled_and_differ_between_images(name, sparsity):
     model, example = zoo.build(name, sparsity, size=96)
     assert example.shape == (1, 3, 96, 96)
@@ -30,6 +31,7 @@ def test_logits_are_scaled_and_differ_between_images(name, sparsity):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.turns(3)
 def test_float32_rounding_stays_far_below_the_tolerance_of_compiled_code(name):
     model, _ = zoo.build(name, 0.9)
     photographs = sample_photographs()

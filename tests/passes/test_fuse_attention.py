@@ -113,6 +113,7 @@ CORES = (plain, causal, spelled_out, turned_at_once, merged, one_matmul_each, wh
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("sizes", [(2, 3, 5, 7, 3), (1, 1, 1, 1, 1), (3, 1, 2, 1, 5), (1, 2, 1, 5, 1)])
+@pytest.mark.turns(2)
 def test_spellings(core: Callable, sizes: tuple[int, ...]) -> None:
     """Samples, heads, width, queries and keys of any sizes, 1 among them."""
     samples, heads, width, queries, keys = sizes
@@ -169,6 +170,7 @@ def features_first(y: Tensor, three: int, heads: int, width: int) -> tuple[Tenso
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("split", [by_unbind, by_index, by_chunk, by_slices, heads_first, features_first])
+@pytest.mark.turns(2)
 def test_packed_projections_become_three_layers(split: Callable, bias: bool) -> None:
     model = Packed(split)
     if not bias:

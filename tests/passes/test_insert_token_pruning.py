@@ -58,6 +58,7 @@ def test_equals_pruning_by_hand(post_norm: bool, cls: bool, head: str, masked: b
 @pytest.mark.parametrize("pairs", [1, 2])
 @pytest.mark.parametrize("table", [0, 1, 2, 3])
 @pytest.mark.parametrize("head", ["select", "mean"])
+@pytest.mark.turns(2)
 def test_biases_per_pair_and_tables_of_positions_follow(pairs: int, table: int, head: str) -> None:
     check(TokenNetwork(pairs=pairs, table=table, head=head, masked=True), [0.7, 0.6], [1, 2])
 
@@ -82,6 +83,7 @@ def test_the_judge_can_be_chosen(cls: bool) -> None:
 @pytest.mark.parametrize("strategy", ["prune", "merge"])
 @settings(max_examples=12)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_size(strategy: str, data: st.DataObject) -> None:
     depth = data.draw(st.integers(1, 4))
     net = TokenNetwork(
@@ -101,6 +103,7 @@ def test_any_size(strategy: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("post_norm", [False, True])
 @pytest.mark.parametrize(("cls", "head", "masked"), [(True, "select", False), (True, "select", True), (False, "mean", False)])
+@pytest.mark.turns(2)
 def test_equals_merging_by_hand(post_norm: bool, cls: bool, head: str, masked: bool) -> None:
     net = TokenNetwork(post_norm=post_norm, cls=cls, head=head, masked=masked, tokens=12, skip=True, table=3)
     result = check(net, [0.7, 0.6], [1, 2], "merge")
@@ -149,6 +152,7 @@ def test_without_the_option_nothing_happens() -> None:
 
 @pytest.mark.parametrize("strategy", ["prune", "merge"])
 @pytest.mark.parametrize("budget", [0.55, 0.7, 0.9])
+@pytest.mark.turns(2)
 def test_a_budget_is_spread_over_all_blocks_but_the_last(budget: float, strategy: str) -> None:
     net = TokenNetwork(batch=1, tokens=40, depth=4)
     result = pruned(net.graph_module(), budget=budget, strategy=strategy)

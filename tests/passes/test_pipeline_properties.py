@@ -43,7 +43,7 @@ class Disturbance(fx.Interpreter):
 
 
 @pytest.mark.parametrize("passes", PREFIXES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(network=networks())
 def test_every_prefix_means_the_same(passes: tuple, network: Network) -> None:
     result = run(network.graph_module, passes, EAGER_FUSION)
@@ -52,7 +52,7 @@ def test_every_prefix_means_the_same(passes: tuple, network: Network) -> None:
 
 
 @pytest.mark.parametrize("passes", PREFIXES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(network=networks())
 def test_twice_is_once(passes: tuple, network: Network) -> None:
     once = run(network.graph_module, passes, EAGER_FUSION).graph_module
@@ -66,7 +66,7 @@ def signature(node: fx.Node) -> tuple:
 
 
 @pytest.mark.parametrize("passes", PREFIXES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(network=networks())
 def test_facts_hold_on_real_values(passes: tuple, network: Network) -> None:
     result = run(network.graph_module, passes, EAGER_FUSION)

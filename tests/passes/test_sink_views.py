@@ -180,7 +180,7 @@ def step_pick(draw: st.DrawFn, net: Network) -> None:
 STEPS: tuple[Callable, ...] = (step_turn, step_turn, step_merge, step_layer, step_point, step_pick)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_graphs_mean_the_same_and_twice_is_once(data: st.DataObject) -> None:
     net = Network(tuple(data.draw(st.lists(st.integers(1, 4), min_size=3, max_size=3))), 0)

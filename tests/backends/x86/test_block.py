@@ -56,6 +56,7 @@ def variants(request) -> Variants:
     strip=st.integers(0, 3),
     sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
+@pytest.mark.slow
 def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, packed, residual, threads, strip, sharing):
     rng = np.random.default_rng(seed)
     case = problem(
@@ -66,6 +67,7 @@ def test_matches_float64(variants, seed, channels, inputs, size, density, kernel
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_every_epilogue(variants, activation, residual):
     case = problem(np.random.default_rng(1), 19, 11, (7, 9), density=0.6, activation=activation, residual=residual)
     variants.check(case)
@@ -73,12 +75,14 @@ def test_every_epilogue(variants, activation, residual):
 
 @pytest.mark.parametrize("panel", [0, 1, 2])
 @pytest.mark.parametrize("channels", [1, 5, 6, 7, 8, 12, 13, 24])
+@pytest.mark.slow
 def test_row_counts_that_do_not_fill_a_block(variants, panel, channels):
     if panel < len(PANELS[variants.lanes]):
         variants.check(problem(np.random.default_rng(channels), channels, 9, (5, 6)), panel)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_nan_reaches_the_output_of_its_pixel_only(variants, activation):
     case = problem(np.random.default_rng(2), 9, 6, (6, 6), density=1.0, activation=activation)
     x = case.x.copy()
@@ -86,11 +90,13 @@ def test_nan_reaches_the_output_of_its_pixel_only(variants, activation):
     variants.check(dataclasses.replace(case, x=x))
 
 
+@pytest.mark.slow
 def test_infinite_bounds_change_nothing(variants):
     case = problem(np.random.default_rng(3), 9, 6, (6, 6), density=1.0)
     variants.check(dataclasses.replace(case, lo=-np.inf, hi=np.inf))
 
 
+@pytest.mark.slow
 def test_unmasked_output_and_narrow_offsets(variants):
     case = problem(np.random.default_rng(4), 21, 17, (8, 8), pad=0, tile=32)
     rows, vectors = PANELS[variants.lanes][0]

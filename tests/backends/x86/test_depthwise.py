@@ -150,6 +150,7 @@ LAYERS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
+@pytest.mark.slow
 def test_any_shape_into_a_packed_output(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
     out = run(built, layer, data, masked=False, packed=True, strip=strip, threads=threads, runs=runs)
@@ -158,6 +159,7 @@ def test_any_shape_into_a_packed_output(built: Any, layer: Layer, seed: int, str
 
 @settings(max_examples=60, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
+@pytest.mark.slow
 def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
     out = run(built, layer, data, masked=True, packed=False, strip=strip, threads=threads, runs=runs)
@@ -168,6 +170,7 @@ def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, s
 
 @settings(max_examples=60, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), packed=st.booleans())
+@pytest.mark.slow
 def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, seed: int, strip: int, threads: int, packed: bool) -> None:
     layer = replace(layer, kernel=3)
     data, o = layer.data(seed), layer.o
@@ -188,6 +191,7 @@ def test_only_kernels_that_add_a_residual_have_its_parameters(residual: bool) ->
 
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_every_activation(built: Any, activation: str, stride: int) -> None:
     layer = Layer(3, 15, 22, 3, stride, activation=activation)
     data = layer.data(5)
@@ -196,6 +200,7 @@ def test_every_activation(built: Any, activation: str, stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.slow
 def test_tiles_of_one_vector(built: Any, stride: int) -> None:
     layer = Layer(3, 13, 21, 3, stride, tile=16)
     data = layer.data(6)
@@ -204,6 +209,7 @@ def test_tiles_of_one_vector(built: Any, stride: int) -> None:
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(k, s) for k in (3, 5, 7) for s in (1, 2)])
+@pytest.mark.slow
 def test_integers_are_exact(built: Any, kernel: int, stride: int) -> None:
     layer = Layer(4, 29, 31, kernel, stride)
     rng = np.random.default_rng(7)
@@ -214,6 +220,7 @@ def test_integers_are_exact(built: Any, kernel: int, stride: int) -> None:
 
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_nan_reaches_its_window_and_nothing_else(built: Any, activation: str, stride: int) -> None:
     layer = Layer(2, 18, 18, 3, stride, activation=activation)
     x, w, b = layer.data(8)
@@ -225,6 +232,7 @@ def test_nan_reaches_its_window_and_nothing_else(built: Any, activation: str, st
 
 
 @pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.slow
 def test_a_range_of_tiles_writes_only_these(built: Any, stride: int) -> None:
     machine, kernels = built
     layer = Layer(3, 30, 30, 3, stride)

@@ -78,6 +78,7 @@ def test_each_family_computes_what_it_declares(machine: Machine, cache: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", [name for name in COMPUTING if any("activation" in axis for axis in AXES.get(name, ()))])
+@pytest.mark.turns(5)
 def test_each_family_computes_every_activation(name: str, machine: Machine, cache: Path) -> None:
     check([(case, 0) for case in CASES[name]], X86(machine), cache)
 
@@ -85,6 +86,7 @@ def test_each_family_computes_every_activation(name: str, machine: Machine, cach
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", ["product over a map", "product with a vector", "depthwise and pointwise"])
+@pytest.mark.turns(3)
 def test_every_schedule_computes_the_same(name: str, machine: Machine, cache: Path) -> None:
     backend, chosen = X86(machine), list(cases(name, thorough=False))
     most = max(len(backend.schedules(task_of(case, 0)[0])) for case in chosen)

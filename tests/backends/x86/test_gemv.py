@@ -77,6 +77,7 @@ FAMILIES = ("rows", "windows", *(f"{kind}{v}" for kind in ("dense", "blocks") fo
     threads=st.integers(1, 2),
     extra=st.booleans(),
 )
+@pytest.mark.slow
 def test_any_size_and_density(built, family, n, k, density, threads, extra) -> None:
     assume(family != "windows" or k >= 2 * built[0])
     rng = np.random.default_rng(n * 151 + k)
@@ -85,6 +86,7 @@ def test_any_size_and_density(built, family, n, k, density, threads, extra) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("n", [7, 10, 1000])
+@pytest.mark.slow
 def test_classifiers(built: Any, family: str, n: int) -> None:
     rng = np.random.default_rng(n)
     check(built, family, sparse(rng, n, 1024, 0.1), rng.standard_normal(1024).astype(np.float32))
@@ -92,18 +94,21 @@ def test_classifiers(built: Any, family: str, n: int) -> None:
 
 @pytest.mark.parametrize("family", ["rows", "windows", "dense4", "blocks4"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_every_activation(built: Any, family: str, activation: str) -> None:
     rng = np.random.default_rng(1)
     check(built, family, sparse(rng, 45, 40, 0.5), (4 * rng.standard_normal(40)).astype(np.float32), activation)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_more_inputs_than_a_short_index_holds(built: Any, family: str) -> None:
     rng = np.random.default_rng(2)
     check(built, family, sparse(rng, 3, 70_000, 0.01), rng.standard_normal(70_000).astype(np.float32))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_whole_blocks_of_zeros(built: Any, family: str) -> None:
     rng = np.random.default_rng(3)
     w = sparse(rng, 300, 64, 1.0)
@@ -112,6 +117,7 @@ def test_whole_blocks_of_zeros(built: Any, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_nan_reaches_every_output_that_uses_it(built: Any, family: str) -> None:
     rng = np.random.default_rng(4)
     x = rng.standard_normal(33).astype(np.float32)

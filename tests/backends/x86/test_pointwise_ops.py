@@ -48,6 +48,7 @@ def stored(name: str, values: np.ndarray, g: Geometry, packed: bool) -> tuple[np
     strip=st.integers(0, 3),
     bad=st.booleans(),
 )
+@pytest.mark.slow
 def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -> None:
     (activation, op), (lanes, kernels), g = choice, built, Geometry(*size, pad)
     rng = np.random.default_rng(channels)
@@ -71,6 +72,7 @@ def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -
 
 @settings(max_examples=60)
 @given(choice=st.sampled_from(VECTORS), length=st.integers(1, 100), threads=st.integers(1, 2), bad=st.booleans())
+@pytest.mark.slow
 def test_vectors(built, choice, length, threads, bad) -> None:
     (activation, op), (lanes, kernels) = choice, built
     x, z, scale, shift = np.random.default_rng(length).standard_normal((4, length)).astype(np.float32)
@@ -83,6 +85,7 @@ def test_vectors(built, choice, length, threads, bad) -> None:
     np.testing.assert_allclose(got, EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75), rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_place(built: Any) -> None:
     lanes, kernels = built
     g = Geometry(9, 13, 1)

@@ -55,6 +55,7 @@ def pool(built: Any, kind: str, x: np.ndarray, window: Window, pads: tuple[int, 
     threads=st.integers(1, 2),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_any_window(built, kind, columns, rows, row_stride, size, pads, padded_cells, threads, data) -> None:
     padding = data.draw(st.tuples(st.integers(0, rows // 2), st.integers(0, columns[0] // 2)))
     assume(size[0] + 2 * padding[0] >= rows and size[1] + 2 * padding[1] >= columns[0])
@@ -66,6 +67,7 @@ def test_any_window(built, kind, columns, rows, row_stride, size, pads, padded_c
 
 @pytest.mark.parametrize("kind", ["max", "mean"])
 @pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.slow
 def test_nan_and_infinities_stay_in_their_windows(built: Any, kind: str, columns: tuple[int, int]) -> None:
     k, stride = columns
     x = np.random.default_rng(k).standard_normal((2, 21, 37)).astype(np.float32)
@@ -75,6 +77,7 @@ def test_nan_and_infinities_stay_in_their_windows(built: Any, kind: str, columns
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_pads_of_a_maximum_are_below_every_pixel(built: Any) -> None:
     x = np.full((1, 6, 6), -7, np.float32)
     got, want = pool(built, "max", x, Window((3, 3), (1, 1), (1, 1)), (1, 0))
@@ -92,6 +95,7 @@ def test_pads_of_a_maximum_are_below_every_pixel(built: Any) -> None:
     threads=st.integers(1, 2),
     bad=st.booleans(),
 )
+@pytest.mark.slow
 def test_pool_of_the_whole_map(built, kind, channels, size, pad, packed, threads, bad) -> None:
     lanes, kernels = built
     g = Geometry(*size, pad)

@@ -65,6 +65,7 @@ def moved(built, tokens, source, target, x, y, threads=1) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(**ANY)
+@pytest.mark.slow
 def test_rows_to_packed_and_back(built, count, spare, features, tile, threads) -> None:
     x, tokens = values(count, features), tokens_of(count, spare, tile)
     packed = tokens.packed(features)
@@ -76,6 +77,7 @@ def test_rows_to_packed_and_back(built, count, spare, features, tile, threads) -
 
 @pytest.mark.parametrize("features", [0, 1, 5, 40])
 @pytest.mark.parametrize("spare", [0, 30])
+@pytest.mark.slow
 def test_rows_are_copied(built, features, spare) -> None:
     x, tokens = values(37, max(features, 1)), tokens_of(37, spare)
     rows = tokens.rows(features)
@@ -84,6 +86,7 @@ def test_rows_are_copied(built, features, spare) -> None:
 
 @settings(max_examples=40)
 @given(**ANY, whole=st.booleans())
+@pytest.mark.slow
 def test_add_table(built, count, spare, features, tile, threads, whole) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("add_table")
     storage = tokens.packed(features)
@@ -94,6 +97,7 @@ def test_add_table(built, count, spare, features, tile, threads, whole) -> None:
 
 @settings(max_examples=60)
 @given(**ANY, prefix=st.sampled_from(PREFIXES), same=st.booleans())
+@pytest.mark.slow
 def test_prepend(built, count, spare, features, tile, threads, prefix, same) -> None:
     x, first, spec = values(count, features), values(prefix, features), spec_of("prepend")
     tokens, wide = tokens_of(count, spare, tile), tokens_of(count, spare, tile if same else sum(TILES) - tile)
@@ -104,6 +108,7 @@ def test_prepend(built, count, spare, features, tile, threads, prefix, same) -> 
 
 @settings(max_examples=40)
 @given(**ANY, at=st.floats(0, 1, exclude_max=True))
+@pytest.mark.slow
 def test_select_token(built, count, spare, features, tile, threads, at) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("select_token", index=int(at * count))
     source, vector = tokens.packed(features), Storage("vector", features)
@@ -113,6 +118,7 @@ def test_select_token(built, count, spare, features, tile, threads, at) -> None:
 
 @settings(max_examples=40)
 @given(**ANY)
+@pytest.mark.slow
 def test_mean_tokens(built, count, spare, features, tile, threads) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("mean_tokens")
     source, vector = tokens.packed(features), Storage("vector", features)
@@ -123,6 +129,7 @@ def test_mean_tokens(built, count, spare, features, tile, threads) -> None:
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("count", "spare"), [(1, 0), (7, 3), (128, 0), (33, 95)])
+@pytest.mark.slow
 def test_key_bias(built, mask, affine, count, spare) -> None:
     x = (np.random.default_rng(count).random(count) < 0.5).astype(MASKS[mask])
     tokens, spec = tokens_of(count, spare), spec_of("key_bias", on=0.0, off=float(np.finfo(np.float32).min), affine=affine)
@@ -132,6 +139,7 @@ def test_key_bias(built, mask, affine, count, spare) -> None:
 
 
 @pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.slow
 def test_key_bias_of_numbers_that_are_no_flags(built, affine) -> None:
     x = np.array([0, -0.0, 1, 0.25, -2, np.nan, np.inf, 1e-40], np.float32)
     spec, tokens = spec_of("key_bias", on=0.5, off=-3.0, affine=affine), Tokens(len(x))
@@ -160,6 +168,7 @@ MAPS: dict[str, Any] = {
 
 @settings(max_examples=60)
 @given(**MAPS)
+@pytest.mark.slow
 def test_map_to_tokens(built, features, size, pad, layout, tiles, threads) -> None:
     x, g, tokens, spec = (
         values(features, *size),
@@ -174,6 +183,7 @@ def test_map_to_tokens(built, features, size, pad, layout, tiles, threads) -> No
 
 @settings(max_examples=60)
 @given(**MAPS)
+@pytest.mark.slow
 def test_tokens_to_map(built, features, size, pad, layout, tiles, threads) -> None:
     g, tokens, spec = (
         Geometry(*size, pad, tiles[0]),
@@ -196,6 +206,7 @@ def test_every_operator_is_tested_here_or_in_a_file_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("op", ["layer_norm", "embedding", "add_table", "prepend", "mean_tokens", "key_bias"])
+@pytest.mark.slow
 def test_work_follows_the_run_time_size(built, op) -> None:
     tokens = Tokens(3, 200)
     packed = tokens.packed(8)

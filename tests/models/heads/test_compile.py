@@ -11,7 +11,7 @@ from tests.models.heads.table import CASES, SHARD, today
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.mark.parametrize("name", today(9))
+@pytest.mark.parametrize("name", today(30))
 def test_an_object_answers_as_eager(plain, faults, kernels, record_property, name):
     record_property("SPARSEC_SHARD", SHARD)
     case = CASES[name]

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 MIXED = ("RoFormerForMaskedLM", "CLIPModel", "densenet121")
 
 
-@pytest.mark.parametrize("name", today(24))
+@pytest.mark.parametrize("name", today(50))
 def test_torch_compile_answers_as_eager(plain, faults, kernels, record_property, name):
     record_property("SPARSEC_SHARD", SHARD)
     agrees(name, kernels)
@@ -20,6 +20,7 @@ def test_torch_compile_answers_as_eager(plain, faults, kernels, record_property,
 
 
 @pytest.mark.parametrize("name", MIXED)
+@pytest.mark.turns(3)
 def test_torch_compile_answers_as_eager_with_inductor(lean, faults, kernels, name):
     agrees(name, kernels)
     assert not faults
