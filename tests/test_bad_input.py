@@ -331,6 +331,7 @@ def test_two_inputs_in_any_order_by_position_and_name(cache, used):
         compiled(IMAGES, z=other)
 
 
+@pytest.mark.slow
 def test_batches_of_two_inputs_must_agree(cache):
     compiled = made(Odd(TWO["both"]), cache, IMAGES, IMAGES)
     with pytest.raises(InvalidInput, match=r"different batch sizes: \[1, 2\]"):

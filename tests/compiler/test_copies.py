@@ -34,6 +34,7 @@ def fast(kernels):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.slow
 def test_copies_of_compiled_models_run(fast, copied):
     torch.testing.assert_close(copied([fast])[0](IMAGES), expected(), rtol=1e-5, atol=1e-6)
 

@@ -57,6 +57,7 @@ def test_saved_models_return_what_the_model_returns(cache, tmp_path, structure):
 
 
 @pytest.mark.parametrize("function", [lambda y: (y, 3), lambda y: {"y": y, "name": "text"}], ids=["number", "text"])
+@pytest.mark.slow
 def test_results_that_are_no_tensors_cannot_be_saved(cache, tmp_path, function):
     _, compiled = made(cache, function)
     with pytest.raises(ArtifactError, match="more than tensors"):

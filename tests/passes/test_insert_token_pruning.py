@@ -51,6 +51,7 @@ def check(net: TokenNetwork, keep: Any, after: list[int], strategy: str = "prune
 @pytest.mark.parametrize("post_norm", [False, True])
 @pytest.mark.parametrize(("cls", "head"), [(True, "select"), (True, "mean"), (False, "mean"), (False, "select")])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.turns(2)
 def test_equals_pruning_by_hand(post_norm: bool, cls: bool, head: str, masked: bool) -> None:
     check(TokenNetwork(post_norm=post_norm, cls=cls, head=head, masked=masked, tokens=12), 0.5, [1, 2])
 

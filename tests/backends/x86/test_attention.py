@@ -169,24 +169,28 @@ def problem(seed: int, queries: int, keys: int, heads: int, dim: int, value_dim:
     masks=st.sampled_from(MASKS),
     threads=st.integers(1, 2),
 )
+@pytest.mark.slow
 def test_matches_float64(variants, seed, queries, keys, heads, dim, value_dim, masks, threads):
     variants.check(problem(seed, queries, keys, heads, dim, value_dim, masks), threads)
 
 
 @pytest.mark.parametrize("tile", [16, 32])
 @pytest.mark.parametrize("keys", [1, 16, 29, 33, 100])
+@pytest.mark.slow
 def test_narrow_tiles(variants, tile, keys):
     variants.check(problem(keys, 50, keys, 2, 12, 11, tile=tile))
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("tokens", [1, 5, 17, 50, 128, 197, 512])
+@pytest.mark.slow
 def test_lengths_of_models(variants, tokens, causal):
     variants.check(problem(tokens, tokens, tokens, 2, 64, 64, Masks(causal=causal)), threads=2)
 
 
 @pytest.mark.parametrize("dim", [8, 9, 31, 64, 128])
 @pytest.mark.parametrize("value_dim", [8, 13, 64, 128])
+@pytest.mark.slow
 def test_heads_of_any_size(variants, dim, value_dim):
     variants.check(problem(dim, 37, 70, 3, dim, value_dim))
 
@@ -199,12 +203,14 @@ def test_heads_of_any_size(variants, dim, value_dim):
     masks=st.sampled_from(MASKS),
     threads=st.integers(1, 2),
 )
+@pytest.mark.slow
 def test_sizes_that_come_at_run_time(variants, seed, sizes, more, masks, threads):
     most = (sizes[0] + more[0], sizes[1] + more[1])
     variants.check(problem(seed, *sizes, 2, 12, 20, masks, most=most), threads)
 
 
 @pytest.mark.parametrize("masks", [m for m in MASKS if m.key_bias], ids=lambda m: m.suffix)
+@pytest.mark.slow
 def test_rows_whose_scores_are_all_minus_infinity_are_zero(variants, masks):
     case = problem(3, 40, 30, 2, 8, 8, masks)
     hidden = replace(case, key_bias=np.full(30, -np.inf, np.float32))
@@ -216,6 +222,7 @@ def test_rows_whose_scores_are_all_minus_infinity_are_zero(variants, masks):
 
 
 @pytest.mark.parametrize("bias", [LOWEST, -1e4])
+@pytest.mark.slow
 def test_additive_masks_of_finite_numbers(variants, bias):
     case = problem(4, 20, 33, 2, 16, 16)
     variants.check(replace(case, key_bias=np.where(np.arange(33) % 3 == 0, 0, bias).astype(np.float32)))
@@ -229,6 +236,7 @@ def test_additive_masks_of_finite_numbers(variants, bias):
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["q", "k", "v", "key_bias", "pair_bias"])
+@pytest.mark.slow
 def test_nan_and_infinities_go_where_torch_sends_them(variants, where, bad):
     case = problem(5, 21, 40, 2, 8, 8, Masks(True, True))
     operand = getattr(case, where).copy()
@@ -241,6 +249,7 @@ def test_nan_and_infinities_go_where_torch_sends_them(variants, where, bad):
     np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_nan_payload_is_not_lost_in_the_exponential(variants):
     case = problem(6, 16, 16, 1, 8, 8, Masks(key_bias=True))
     bias = case.key_bias.copy()
@@ -248,12 +257,14 @@ def test_a_nan_payload_is_not_lost_in_the_exponential(variants):
     assert np.isnan(variants.run(replace(case, key_bias=bias))).all()
 
 
+@pytest.mark.slow
 def test_large_scores_do_not_overflow_and_far_ones_vanish(variants):
     case = problem(7, 33, 50, 2, 8, 8)
     variants.check(replace(case, q=case.q * np.float32(2.0**7), k=np.round(case.k * 4)))
 
 
 @pytest.mark.parametrize("length", [0.5, 3.0, 20.0, 86.0])
+@pytest.mark.slow
 def test_the_exponential_is_exact_to_two_units(variants, length):
     # Two keys of scores 0 and -x, values 0 and 1: y = e / (1 + e), so e = y / (1 - y).
     x = np.linspace(0, length, 64, dtype=np.float32)

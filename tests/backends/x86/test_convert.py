@@ -37,6 +37,7 @@ def empty(channels: int, g: Geometry) -> np.ndarray:
 
 @settings(max_examples=40)
 @given(channels=st.integers(1, 5), height=SIZES, width=SIZES, pad=st.integers(0, 4), threads=st.integers(1, 2), shift=st.integers(0, 3))
+@pytest.mark.slow
 def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, shift: int) -> None:
     lanes, kernels = built
     g, source = Geometry(height, width, pad), convert.copy_rows(lanes)
@@ -51,6 +52,7 @@ def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, wid
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 16, 33, 1000])
+@pytest.mark.slow
 def test_vectors_are_copied_whole(built: Any, length: int) -> None:
     lanes, kernels = built
     x = values(length, length)
@@ -77,6 +79,7 @@ def space_to_depth(x: np.ndarray, step: int) -> np.ndarray:
     threads=st.integers(1, 2),
     first=st.booleans(),
 )
+@pytest.mark.slow
 def test_planes_of_a_strided_convolution(
     built: Any, step: int, channels: int, height: int, width: int, pads: tuple[int, int], threads: int, first: bool
 ) -> None:
@@ -96,6 +99,7 @@ def test_planes_of_a_strided_convolution(
 
 @settings(max_examples=25)
 @given(channels=st.integers(1, 9), height=SIZES, width=SIZES, pad=st.integers(0, 2), threads=st.integers(1, 2), strip=st.integers(0, 3))
+@pytest.mark.slow
 def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
     lanes, kernels = built
     g, vectors = Geometry(height, width, pad), 64 // lanes

@@ -88,6 +88,7 @@ ANY = {"count": COUNTS, "tile": st.sampled_from(TILES), "seed": st.integers(0, 9
     spare=st.sampled_from([0, 40]),
     **ANY,
 )
+@pytest.mark.slow
 def test_scores(built, count, tile, seed, heads, dim, masks, cls, spare) -> None:
     tokens = Tokens(count, count + spare if spare else 0, tile)
     q, k, bias = (values(count, f, seed=seed + i) for i, f in enumerate((heads * dim, heads * dim, 1)))
@@ -104,6 +105,7 @@ def test_scores(built, count, tile, seed, heads, dim, masks, cls, spare) -> None
     np.testing.assert_allclose(found, want, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_scores_of_nothing_but_padding_are_zero(built) -> None:
     tokens, x = Tokens(5), values(5, 4)
     for off in (-np.inf, -1e30):
@@ -114,6 +116,7 @@ def test_scores_of_nothing_but_padding_are_zero(built) -> None:
 
 @settings(max_examples=60)
 @given(count=COUNTS, seed=st.integers(0, 999), levels=st.sampled_from([2, 5, 1000]), share=st.floats(0, 1), first=st.integers(0, 3))
+@pytest.mark.slow
 def test_the_highest_stay_and_ties_go_to_the_lower(built, count, seed, levels, share, first) -> None:
     first = min(first, count)
     keep = max(first, 1, round(share * count))
@@ -124,6 +127,7 @@ def test_the_highest_stay_and_ties_go_to_the_lower(built, count, seed, levels, s
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.slow
 def test_odd_scores_rank_as_in_torch(built, odd) -> None:
     scores = values(40)
     scores[[0, 7, 21, 39]] = odd
@@ -134,6 +138,7 @@ def test_odd_scores_rank_as_in_torch(built, odd) -> None:
 
 @settings(max_examples=30)
 @given(features=st.integers(1, 40), share=st.floats(0.01, 1), threads=st.integers(1, 2), **ANY)
+@pytest.mark.slow
 def test_gathers(built, count, tile, seed, features, share, threads) -> None:
     rng = np.random.default_rng(seed)
     index = np.sort(rng.permutation(count)[: max(1, round(share * count))])
@@ -147,6 +152,7 @@ def test_gathers(built, count, tile, seed, features, share, threads) -> None:
 
 @settings(max_examples=40)
 @given(heads=st.sampled_from([1, 3]), dim=st.integers(2, 20), first=st.integers(0, 3), share=st.floats(0, 1), **ANY)
+@pytest.mark.slow
 def test_plans(built, count, tile, seed, heads, dim, first, share) -> None:
     """Keys of small integers whose cosines differ clearly or not at all would tie: these are random, so that pairs are far apart."""
     first = min(first, count)
@@ -159,6 +165,7 @@ def test_plans(built, count, tile, seed, heads, dim, first, share) -> None:
     np.testing.assert_array_equal(found, expected("merge_plan", key, **traits))
 
 
+@pytest.mark.slow
 def test_equal_keys_and_nan_give_valid_plans(built) -> None:
     tokens = Tokens(9)
     traits = {"heads": 1, "keep": 6, "first": 1}
@@ -171,6 +178,7 @@ def test_equal_keys_and_nan_give_valid_plans(built) -> None:
 
 @settings(max_examples=30)
 @given(features=st.integers(1, 40), share=st.floats(0.01, 1), sized=st.booleans(), threads=st.integers(1, 2), **ANY)
+@pytest.mark.slow
 def test_merging(built, count, tile, seed, features, share, sized, threads) -> None:
     rng = np.random.default_rng(seed)
     keep = max(1, round(share * count))
@@ -187,6 +195,7 @@ def test_merging(built, count, tile, seed, features, share, sized, threads) -> N
     np.testing.assert_array_equal(found, expected("merge_sizes", plan, *tail, keep=keep))
 
 
+@pytest.mark.slow
 def test_sizes_and_their_logarithms(built) -> None:
     sizes = np.concatenate([np.arange(0, 400), 10.0 ** np.arange(-30, 30), [np.inf, 0.70710678, 1e-45, np.nan]]).astype(np.float32)
     rows = Tokens(len(sizes)).rows(1)
@@ -201,6 +210,7 @@ def test_sizes_and_their_logarithms(built) -> None:
 
 @settings(max_examples=15)
 @given(features=st.integers(1, 40), threads=st.integers(1, 2), **ANY)
+@pytest.mark.slow
 def test_means_of_merged_tokens(built, count, tile, seed, features, threads) -> None:
     x, sizes = values(count, features), np.random.default_rng(seed).integers(1, 5, count).astype(np.float32)
     tokens = Tokens(count, tile=tile)
@@ -210,6 +220,7 @@ def test_means_of_merged_tokens(built, count, tile, seed, features, threads) -> 
     np.testing.assert_allclose(found, expected("mean_merged", x, sizes), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_every_operator_is_tested_and_odd_tiles_are_refused(built) -> None:
     machine, _ = built
     ops = {op for family in FAMILIES if family.lower is pruning_groups for op in family.ops}

@@ -69,6 +69,7 @@ def variants(request) -> Variants:
     strip=st.integers(0, 3),
     sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
+@pytest.mark.slow
 def test_matches_float64(variants, shape, seed, channels, inputs, size, density, kernel, packed, residual, parts, threads, strip, sharing):
     rng = np.random.default_rng(seed)
     case = problem(rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual)
@@ -76,11 +77,13 @@ def test_matches_float64(variants, shape, seed, channels, inputs, size, density,
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_every_activation(variants, activation):
     variants.check(problem(np.random.default_rng(1), 19, 11, (7, 9), density=0.6, activation=activation))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow
 def test_nan_reaches_the_output_of_its_pixel_only(variants, activation):
     case = problem(np.random.default_rng(2), 9, 6, (6, 6), density=1.0, activation=activation)
     x = case.x.copy()
@@ -89,6 +92,7 @@ def test_nan_reaches_the_output_of_its_pixel_only(variants, activation):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.slow
 def test_padding_a_row_does_not_read_another_input(variants, shape):
     """Rows of one nonzero are mostly padding; NaN in every other input must not reach them."""
     case = problem(np.random.default_rng(3), 8, 8, (3, 3))
@@ -102,6 +106,7 @@ def test_padding_a_row_does_not_read_another_input(variants, shape):
     kept.check(poisoned.run(variants.kernels, source(variants.lanes, shape, kept), constants | ({"parts": 1} if shape[2] else {})))
 
 
+@pytest.mark.slow
 def test_the_output_may_take_the_place_of_the_residual(variants):
     """In parts, y holds partial sums: the residual must have been read before."""
     case = problem(np.random.default_rng(6), 12, 40, (9, 9), residual=True)
@@ -115,10 +120,12 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     case.check(variants.kernels.run([call], memory, g.tiles)["y"])
 
 
+@pytest.mark.slow
 def test_narrow_offsets(variants):
     variants.check(problem(np.random.default_rng(4), 21, 17, (8, 8)), index="uint16")
 
 
+@pytest.mark.slow
 def test_unmasked_output_whose_tile_is_the_panel(variants):
     case = problem(np.random.default_rng(5), 21, 17, (8, 8), pad=0)
     case.check(case.run(variants.kernels, variants.unmasked(), pack_rows(case.matrix, case.offsets(), "uint16", case.bias)))
