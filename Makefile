@@ -26,7 +26,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
-	@echo "make test       all tests (20 minutes on two cores)"
+	@echo "make test       all tests (25 minutes on two cores), of long enumerations a part each day"
 	@echo "make test-fast  the tests without slow ones (5 minutes)"
 	@echo "make sweep      errors of every network x density x pattern x batch x door (an hour)"
 	@echo "make opdb       every float32 sample of PyTorch's operator database through both doors (hours)"
