@@ -224,7 +224,7 @@ def averages_apart(node: fx.Node) -> bool:
     rank = source.meta["val"].dim()  # type: ignore[union-attr]
     if node.target is not aten.mean.dim:
         return rank == 4
-    return min((dim % rank for dim in arguments(node)["dim"] or (0,)), default=0) > 1
+    return min((dim % max(rank, 1) for dim in arguments(node)["dim"] or (0,)), default=0) > 1
 
 
 def _cat(node: fx.Node) -> Fact:

@@ -145,8 +145,10 @@ def _dimension(node: fx.Node) -> Rewrite:
     named = arguments(node)
     source: Any = named["tensors"][0] if node.target is aten.cat.default else node.args[0]
     rank, dim = source.meta["val"].dim(), named["dim"]
+    if rank != 3:
+        return None
     counted = sorted(d % rank for d in dim) if isinstance(dim, list | tuple) else dim if dim is None else dim % rank
-    if rank != 3 or counted is None or counted == (list(dim) if isinstance(counted, list) else dim):
+    if counted is None or counted == (list(dim) if isinstance(counted, list) else dim):
         return None
 
     def rewrite(edit: Editor) -> str:

@@ -141,7 +141,7 @@ NOISY = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Future
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "density"), KINDS)
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.turns(5)
+@pytest.mark.turns(9)
 def test_every_density_and_pattern_stays_within_the_limit(kernels, tmp_path, name, pattern, density):
     model, draw = pruned(name, pattern, density)
     agrees(whole(through_compile(model, draw, kernels, tmp_path)), model, draw)
@@ -152,7 +152,7 @@ def test_every_density_and_pattern_stays_within_the_limit(kernels, tmp_path, nam
 @pytest.mark.parametrize("way", DOORS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.turns(5)
+@pytest.mark.turns(9)
 def test_every_pattern_stays_within_the_limit_through_every_door(strict, kernels, tmp_path, name, pattern, way):
     model, draw = pruned(name, pattern, 0.1)
     agrees(whole(way(model, draw, kernels, tmp_path)), model, draw)
@@ -161,7 +161,7 @@ def test_every_pattern_stays_within_the_limit_through_every_door(strict, kernels
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "pattern", "density"), WHOLE)
-@pytest.mark.turns(4)
+@pytest.mark.turns(5)
 def test_every_network_as_published_stays_within_the_limit(kernels, tmp_path, name, size, pattern, density):
     model, draw = published(name, size, pattern, density)
     agrees(whole(through_compile(model, draw, kernels, tmp_path)), model, draw, (1, 3))

@@ -302,6 +302,7 @@ SIGNATURES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("returned", SIGNATURES)
+@pytest.mark.turns(3)
 def test_results_come_in_the_model_s_own_structure(cache, returned):
     model = Odd(SIGNATURES[returned]).eval()
     compiled = made(model, cache)

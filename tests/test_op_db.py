@@ -15,7 +15,7 @@ from tests.opdb.reports import failures, table
 from tests.opdb.runs import Plan, supervise
 from tests.opdb.samples import strided, twins
 
-SHARDS, SECONDS = 40, 100.0
+SHARDS, SECONDS = 40, 60.0
 
 
 def test_copies_share_memory_as_the_originals_do_and_keep_strides():

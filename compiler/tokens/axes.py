@@ -244,7 +244,7 @@ def _reshape(view: View, node: fx.Node) -> View | None:
     left = _merged([atom for dim in view.dims for atom in dim])
     shape = [*map(int, node.meta["val"].shape)]
     dims = []
-    for size, following in zip(shape, [*shape[1:], 0], strict=True):
+    for size, following in zip(shape, [*shape, 0][1:], strict=True):
         taken = _take(left, size)
         if taken is None:
             return None
@@ -257,6 +257,8 @@ def _reshape(view: View, node: fx.Node) -> View | None:
 
 def _squeeze(view: View, node: fx.Node) -> View | None:
     """Without the samples only where there is one of them, so never."""
+    if not view.dims:
+        return view
     named, rank = arguments(node).get("dim", range(len(view.dims))), len(view.dims)
     gone = {dim % rank for dim in ([named] if isinstance(named, int) else named) if size_of(view.dims[dim]) == 1}
     if any(SAMPLE in view.dims[dim] for dim in gone):

@@ -58,7 +58,7 @@ def test_a_block_is_one_region_that_gives_what_float64_gives(compiled, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
     model, inputs = BLOCKS[name]()
     fast = compile_whole(model, inputs(3), kernels)

@@ -211,3 +211,12 @@ def test_one_index_of_merged_dimensions(index: int) -> None:
     node = net.add(aten.select.int, net.last, 0, index)
     assert view_of(node).root is net.values[0]
     assert torch.equal(shown(view_of(node)), numbered(net, node))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1)])
+def test_one_element_as_a_scalar(shape: tuple[int, ...]) -> None:
+    net = Network(shape, 0)
+    net.add(aten.reshape.default, net.last, [])
+    assert view_of(net.last).shape == () and not view_of(net.last).is_rearrangement
+    net.add(aten.squeeze.dim, net.last, -1)
+    assert view_of(net.last).shape == ()

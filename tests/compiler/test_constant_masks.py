@@ -50,6 +50,7 @@ def mask(kind: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["window", "one key", "query", "none"])
 @pytest.mark.parametrize("spelled_out", [False, True])
 @pytest.mark.slow
+@pytest.mark.turns(2)
 def test_answers_are_those_of_eager_and_nothing_is_said(kind, spelled_out, kernels, monkeypatch):
     monkeypatch.setattr(inductor, "compile_dense", lambda graph_module, examples, **_: graph_module)
     model = Masked(mask(kind), spelled_out).eval()

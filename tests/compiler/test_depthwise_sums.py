@@ -91,6 +91,7 @@ def test_sums_into_depthwise_convolutions(density: float, sizes: tuple[int, ...]
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("sizes", [(3,), (3, 5, 7)])
+@pytest.mark.turns(2)
 def test_sums_into_depthwise_convolutions_through_torch_compile(sizes: tuple[int, ...], kernels) -> None:
     model = All(0.2, sizes).eval()
     check(torch.compile(model, backend="sparse", options={"cache_dir": kernels}), model, IMAGES, 12 * len(sizes))

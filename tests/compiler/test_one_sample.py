@@ -72,7 +72,7 @@ def agrees(model: Viewed, tokens: int, kernels) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in VIEWS])
-@pytest.mark.turns(3)
+@pytest.mark.turns(5)
 def test_views(name, tokens, kernels):
     agrees(prune(Viewed(name).eval(), 0.7, classifier=True), tokens, kernels)
 

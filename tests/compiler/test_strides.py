@@ -161,7 +161,7 @@ def answers_or_refuses(run, model: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("case", "layout"), pairs(VIEWS | READERS, 8))
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 def test_through_torch_compile(case, layout, quick):
     torch._dynamo.reset()
     run, model = through_dynamo((VIEWS | READERS)[case])

@@ -127,7 +127,7 @@ print("ends", flush=True)
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2000])
 @pytest.mark.parametrize("door", _DOORS)
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 def test_an_interpreter_ends_while_daemons_call(door: str, batch: int, tmp_path: Path) -> None:
     """In a call or between two. Of eager PyTorch such a process aborts."""
     command = [sys.executable, "-c", _DAEMONS.format(door=_DOORS[door].format(batch=batch)), str(tmp_path / "place")]

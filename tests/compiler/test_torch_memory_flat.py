@@ -48,5 +48,5 @@ def test_sixty_new_weights_are_flat_in_memory(strict, kernels):
                 model[0].weight = nn.Parameter(model[0].weight * 1.001)
             for _ in range(2):
                 torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-4)
-            sizes.append(held())
-    assert sizes[-1] - sizes[20] < 64
+            sizes += [held()] if step in (20, 59) else []
+    assert sizes[1] - sizes[0] < 64

@@ -46,6 +46,7 @@ def test_a_changing_float_leaves_the_graph_sparse(driver, caplog, use):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", ["product", "arithmetic", "summand"])
+@pytest.mark.turns(3)
 def test_a_changing_float_with_the_compiler(strict, kernels, caplog, use):
     uses = {**USES, "summand": lambda y, z, s: torch.add(y, z, alpha=s)}
     model, x = Adapted(uses[use]).eval(), torch.randn(3, 8)

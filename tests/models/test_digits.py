@@ -43,6 +43,7 @@ def test_split_holds_out_a_quarter_once():
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "recipe"), [(digits_cnn, DEFAULT), (digits_vit, RECIPE)])
 @pytest.mark.parametrize(("sparsity", "pattern", "zeros"), [(0.8, "unstructured", 0.8), (0.75, "1:4", 0.75)])
+@pytest.mark.turns(2)
 def test_training_is_deterministic_and_prunes_on_the_way(make, recipe, sparsity, pattern, zeros):
     models = [make(seed=5), make(seed=5)]
     reached = [train_digits(model, 2, 1, sparsity, pattern, recipe) for model in models]

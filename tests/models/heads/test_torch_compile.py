@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 MIXED = ("RoFormerForMaskedLM", "CLIPModel", "densenet121")
 
 
-@pytest.mark.parametrize("name", today(50))
+@pytest.mark.parametrize("name", today(75))
 def test_torch_compile_answers_as_eager(plain, faults, kernels, record_property, name):
     record_property("SPARSEC_SHARD", SHARD)
     agrees(name, kernels)
