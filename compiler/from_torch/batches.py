@@ -23,8 +23,10 @@ from sparsec.from_torch.randomness import DropoutReturnsItsInput
 
 #: Functions of these names make another shape of the same elements, from sizes among their arguments.
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "expand", "view_as", "reshape_as", "expand_as", "broadcast_to"})
-#: Sizes are among the arguments of these, and what they make is the same everywhere.
-_FILLED = frozenset(new + name for new in ("", "new_") for name in ("zeros", "ones", "full", "empty"))
+#: All numbers among the arguments of these are sizes, and what they make is the same everywhere.
+_FILLED = frozenset(new + name for new in ("", "new_") for name in ("zeros", "ones", "empty"))
+#: What these fill with is a number, their sizes are a sequence.
+_FULL = frozenset({"full", "new_full"})
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        numbers = tuple(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, int | float | slice))
+        given = [*args, *(kwargs or {}).values()]
+        leaves = given if func.__name__ in _FULL else pytree.tree_leaves(given)
+        numbers = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | slice))
         shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         if shapes:
             self.calls.append(_Call(func.__name__, numbers, shapes))

@@ -97,6 +97,26 @@ def test_layers_of_torch_serve_all_batches(batch):
     assert not dependence_on_batch(layer, (torch.zeros(batch, 5, 16),), {})
 
 
+@pytest.mark.parametrize(
+    ("function", "depends"),
+    [
+        (lambda x: x + torch.full((len(x), 1), 2.0), False),
+        (lambda x: x + x.new_full((len(x), 1), 2.0), False),
+        (lambda x: x + torch.zeros(len(x), 1), False),
+        (lambda x: x + torch.full((len(x), 1), float(len(x))), True),
+        (lambda x: x + x.new_full((len(x), 1), fill_value=len(x)), True),
+        (lambda x: x * torch.tensor(len(x)), True),
+        (lambda x: x.view(1, -1), True),
+    ],
+)
+def test_what_depends_on_the_number_of_samples(function, depends):
+    class Function(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    assert bool(dependence_on_batch(Function(), (torch.zeros(1, 8),), {})) == depends
+
+
 def test_the_module_is_as_it_was():
     class Caching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
