@@ -18,6 +18,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.expr import _EXP_POLY, _LN2_HIGH, _LN2_LOW, _LOG2E, let
 from sparsec.backends.x86.panel import FAR, Panel
 
@@ -102,7 +103,7 @@ def attention(lanes: int, rows: int, vectors: int, tile: int, masks: Masks) -> S
         return b * rows if tile % rows == 0 else T.min(b * rows, tile - rows)
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             q_: T.handle("float32"),
             k_: T.handle("float32"),

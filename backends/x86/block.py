@@ -15,6 +15,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
 from sparsec.backends.x86.shares import row_range, tile_range
 
@@ -31,7 +32,7 @@ def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation
     symbol = f"block_l{lanes}_r{rows}_v{vectors}_t{tile}_{index}_{epilogue.suffix}"
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

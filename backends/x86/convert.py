@@ -12,6 +12,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.planes import wide_planes
 from sparsec.backends.x86.registers import lanes_below
 from sparsec.backends.x86.spmm import FAR
@@ -31,7 +32,7 @@ def copy_rows(lanes: int) -> Source:
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -116,7 +117,7 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
                 T.evaluate(T.masked_store(y, column, where, lanes_below(lanes, limit)))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -170,7 +171,7 @@ def retile(lanes: int, vectors: int, masked: bool) -> Source:
     params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

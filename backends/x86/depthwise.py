@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
 
@@ -109,7 +110,7 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
         return total(shifted(span(old, j * lanes), span(s, j * lanes), j - r, lanes) for j in range(r + 1, kernel))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def stencil(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.depthwise import FAR, shifted, total, without_residual
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
@@ -89,7 +90,7 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
         return value + other[at] if residual else value
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def stencil(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -10,6 +10,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 from sparsec.backends.x86.token_moves import pack_block
 
@@ -30,7 +31,7 @@ def embedding(lanes: int, vectors: int, index: str) -> Source:
         return T.Cast("int32", T.max(T.min(ids[T.min(token, count - 1)], T.Cast(index, rows - 1)), T.Cast(index, T.int32(0))))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle(index),
             y_: T.handle("float32"),

@@ -15,6 +15,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.spmm import FAR
@@ -85,7 +86,7 @@ def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual:
             T.evaluate(T.masked_store(y, acc[T.Ramp(v * lanes, 1, lanes)], T.Ramp(n0 + v * lanes, 1, lanes), mask))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -136,7 +137,7 @@ def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source
     """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -21,6 +21,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.gemv import index_dtype, pad_bias
@@ -110,7 +111,7 @@ def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Sou
             T.buffer_store(acc, acc[total] + chosen * value[here], [total])
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
 #: How a mask's dtype is read.
@@ -24,7 +25,7 @@ def key_bias(mask: str, affine: bool) -> Source:
     dtype = DTYPES[mask]
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle(dtype),
             y_: T.handle("float32"),

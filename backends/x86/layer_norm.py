@@ -15,6 +15,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
 
@@ -23,7 +24,7 @@ def layer_norm(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

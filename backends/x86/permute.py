@@ -8,6 +8,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import lanes_below
 from sparsec.backends.x86.spmm import FAR
 from sparsec.layouts import Storage, ceil_to
@@ -24,7 +25,7 @@ def permute(lanes: int) -> Source:
     """
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

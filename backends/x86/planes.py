@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
 
@@ -36,7 +37,7 @@ def wide_planes(lanes: int, step: int) -> Source:
                         store_below(lanes, y, y0 + b * y_row, column, cells)
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

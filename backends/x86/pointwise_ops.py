@@ -12,6 +12,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
 from sparsec.backends.x86.spmm import FAR
@@ -49,7 +50,7 @@ def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> 
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             z_: T.handle("float32"),
@@ -120,7 +121,7 @@ def vector_op(lanes: int, op: str, activation: str) -> Source:
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             z_: T.handle("float32"),

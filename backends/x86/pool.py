@@ -14,6 +14,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.spmm import FAR
 from sparsec.layouts import Geometry
@@ -71,7 +72,7 @@ def window_pool(lanes: int, kind: str, columns: int, stride: int) -> Source:
             _fold(kind, out, lanes, j * lanes)
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -201,7 +202,7 @@ def global_pool(lanes: int, vectors: int, kind: str) -> Source:
             half //= 2
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

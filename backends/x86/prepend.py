@@ -14,6 +14,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, store
 from sparsec.backends.x86.spmm import FAR
 
@@ -38,7 +39,7 @@ def prepend(lanes: int, vectors: int, tokens: int) -> Source:
         return token // x_row * (features * x_row) + token % x_row
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

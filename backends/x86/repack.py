@@ -12,6 +12,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, store
 from sparsec.backends.x86.spmm import FAR
 from sparsec.layouts import Geometry, Storage
@@ -25,7 +26,7 @@ def repack(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -59,7 +60,7 @@ def gather(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

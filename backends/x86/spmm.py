@@ -24,6 +24,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
 from sparsec.backends.x86.shares import row_range, tile_range
 
@@ -59,7 +60,7 @@ def spmm(
     symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_g{group}_{index}_{activation}{flags}"
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

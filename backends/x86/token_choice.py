@@ -13,6 +13,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.attention import Masks, exp_nonpositive
 from sparsec.backends.x86.spmm import FAR
 
@@ -50,7 +51,7 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             q_: T.handle("float32"),
             k_: T.handle("float32"),
@@ -156,7 +157,7 @@ def keep_tokens(lanes: int) -> Source:
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("int64"),
@@ -211,7 +212,7 @@ def gather_tokens(lanes: int, tile: int) -> Source:
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             index_: T.handle("int64"),
@@ -245,7 +246,7 @@ def gather_keys() -> Source:
     params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             index_: T.handle("int64"),

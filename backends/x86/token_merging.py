@@ -11,6 +11,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.attention import exp_nonpositive
 from sparsec.backends.x86.expr import let
 from sparsec.backends.x86.spmm import FAR
@@ -76,7 +77,7 @@ def merge_plan(lanes: int, tile: int) -> Source:
     vectors = tile // lanes
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("int64"),
@@ -185,7 +186,7 @@ def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
     )
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             plan_: T.handle("int64"),
@@ -239,7 +240,7 @@ def merge_sizes(sized: bool) -> Source:
     params = (Param("plan", "act", "int64"), Param("sizes", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("count", "keep")))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             plan_: T.handle("int64"),
             sizes_: T.handle("float32"),
@@ -271,7 +272,7 @@ def size_op(op: str) -> Source:
         return log(x) if op == "log_sizes" else exp_nonpositive(T.min(x, T.float32(0)))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(x_: T.handle("float32"), y_: T.handle("float32"), count: T.int32, begin: T.int32, end: T.int32) -> T.int32:
             x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
@@ -289,7 +290,7 @@ def mean_merged(tile: int) -> Source:
     params = (*(Param(n, "act") for n in ("x", "sizes", "y")), *(Param(n, "i32") for n in ("count", "features")))
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             sizes_: T.handle("float32"),

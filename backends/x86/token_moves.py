@@ -12,6 +12,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
 
@@ -39,7 +40,7 @@ def rows_to_packed(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -96,7 +97,7 @@ def packed_to_rows(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -11,6 +11,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
 
@@ -19,7 +20,7 @@ def add_table(lanes: int, vectors: int) -> Source:
     tile = lanes * vectors
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),

@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
 #: Features in a unit of work of ``select_token``.
@@ -17,7 +18,7 @@ def select_token() -> Source:
     """y[f] = x[at + f * x_row] for ``features`` features. Units of work are runs of ``RUN`` features."""
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
@@ -54,7 +55,7 @@ def mean_tokens(lanes: int, vectors: int) -> Source:
             width //= 2
 
     def make() -> Any:
-        @T.prim_func(private=True)
+        @script.prim_func(private=True)
         def kernel(
             x_: T.handle("float32"),
             y_: T.handle("float32"),
