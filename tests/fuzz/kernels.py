@@ -7,9 +7,9 @@ that need them, the next shared library is made. It stays in the cache directory
 
 from __future__ import annotations
 
-import functools
-import inspect
+import os
 import pickle
+import tempfile
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,8 +41,6 @@ class Kernels:
         from sparsec import driver
         from sparsec.backends.x86.library import _source_digest
 
-        # TVM's parser asks for the stack of callers, and by default the source of each of them is read.
-        inspect.stack = functools.partial(inspect.stack, 0)
         found = cls(folder / f"kernels-{_source_digest()[:16]}.pickle")
         found._read()
         driver._kernels = found.choose
@@ -52,9 +50,10 @@ class Kernels:
         from sparsec.backends.base import Source
 
         if self.file.exists():
-            self.scripts, made = pickle.loads(self.file.read_bytes())
+            scripts, made = pickle.loads(self.file.read_bytes())
+            self.scripts = list(dict.fromkeys([*scripts, *self.scripts]))
             self.library = [Source(symbol, params, lambda: None) for symbol, params in made]
-            self.known = {symbol for symbol, _ in made}
+            self.known |= {symbol for symbol, _ in made}
 
     def choose(self, lowered: Any, _backend: Any) -> list[Any]:
         """The kernels to assemble a program for."""
@@ -75,6 +74,7 @@ class Kernels:
     def _grow(self) -> None:
         """In a child: TVM had better not run before a fork."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._read()
         process = get_context("fork").Process(target=_build, args=(self.scripts, self.file))
         process.start()
         process.join()
@@ -104,4 +104,7 @@ def _build(scripts: list[str], file: Path) -> None:
             continue
     sources = [found[symbol] for symbol in sorted(found)]
     X86().build(sources, Settings().cache_dir)
-    file.write_bytes(pickle.dumps((scripts, [(source.symbol, source.params) for source in sources])))
+    # Other processes of the search read and write it too.
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as written:
+        written.write(pickle.dumps((scripts, [(source.symbol, source.params) for source in sources])))
+    os.replace(written.name, file)

@@ -12,23 +12,27 @@ import torch
 
 from tests.fuzz import child, prelude
 from tests.fuzz.case import Case, Step
+from tests.fuzz.findings import Failure
 from tests.fuzz.kernels import Kernels
 from tests.fuzz.script import body, script
-from tests.fuzz.search import Failure, Search
+from tests.fuzz.search import Search
+from tests.fuzz.workers import spread
 
 _STEPS = (Step(0, "linear", ((-1, 0),)),)
 
 
-def search(minutes: float, seed: int, doors: tuple[str, ...] = (), without: tuple[str, ...] = (), out: Path | None = None) -> int:
+def search(
+    minutes: float, seed: int, doors: tuple[str, ...] = (), without: tuple[str, ...] = (), out: Path | None = None, jobs: int = 1
+) -> int:
     """0 if nothing failed, else 1. ``out``: a folder for scripts, which are printed without one."""
     warm_up()
     from sparsec.settings import Settings
 
     print(f"seed {seed}", flush=True)
     kernels = Kernels.install(Settings().cache_dir / "fuzz")
-    found = Search(seed, doors, without, kernels, report=functools.partial(_tell, out))
-    found.run(minutes)
-    print(found.summary(), flush=True)
+    found = spread(Search(seed, doors, without, kernels, report=functools.partial(_tell, out)), minutes, jobs)
+    print(f"seed {seed}: {found.by_door.total()} cases in {minutes:g} minutes of {jobs} processes, {len(found.failures)} failures")
+    print(found, flush=True)
     return bool(found.failures)
 
 

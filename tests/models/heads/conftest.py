@@ -1,8 +1,5 @@
 """What makes hundreds of models affordable."""
 
-import functools
-import inspect
-
 import pytest
 
 import sparsec.inductor
@@ -30,8 +27,6 @@ def lean(libraries, monkeypatch):
         return list(libraries[-1].values())
 
     monkeypatch.setattr(driver, "_kernels", called)
-    # TVM's parser asks for the stack of callers, and by default the source of each of them is read.
-    monkeypatch.setattr(inspect, "stack", functools.partial(inspect.stack, 0))
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "pit_ti_224": (64, {"img_size": 64}),
     "ese_vovnet19b_slim": (64, {}),
-    "hardcorenas_a": (64, {"channel_multiplier": 0.5}),
+    "hardcorenas_a": (64, {}),
     "cs3darknet_s": (64, {}),
     "rexnet_100": (64, {"width_mult": 0.5}),
     "shvit_s1": (64, {}),
