@@ -227,9 +227,12 @@ def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor], fixed: Collectio
     taken = {x.untyped_storage().data_ptr() for x in inputs}
     apart = []
     for position, result in enumerate(results):
-        pointer = result.untyped_storage().data_ptr()
-        apart.append(result.clone() if position in fixed or pointer in taken else result)
-        taken.add(pointer)
+        shared = position in fixed
+        if result.layout == torch.strided:
+            pointer = result.untyped_storage().data_ptr()
+            shared |= pointer in taken
+            taken.add(pointer)
+        apart.append(result.clone() if shared else result)
     return apart
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from sparsec.errors import UnsupportedModel
 
@@ -167,3 +168,19 @@ def is_view(node: fx.Node) -> bool:
     """Whether the results of an operator show the memory of an argument."""
     schema = getattr(node.target, "_schema", None)
     return node.target in _UNSAFE or (schema is not None and any(result.alias_info for result in schema.returns))
+
+
+def shows_unsaid(node: fx.Node) -> bool:
+    """Whether a composite operator that says nothing of memory (meshgrid, broadcast_tensors, atleast_1d) shows an argument's."""
+    if node.op != "call_function" or not getattr(node.target, "_can_decompose", bool)() or is_view(node):
+        return False
+    given = {_storage(value) for source in node.all_input_nodes for value in _tensors(source)}
+    return any(_storage(value) in given for value in _tensors(node))
+
+
+def _tensors(node: fx.Node) -> list[Tensor]:
+    return [value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, Tensor) and value.layout == torch.strided]
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage()._cdata

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.eval_frame import OptimizedModule
+from torch._export.utils import _get_decomp_for_cia
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
-from sparsec.from_torch.aliasing import Aliasing
+from sparsec.from_torch.aliasing import Aliasing, shows_unsaid
 from sparsec.from_torch.batches import dependence_on_batch
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
@@ -297,11 +298,13 @@ def _export(
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
-    """Functional, with every operator whole that torch can keep whole."""
+    """Functional, with every operator whole that torch can keep whole and that says which memory it shows."""
     with warnings.catch_warnings():
         # torch copies its own tree specs in a way that it warns of.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        return program.run_decompositions({})
+        whole = program.run_decompositions({})
+        quiet = {node.target for node in whole.graph.nodes if shows_unsaid(node)}
+        return whole.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

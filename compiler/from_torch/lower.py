@@ -138,6 +138,9 @@ class _Lowering:
     def _copy(self, node: fx.Node) -> None:
         if is_random(node):
             raise UnsupportedModel("The model draws random numbers.", where=source_of(node), why=str(node.target))
+        if (written := _written_unsaid(node)) is not None:
+            what = f"The model writes to {written.name!r} while it runs."
+            raise UnsupportedModel(what, where=source_of(node), why=str(node.target), hint="Keep state outside, or leave it dense.")
         if node.target is aten._assert_tensor_metadata.default:
             return
         check_sizes(node)
@@ -203,6 +206,13 @@ class _Lowering:
         entries = [entry.arg for entry in self.program.graph_signature.output_specs]
         returned = [value for value in self.given.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
         return tuple(slot if isinstance(slot, Fixed) else self.results.index(returned[slot]) for slot in _slots(entries))
+
+
+def _written_unsaid(node: fx.Node) -> fx.Node | None:
+    """Whose memory holds the running statistics of an instance_norm that takes those of its input: it writes to them unsaid."""
+    if node.target is not aten.instance_norm.default or not node.args[5]:
+        return None
+    return next((root_of(operand) for operand in node.args[3:5] if isinstance(operand, fx.Node)), None)
 
 
 def source_of(node: fx.Node) -> str:

@@ -18,15 +18,16 @@ from sparsec.errors import UnsupportedModel
 
 aten = torch.ops.aten
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
-#: Where the calls of a graph of Dynamo's are replayed.
+#: In PyTorch's folder, and on behalf of the model: where the calls of a graph of Dynamo's are replayed, and what calls operators for tests.
 _INTERPRETER = fx.interpreter.__file__
+_TESTING = os.path.join(TORCH_FOLDER, "testing", "")
 
 #: Operators whose results are of the memory of their first argument, whatever its shape says.
 OF_STORAGE = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default, aten.resize.default})
 _STRIDES = frozenset({Tensor.stride, Tensor.is_contiguous, Tensor.dim_order})
 _PLACES = frozenset({Tensor.storage_offset, Tensor.untyped_storage, Tensor.data_ptr})
-_CONTIGUOUS = frozenset({Tensor.contiguous})
-_SHAPED = frozenset({Tensor.reshape, Tensor.reshape_as, Tensor.flatten, Tensor.ravel, torch.reshape, torch.flatten, torch.ravel})
+_CONTIGUOUS = frozenset({Tensor.contiguous, Tensor.ravel, torch.ravel})
+_SHAPED = frozenset({Tensor.reshape, Tensor.reshape_as, Tensor.flatten, torch.reshape, torch.flatten})
 _NOTED = _STRIDES | _PLACES | _CONTIGUOUS | _SHAPED
 
 
@@ -57,7 +58,7 @@ def _asked_by_torch() -> bool:
     while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
     name = frame.f_code.co_filename
-    return name.startswith(TORCH_FOLDER) and name != _INTERPRETER
+    return name.startswith(TORCH_FOLDER) and name != _INTERPRETER and not name.startswith(_TESTING)
 
 
 def contiguous_strides(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:

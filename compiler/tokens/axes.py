@@ -297,8 +297,9 @@ def _transpose(view: View, node: fx.Node) -> View:
     named, dims = arguments(node), list(view.dims)
     if node.target is aten.t.default:
         return replace(view, dims=tuple(reversed(dims)))
-    a, b = named["dim0"], named["dim1"]
-    dims[a], dims[b] = dims[b], dims[a]
+    if dims:  # A scalar has an axis to turn, and nothing turns.
+        a, b = named["dim0"], named["dim1"]
+        dims[a], dims[b] = dims[b], dims[a]
     return replace(view, dims=tuple(dims))
 
 

@@ -55,6 +55,10 @@ OF_RESULTS = {
     "turned in place": lambda y, x, m: (y, y.transpose_(2, 3)),
     "dropout": lambda y, x, m: (y, F.dropout(y, 0.5, False)),
     "channels dropped out": lambda y, x, m: (y, F.dropout2d(y, 0.5, False).flatten(1)),
+    "mesh": lambda y, x, m: (*torch.meshgrid(y[0, 0, 0], y[0, 0, :, 0], indexing="ij"), y),
+    "broadcast": lambda y, x, m: torch.broadcast_tensors(y, y[:, :1]),
+    "at least a vector": lambda y, x, m: (y, *torch.atleast_1d(y[0, 0, 0, 0], y[0])),
+    "sum to its own size": lambda y, x, m: (y.sum_to_size(y.shape), y),
     "nothing dropped out": lambda y, x, m: (torch.dropout(y, 0.0, True), y),
 }
 APART = {
@@ -69,12 +73,14 @@ OF_INPUTS = {
     "dropped out input": lambda y, x, m: (F.dropout(x, 0.5, False), y),
     "view of input": lambda y, x, m: (y, x.flatten(1)),
     "parts of input": lambda y, x, m: (*x.chunk(2, 1), y),
+    "mesh of the input": lambda y, x, m: (y, *torch.meshgrid(x[0, 0, 0], x[0, 0, :, 0], indexing="ij")),
     "nothing else": lambda y, x, m: x,
     "input and results": lambda y, x, m: (x[:, 1], y, y[:, 0], x),
 }
 WRITTEN = {
     "input written": lambda y, x, m: (x.mul_(2), y),
     "only written": lambda y, x, m: (x[:, 0].fill_(1) * 0, y)[1],
+    "statistics written": lambda y, x, m: F.instance_norm(y, x[0, :, 0, 0], x[1, :, 1, 1], use_input_stats=True),
     "view of input written": lambda y, x, m: (y, x.view(-1).add_(1), x),
 }
 SHARED = OF_RESULTS | APART | OF_INPUTS

@@ -220,3 +220,5 @@ def test_one_element_as_a_scalar(shape: tuple[int, ...]) -> None:
     assert view_of(net.last).shape == () and not view_of(net.last).is_rearrangement
     net.add(aten.squeeze.dim, net.last, -1)
     assert view_of(net.last).shape == ()
+    net.add(aten.transpose.int, net.last, 0, -1)
+    assert view_of(net.last).shape == ()

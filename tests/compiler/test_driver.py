@@ -10,6 +10,7 @@ import tvm
 from torch import Tensor, fx, nn
 
 import sparsec
+from sparsec import driver
 from sparsec.backends.x86.backend import X86
 from sparsec.errors import InvalidInput
 from sparsec.regions import covers
@@ -210,3 +211,12 @@ def test_a_sum_with_a_constant_of_the_same_size(tmp_path):
     model, x = Shifted().eval(), torch.randn(2, 5, 8)
     with torch.no_grad():
         assert error(sparsec.compile(model, (x,), cache_dir=tmp_path)(x), model(x)) < TOLERANCE
+
+
+def test_results_of_torch_come_apart_from_each_other_and_from_inputs():
+    x, y = torch.ones(2, 3), torch.ones(2, 3)
+    sparse = torch.eye(2).to_sparse()
+    results = driver._apart([x, y, y[0], sparse, sparse], [x], {4})
+    assert [result.layout for result in results] == [torch.strided] * 3 + [torch.sparse_coo] * 2
+    assert results[0] is not x and results[1] is y and results[3] is sparse and results[4] is not sparse
+    assert len({result.untyped_storage().data_ptr() for result in (x, *results[:3])}) == 4

@@ -27,6 +27,7 @@ VIEWS = {
     "input": lambda y, x, m: (y, x),
     "turned input": lambda y, x, m: (y, x.permute(0, 2, 3, 1), x.unsqueeze(2)),
     "flat input": lambda y, x, m: (y, x.flatten(2), x.reshape(2, -1)),
+    "raveled": lambda y, x, m: (y, x.ravel(), x[0, 0, 0].ravel(), torch.ravel(x[0, 0, :, 0])),
     "input where contiguous": lambda y, x, m: (y, x.contiguous()),
     "flat result": lambda y, x, m: (y, y.flatten(1)),
     "result where contiguous": lambda y, x, m: (y, y.contiguous()),

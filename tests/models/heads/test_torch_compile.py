@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.models.heads.agreement import disagreement
-from tests.models.heads.case import SEED, drawn
+from tests.models.heads.case import SEED
 from tests.models.heads.table import CASES, SHARD, today
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -33,5 +33,5 @@ def agrees(name, kernels):
     with torch.no_grad():
         for keywords in calls:
             assert not disagreement(fast(**keywords), model, keywords)
-        model.load_state_dict(drawn(case.make().eval(), SEED + 1).state_dict())
+        model.load_state_dict(case.model(SEED + 1).state_dict())
         assert not disagreement(fast(**keywords), model, keywords), "after new weights"
