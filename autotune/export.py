@@ -18,7 +18,7 @@ import tvm
 
 import sparsec
 from sparsec.autotune.database import FILE
-from sparsec.autotune.kernel_case import case_of, smallest
+from sparsec.autotune.kernel_case import NoReference, case_of, smallest
 from sparsec.autotune.kernel_text import TOLERANCE, header, self_test
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place, Records
@@ -130,7 +130,7 @@ class _Exporter:
         """Why there is none, if so."""
         try:
             text, data = self_test(symbol, case_of(task, groups), self._machine.features)
-        except (ValueError, NotImplementedError) as error:
+        except NoReference as error:
             return f"its layer {groups[0].calls[0].node} has no reference: {error}"
         (self._folder / f"{symbol}_test.c").write_text(text)
         (self._folder / f"{symbol}_test.bin").write_bytes(data)

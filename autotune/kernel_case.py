@@ -24,6 +24,10 @@ from sparsec.layouts import LINE, Storage, ceil_to
 _SEED = 7
 
 
+class NoReference(Exception):
+    """It is not known what kernels of this layer must give; the text says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """``groups`` in order compute ``target`` from ``filled`` buffers (their stored values); a NaN in ``wanted`` stands for any value.
@@ -59,12 +63,12 @@ def smallest(lowered: Lowered) -> dict[str, tuple[Task | None, tuple[Group, ...]
 
 
 def case_of(task: Task | None, groups: Sequence[Group]) -> Case:
-    """The case of a layer. ValueError where it is not known how its values are stored."""
+    """The case of a layer. NoReference where it is not known how its values are stored."""
     node = groups[0].calls[0].node
     if task is None:
         (call,) = _calls(groups)
         if "place" in call.constants:
-            raise ValueError("its elements go by a table of positions")
+            raise NoReference("its elements go by a table of positions")
         source, target = call.buffers["x"], call.buffers["y"]
         x = np.random.default_rng(_SEED).standard_normal(_shape(source.storage)).astype(np.float32)
         return _case(node, groups, None, {source: stored(x, source.storage)}, target, _moved(x, source, target))
@@ -91,7 +95,7 @@ def stored(x: np.ndarray, storage: Storage) -> np.ndarray:
     if storage.layout == "packed" and x.ndim == 2:
         x = x.T[:, None]
     if x.size != math.prod(_shape(storage)):
-        raise ValueError(f"a value of shape {list(x.shape)} is not what {storage} holds")
+        raise NoReference(f"a value of shape {list(x.shape)} is not what {storage} holds")
     return to_storage(x, storage)
 
 

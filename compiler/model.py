@@ -108,10 +108,12 @@ class CompiledModel:
 
     def _unfit(self, tensor: Tensor, position: int) -> InvalidInput:
         spec = self._captured.inputs[position]
-        free = "any batch of " if self._compiled.any_batch and not spec.dims else ""
+        shape = shape_text(spec.dims or spec.shape)
+        if self._compiled.any_batch and not spec.dims:
+            shape = f"[{', '.join(['batch', *map(str, spec.shape[1:])])}]"
         return InvalidInput(
             f"Input {spec.name!r} does not fit.",
-            why=f"Compiled for {free}{shape_text(spec.dims or spec.shape)} {spec.dtype} on the CPU,"
+            why=f"Compiled for {shape} {spec.dtype} on the CPU,"
             f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
         )
 

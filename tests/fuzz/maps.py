@@ -24,7 +24,7 @@ MAPS = (
     Idiom("transposed conv", "4", 0.5, ("$y = [[nn.ConvTranspose2d({C}, «8|{C}», 2, stride=2)]]({x})",)),
     Idiom("batch norm", "4", 2, ("$y = [[nn.BatchNorm2d({C})]]({x})",)),
     Idiom("group norm", "4", 1, ("$y = [[nn.GroupNorm(«1|2|{C}», {C})]]({x})",)),
-    Idiom("instance norm", "4", 0.3, ("$y = [[nn.InstanceNorm2d({C}, affine=True)]]({x})",)),
+    Idiom("instance norm", "4", 0.3, ("$y = [[nn.InstanceNorm2d({C}, «affine=True|track_running_stats=True»)]]({x})",)),
     Idiom("channels-last norm", "4", 2, ("$y = [[nn.LayerNorm({C})]]({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",)),
     Idiom("ConvNeXt block", "4", 1, (
         "$e = [[nn.LayerNorm({C})]]([[nn.Conv2d({C}, {C}, 7, padding=3, groups={C})]]({x}).permute(0, 2, 3, 1))",
