@@ -59,7 +59,7 @@ def warm_up() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
     for name in ("torch", "torch.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     torch.set_num_threads(1)
     import onnxscript  # noqa: F401
     import torch._inductor.compile_fx as inductor
