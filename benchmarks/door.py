@@ -29,7 +29,7 @@ def fast_of(model: nn.Module, check: str) -> Callable[..., object]:
 def in_turns(runs: Mapping[str, Callable[..., object]], inputs: tuple[Tensor, ...], held: Contents, repeats: int) -> dict[str, float]:
     """Median seconds of each run, of what the second takes more than the first in one turn ("more"), and of the check alone ("check").
 
-    Each run goes first in every other turn, and the caches hold nothing of the weights' samples but what the run before has left.
+    Each run goes first in every other turn.
     """
     times: dict[str, list[float]] = {name: [] for name in (*runs, "check")}
     for turn in range(repeats):

@@ -18,9 +18,8 @@ from sparsec.errors import UnsupportedModel
 
 aten = torch.ops.aten
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
-#: In PyTorch's folder, and on behalf of the model: where the calls of a graph of Dynamo's are replayed, and what calls operators for tests.
-_INTERPRETER = fx.interpreter.__file__
-_TESTING = os.path.join(TORCH_FOLDER, "testing", "")
+#: Files in PyTorch's folder that call on behalf of the model, by their beginning: where a graph of Dynamo's is replayed.
+ON_BEHALF: tuple[str, ...] = (fx.interpreter.__file__,)
 
 #: Operators whose results are of the memory of their first argument, whatever its shape says.
 OF_STORAGE = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default, aten.resize.default})
@@ -58,7 +57,7 @@ def _asked_by_torch() -> bool:
     while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
     name = frame.f_code.co_filename
-    return name.startswith(TORCH_FOLDER) and name != _INTERPRETER and not name.startswith(_TESTING)
+    return name.startswith(TORCH_FOLDER) and not name.startswith(ON_BEHALF)
 
 
 def contiguous_strides(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:

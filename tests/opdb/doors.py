@@ -15,6 +15,7 @@ from torch._export.utils import _collect_all_valid_cia_ops
 
 import sparsec
 from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.from_torch import strides
 from sparsec.torch_door import backend
 from tests.opdb.outcomes import Outcome, difference, line, outcome
 
@@ -23,7 +24,10 @@ DOORS = ("torch.compile", "sparsec.compile")
 
 @contextmanager
 def plain_inductor() -> Iterator[None]:
-    """What Inductor would compile runs operator by operator: its C++ takes seconds a sample, and is not what is tested."""
+    """What Inductor would compile runs operator by operator: its C++ takes seconds a sample, and is not what is tested.
+
+    Samples are called from torch.testing, which stands for the user.
+    """
 
     def run(graph_module: Any, example_inputs: Sequence[Any], **options: Any) -> Any:
         return torch.compiler.disable(graph_module.forward)
@@ -34,6 +38,7 @@ def plain_inductor() -> Iterator[None]:
     with (
         mock.patch("torch._inductor.compile_fx.compile_fx", run),
         mock.patch("torch.export.exported_program._collect_all_valid_cia_ops", _composites),
+        mock.patch("sparsec.from_torch.strides.ON_BEHALF", (*strides.ON_BEHALF, os.path.join(strides.TORCH_FOLDER, "testing", ""))),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
