@@ -59,8 +59,8 @@ def work() -> float:
 
 
 def plain(message: str) -> str:
-    """A message without what differs from case to case: its first lines, no numbers, no names of nodes."""
-    text = re.sub(r"/\S+", "PATH", message.strip()[:300])
+    """A message without what differs from case to case: its first lines, no numbers, no names of nodes, nothing in brackets."""
+    text = re.sub(r"\([^()]*\)", "()", re.sub(r"/\S+", "PATH", message.strip()[:300]))
     return re.sub(r"[a-z_]*\d[\w.]*", "#", text)
 
 

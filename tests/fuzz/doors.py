@@ -63,8 +63,8 @@ DOORS = (
     _object("object", 10, "threads=1", aliases=True),
     _object("object, free axes", 2, f"{_AXES}, threads=1", aliases=True, sized=True),
     _object("object, two threads", 1, "threads=2", aliases=True),
-    _object("keep all tokens", 1.5, 'token_pruning={"keep": 1.0, "after": [1]}, threads=1', aliases=True, attention=True),
-    _object("keep half", 2, 'token_pruning={"keep": 0.5, "after": [1]}, threads=1', attention=True, checks=", values=False"),
+    _object("keep all tokens", 2, 'token_pruning={"keep": 1.0, "after": [1]}, threads=1', aliases=True, attention=True),
+    _object("keep half", 5, 'token_pruning={"keep": 0.5, "after": [1]}, threads=1', attention=True, checks=", values=False"),
     _torch("torch.compile", 6, ""),
     _torch("torch.compile, dynamic", 3, ", dynamic=True"),
     Door(

@@ -13,6 +13,13 @@ from tests.fuzz.idioms import ALL
 from tests.fuzz.prelude import PATTERNS
 
 TRIES = 8
+#: What networks end in.
+ENDS = frozenset({
+    "flatten", "flatten classifier", "flattened tokens", "map classifier", "pool to a vector", "pool of tokens", "class head",
+    "question answering head", "score of tokens",
+})  # fmt: skip
+#: What a network of tokens that may be left out ends in.
+POOLS = frozenset({"class head", "pool of tokens"})
 
 
 def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> Case:
@@ -35,7 +42,7 @@ def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] =
 def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom], attentions: int) -> list[Step]:
     """Steps that fit; the first ``attentions`` are drawn from those that mix tokens, most of the time, where these fit."""
     steps: list[Step] = []
-    wanted = draw.choice((2, 3, 4, 4, 5, 5, 6, 7, 8, 10))
+    wanted = draw.choice((2, 3, 4, 4, 5) if attentions else (2, 3, 4, 4, 5, 5, 6, 7, 8, 10))
     for number in range(wanted * TRIES):
         if len(steps) == wanted:
             break
@@ -44,8 +51,10 @@ def _steps(draw: random.Random, emitter: Emitter, idioms: list[Idiom], attention
         fitting = [i for i in idioms if i.admits([tensor])]
         if not emitter.layers and draw.random() < 0.7:
             fitting = [i for i in fitting if "nn." in i.text[-1]]
-        if len(steps) < attentions and draw.random() < 0.8:
+        if len(steps) < attentions and draw.random() < 0.9:
             fitting = [i for i in fitting if "attention" in i.name or "dot" in i.name or "i" in i.kinds] or fitting
+        elif len(steps) == wanted - 1 and draw.random() < (0.8 if attentions else 0.5):
+            fitting = [i for i in fitting if i.name in (POOLS if attentions else ENDS)] or fitting
         if not fitting:
             continue
         idiom = draw.choices(fitting, [i.weight for i in fitting])[0]
@@ -80,7 +89,7 @@ def _partner(draw: random.Random, emitter: Emitter, idiom: Idiom, tensor: Tensor
 def _returns(draw: random.Random, emitter: Emitter, steps: list[Step]) -> tuple[tuple[Ref, ...], str]:
     """Mostly the last value; else several, perhaps one of them twice, or an input."""
     last = (steps[-1].number, 0) if steps else (-1, 0)
-    if draw.random() < 0.65:
+    if draw.random() < 0.55:
         return (last,), "one"
     live = [ref for ref, _ in _live(emitter) if ref[0] >= 0 or draw.random() < 0.1] or [last]
     others = tuple(draw.choice(live[-4:]) for _ in range(draw.choice((1, 1, 2))))

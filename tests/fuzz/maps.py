@@ -25,7 +25,7 @@ MAPS = (
     Idiom("batch norm", "4", 2, ("$y = [[nn.BatchNorm2d({C})]]({x})",)),
     Idiom("group norm", "4", 1, ("$y = [[nn.GroupNorm(«1|2|{C}», {C})]]({x})",)),
     Idiom("instance norm", "4", 0.3, ("$y = [[nn.InstanceNorm2d({C}, «affine=True|track_running_stats=True»)]]({x})",)),
-    Idiom("channels-last norm", "4", 2, ("$y = [[nn.LayerNorm({C})]]({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",)),
+    Idiom("channels-last norm", "4", 3, ("$y = [[nn.LayerNorm({C})]]({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",)),
     Idiom("ConvNeXt block", "4", 1, (
         "$e = [[nn.LayerNorm({C})]]([[nn.Conv2d({C}, {C}, 7, padding=3, groups={C})]]({x}).permute(0, 2, 3, 1))",
         "$e = [[nn.Linear({C} * 2, {C})]](F.gelu([[nn.Linear({C}, {C} * 2)]]($e)))",
@@ -49,7 +49,7 @@ MAPS = (
     Idiom("pad", "4", 1, ("$y = F.pad({x}, «(1, 1, 1, 1)|(0, 1, 0, 1)|(1, 0, 0, 0)|(1, 1, 1, 1), mode='reflect'|(0, 0, 0, 0, 0, 1)|(-1, 0, 0, 0)»)",)),
     Idiom("map classifier", "4", 1.5, ("$y = [[nn.Linear({C}, «5|10|1»)]](«{x}.mean((2, 3))|F.adaptive_avg_pool2d({x}, 1).flatten(1)|F.adaptive_avg_pool2d({x}, 1).squeeze(-1).squeeze(-1)»)",)),
     Idiom("patches to tokens", "4", 3, ("$y = «{x}.flatten(2).transpose(1, 2)|{x}.permute(0, 2, 3, 1).flatten(1, 2)|{x}.reshape({x}.shape[0], {C}, -1).permute(0, 2, 1)|[[nn.Conv2d({C}, 16, 2, stride=2)]]({x}).flatten(2).mT|{x}.permute(0, 2, 3, 1).reshape({N}, -1, {C})»",)),
-    Idiom("linear over channels", "4", 1, ("$y = [[nn.Linear({C}, «{C}|8»)]]({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",)),
+    Idiom("linear over channels", "4", 2, ("$y = [[nn.Linear({C}, «{C}|8»)]]({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",)),
     Idiom("linear over width", "4", 0.5, ("$y = [[nn.Linear({W}, «{W}|8»)]]({x})",)),
     Idiom("windows", "4", 1, ("$y = {x}.reshape({N}, {C}, {H} // 2, 2, {W} // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, {C})",), "x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0"),
     Idiom("shift", "4", 0.5, ("$y = {x}.roll(«(1, 1), (2, 3)|1, 3|-1, 1»)",)),

@@ -24,7 +24,7 @@ class Search:
     doors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     kernels: Kernels | None = None
-    shrinking: float = 30.0
+    shrinking: float = 15.0
     report: Callable[[Failure], None] = print
     findings: Findings = field(default_factory=Findings)
     started: float = field(default_factory=time.monotonic)
@@ -56,9 +56,14 @@ class Search:
         return found
 
     def _explained(self, case: Case, outcome: Outcome) -> bool:
-        """Whether a known failure of this manner lies in the case, which is fine once one of its steps is left out."""
+        """Whether a known failure of this manner lies in the case: raised at the same place, or gone once the known one's steps are."""
         for known in self.findings.failures:
-            if known.outcome.manner == outcome.manner and known.culprits and known.culprits <= culprits_of(case):
+            if known.outcome.manner != outcome.manner:
+                continue
+            if outcome.where:
+                known.times += 1
+                return True
+            if known.culprits and known.culprits <= culprits_of(case):
                 steps = tuple(replace(s, idiom="") if s.idiom in known.culprits else s for s in case.steps)
                 cured = replace(case, steps=steps, actions=tuple(a for a in case.actions if a.name not in known.culprits))
                 if not self.execute(cured).failed:

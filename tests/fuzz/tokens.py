@@ -8,6 +8,8 @@ _JOIN = "$y = «|{x} + »[[nn.Linear({F}, {F})]]($o.transpose(1, 2).reshape({x}.
 _HEADS = "x.shape[2] % 4 == 0 and x.shape[1] < 70"
 _SPLIT = ".view({x}.shape[0], -1, «h», {F} // «h»).transpose(1, 2)"
 _MASK = "«None|[[buffer: torch.triu(torch.full(({T}, {T}), float('-inf')), 1)]]|[[buffer: torch.where((torch.arange({T})[:, None] - torch.arange({T})).abs() < 3, 0.0, float('-inf'))]]|[[nn.Parameter(torch.randn(1, «h», {T}, {T}))]]|[[buffer: torch.randn(1, «h», {T}, {T})]]|[[buffer: torch.randn({T}, {T}).tril() > -1]]»"
+_BIAS = "$b = «[[nn.Parameter(torch.randn(1, «h:2|1|4», {T}, {T}))]]|[[buffer: torch.randn(1, «h:2|1|4», {T}, {T})]]|[[nn.Embedding(2 * {T}, «h:2|1|4»)]](torch.arange({T})[:, None] - torch.arange({T}) + {T}).permute(2, 0, 1)[None]»"
+_BIASED = "$o = «F.scaled_dot_product_attention($q, $k, $v, attn_mask=$b)|(($q @ $k.mT) / 4 + $b).softmax(-1) @ $v»"
 
 TOKENS = (
     Idiom("linear", "23", 7, ("$y = [[nn.Linear({F}, «{F}|8|16|32|64|5|1|2», bias=«True|False»)]]({x})",)),
@@ -46,6 +48,11 @@ TOKENS = (
         f"$o = F.scaled_dot_product_attention($q, $k, $v, attn_mask={_MASK})", _JOIN,
     ), _HEADS),
     Idiom("encoder layer", "3", 1.5, ("$y = [[nn.TransformerEncoderLayer({F}, «2|1», {F} * 2, batch_first=True, norm_first=«False|True», activation=«'relu'|'gelu'», dropout=«0.0|0.1»)]]({x}«|, src_key_padding_mask={M} == 0»)",), _HEADS),
+    Idiom("attention twice with one bias", "3", 4, (
+        _BIAS,
+        _QKV.replace("h:2|1|4", "h"), _BIASED, _JOIN,
+        _QKV.replace("h:2|1|4", "h").replace("{x}", "$y"), _BIASED, _JOIN.replace("{x}", "$y"),
+    ), _HEADS),
     Idiom("cross attention", "3", 1, ("$y, $w = [[nn.MultiheadAttention({F}, «2|1», batch_first=True)]]({x}, {y}, {y})", "$y = $y"), "x.shape[2] % 4 == 0 and y.dim() == 3 and y.shape[2] == x.shape[2] and x.shape[0] == y.shape[0]", 2),
     Idiom("position", "3", 1.5, ("$y = {x} + «[[nn.Parameter(torch.randn(1, {T}, {F}))]]|[[nn.Embedding(64, {F})]](torch.arange({x}.shape[1]))|[[buffer: torch.randn({T}, {F})]]»",)),
     Idiom("class token", "3", 1, ("$y = torch.cat(([[nn.Parameter(torch.randn(1, 1, {F}))]].expand({x}.shape[0], -1, -1), {x}), 1)",)),
