@@ -79,7 +79,9 @@ def _differs(a: Any, b: Any, values: bool) -> str:
         return ""
     if a.layout != torch.strided:
         a, b = a.to_dense(), b.to_dense()
-    scale = float(b.abs()[b.isfinite()].double().max()) if b.is_floating_point() and b.isfinite().any() else 1.0
+    if torch.equal(a, b):
+        return ""
+    scale = float(b.where(b.isfinite(), 0.0).abs().max()) if b.is_floating_point() and b.isfinite().any() else 1.0
     try:
         torch.testing.assert_close(a, b, rtol=RELATIVE, atol=RELATIVE * min(scale, 1e30), equal_nan=True)
     except AssertionError as error:
