@@ -3,7 +3,8 @@
 import itertools
 import secrets
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -11,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 from torch._dynamo.convert_frame import compile_lock
+
+from sparsec.errors import MachineError
 
 Run = Callable[[list[Tensor]], list[Tensor]]
 
@@ -73,6 +76,7 @@ def compile_dense(graph_module: fx.GraphModule, example_inputs: Sequence[Any], *
     One thread compiles at a time, Dynamo's own compilations included: tracing sets global state, and Inductor's patterns are global.
     freezing: get_attr constants become part of the code, so a later change of them is not seen; implies no gradients.
     Without it, gradients flow where grad mode is on and inputs require them. The result takes the graph's inputs.
+    MachineError without a C++ compiler.
     """
     from torch._inductor.compile_fx import compile_fx
 
@@ -80,11 +84,28 @@ def compile_dense(graph_module: fx.GraphModule, example_inputs: Sequence[Any], *
     if any(node.target is REGION for node in graph_module.graph.nodes):
         patches |= {"layout_optimization": False, "fx_graph_cache": False}
     compiled = partial(compile_fx, graph_module, list(example_inputs), config_patches=patches)
-    if not freezing:
-        with compile_lock:
+    with _compiler_needed():
+        if not freezing:
+            with compile_lock:
+                return cast(Callable[..., Sequence[Any]], compiled())
+        with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
             return cast(Callable[..., Sequence[Any]], compiled())
-    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
-        return cast(Callable[..., Sequence[Any]], compiled())
+
+
+@contextmanager
+def _compiler_needed() -> Iterator[None]:
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    try:
+        yield
+    except InductorError as error:
+        if not isinstance(error.inner_exception, InvalidCxxCompiler):
+            raise
+        raise MachineError(
+            "What no kernel covers cannot be compiled.",
+            why="Inductor of torch compiles it as C++, and finds no C++ compiler.",
+            hint="Install g++ or clang++, or set CXX to one.",
+        ) from error
 
 
 def retrace_dense(graph_module: fx.GraphModule) -> Callable[..., Sequence[Any]]:

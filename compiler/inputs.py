@@ -23,7 +23,7 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
         return 1, {}
     batch = inputs[0].shape[0] if len(inputs[0].shape) else 0
     if program.batch not in (None, batch):
-        why = "What the model does depends on it; the notes of explain() say where."
+        why = "What the model does depends on it, or its file leaves it no choice: the notes of explain() say which."
         raise InvalidInput(f"The program was compiled for a batch of {program.batch}, the inputs have {batch}.", why=why)
     sizes = sizes_of(program, inputs) if program.sizes else {}
     for port, x in zip(program.inputs, inputs, strict=True):
@@ -68,11 +68,11 @@ def valid_tokens(mask: np.ndarray) -> np.ndarray:
 
 
 def example_inputs(program: Program) -> list[np.ndarray]:
-    """One sample of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
-    random = np.random.default_rng(0)
+    """The fewest samples that it takes, of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
+    random, batch = np.random.default_rng(0), program.batch or 1
     return [
-        random.random((1, *port.shape), np.float32)
+        random.random((batch, *port.shape), np.float32)
         if port.dtype == "float32"
-        else np.full((1, *port.shape), 0 if port.limit == 1 else 1, NUMPY[port.dtype])
+        else np.full((batch, *port.shape), 0 if port.limit == 1 else 1, NUMPY[port.dtype])
         for port in program.inputs
     ]

@@ -115,6 +115,7 @@ class CompiledModel:
             f"Input {spec.name!r} does not fit.",
             why=f"Compiled for {shape} {spec.dtype} on the CPU,"
             f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
+            hint=f"Other batches are refused: {self._compiled.one_batch}." if self._compiled.one_batch else "",
         )
 
     def explain(self) -> Explanation:

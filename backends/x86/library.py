@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import tvm
+from tvm.support.cc import get_cc
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
@@ -74,7 +75,7 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         raise MachineError(
             "The kernels cannot be linked into a library.",
             where=str(directory),
-            why=str(error).strip().splitlines()[-1],
+            why=str(error).strip().splitlines()[-1] if get_cc() else "No C compiler was found.",
             hint="Install a C compiler (gcc or clang) and see that the directory has room.",
         ) from error
     return path

@@ -29,6 +29,7 @@ from sparsec.from_onnx.ops_norm import TABLE as NORM
 from sparsec.from_onnx.ops_shape import TABLE as SHAPE
 from sparsec.from_onnx.ops_shape import constant_value
 from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, signature_of
+from sparsec.from_torch.batches import only_batch
 from sparsec.from_torch.capture import Captured, InputSpec
 from sparsec.symbols import Dim, Signature
 
@@ -93,9 +94,10 @@ def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict
 def _at(source: Source, outputs: Outputs, sizes: Mapping[str, int], graph_module: fx.GraphModule | None = None) -> Captured:
     graph_module = graph_module or source.graph(sizes)
     count, results = len(source.network.inputs), len(source.network.outputs)
+    inputs = _inputs(graph_module, source.signature)
     return Captured(
         graph_module=graph_module,
-        inputs=_inputs(graph_module, source.signature),
+        inputs=inputs,
         in_spec=pytree.tree_structure(((0,) * count, {})),
         out_spec=pytree.tree_structure(0 if results == 1 else (0,) * results),
         in_slots=tuple(range(count)),
@@ -107,6 +109,7 @@ def _at(source: Source, outputs: Outputs, sizes: Mapping[str, int], graph_module
         batches=batch_symbols(source.signature, outputs),
         output_dims=outputs,
         remade=partial(_at, source, outputs) if sizes else None,
+        one_batch="" if sizes else only_batch([x.shape for x in inputs], "the model", "dynamic_axes or dynamic_shapes"),
     )
 
 

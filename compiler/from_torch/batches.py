@@ -75,6 +75,15 @@ class _Watch(TorchFunctionMode):
         return result
 
 
+def only_batch(shapes: Sequence[Sequence[int]], what: str, option: str) -> str:
+    """Why a file without free sizes serves the batch of its inputs' ``shapes`` only; empty where these have none in common.
+
+    ``what``: the file; ``option``: of its exporter. Its numbers do not say which of them stood for the batch: ``x.reshape(2, -1)`` and
+    ``x.reshape(len(x), -1)`` are the same there.
+    """
+    return f"{what} leaves no batch free (its exporter does with {option})" if len({shape[0] for shape in shapes if shape}) == 1 else ""
+
+
 def dependence_on_batch(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """What a program compiled for these arguments would do wrong with another batch; empty if nothing.
 

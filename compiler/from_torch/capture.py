@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import Aliasing, shows_unsaid
-from sparsec.from_torch.batches import dependence_on_batch
+from sparsec.from_torch.batches import dependence_on_batch, only_batch
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
@@ -163,7 +163,9 @@ def capture(
     args, kwargs = tuple(args), dict(kwargs or {})
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
-            return _opened(source, args, kwargs)
+            opened = _opened(source, args, kwargs)
+            fixed = "" if opened.symbols else only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes")
+            return replace(opened, one_batch=fixed)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
         module = unwrapped(source)

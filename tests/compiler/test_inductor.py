@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from sparsec.errors import MachineError
 from sparsec.from_torch.capture import capture
 from sparsec.inductor import REGION, _running, compile_dense, region_op
 
@@ -40,6 +41,14 @@ def test_gradients_flow_without_freezing():
     run = compile_dense(fx.GraphModule(nn.Module(), graph), values)
     run(*values)[0].sum().backward()
     torch.testing.assert_close(values[1].grad, values[0].sum(0).expand(4, 8))
+
+
+def test_a_missing_compiler_is_named():
+    graph = fx.Graph()
+    graph.output((graph.call_function(torch.ops.aten.tanh.default, (graph.placeholder("x"),)),))
+    without = torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False})
+    with without, pytest.raises(MachineError, match=r"finds no C\+\+ compiler"):
+        compile_dense(fx.GraphModule(nn.Module(), graph), [torch.randn(2, 8)])
 
 
 def around_a_region(op) -> fx.GraphModule:

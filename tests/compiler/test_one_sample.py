@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +139,41 @@ def test_artifacts_refuse_other_batches(tmp_path, kernels):
     assert error(torch.from_numpy(loaded(x.numpy())), exact(model, x)) < 1e-5
     with pytest.raises(InvalidInput, match="compiled for a batch of 1, the inputs have 3"):
         loaded(torch.randn(3, 1, 16).numpy())
+
+
+class Two(nn.Module):
+    """Rows of the example's number of samples, whichever way its code counts them."""
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.counts = nn.Linear(8, 8), counts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).reshape(len(x) if self.counts else 2, -1, 4)
+
+
+def as_file(model: nn.Module, form: str, folder: Path) -> Any:
+    x, file = torch.randn(2, 3, 8), folder / f"model.{'pt2' if form == 'pt2' else 'onnx'}"
+    if form in ("program", "pt2"):
+        program = torch.export.export(model, (x,))
+        torch.export.save(program, file)
+        return program if form == "program" else file
+    torch.onnx.export(model, (x,), file, dynamo=form == "onnx", verbose=False)
+    return file
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("form", ["program", "pt2", "onnx", "onnx, TorchScript"])
+def test_a_file_without_a_free_batch_serves_the_one_it_has(form, counts, tmp_path, kernels):
+    model = prune(Two(counts).eval(), 0.7, classifier=True)
+    fast = sparsec.compile(as_file(model, form, tmp_path), threads=1, cache_dir=kernels)
+    assert any("batch of 2 only" in note and "leaves no batch free" in note for note in fast.explain().notes)
+    loaded = sparsec.load(fast.save(tmp_path / "saved"))
+    x = torch.randn(2, 3, 8)
+    for found in (fast(x), torch.from_numpy(loaded(x.numpy()))):
+        assert error(found, exact(model, x)) < 1e-5
+    with pytest.raises(InvalidInput, match="leaves no batch free"):
+        fast(torch.randn(4, 3, 8))
+    with pytest.raises(InvalidInput, match="compiled for a batch of 2, the inputs have 4"):
+        loaded(torch.randn(4, 3, 8).numpy())

@@ -7,6 +7,7 @@ import pytest
 import tvm
 
 from sparsec.backends.x86 import convert, library
+from sparsec.errors import MachineError
 from sparsec.kernels import load_kernels
 from tests.machines import AVX2, WIDEST
 
@@ -49,3 +50,11 @@ def test_builders_at_the_same_time_leave_one_good_library(tmp_path):
         paths = set(pool.map(lambda _: library.build([ROWS], AVX2, tmp_path), range(2)))
     assert [path.name for path in tmp_path.iterdir()] == [path.name for path in paths]
     assert load_kernels(paths.pop())
+
+
+def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MachineError, match="No C compiler was found"):
+        library.build([ROWS], AVX2, tmp_path / "cache")
+    assert not [*(tmp_path / "cache").iterdir()]
