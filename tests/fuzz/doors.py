@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _AXES = "dynamic_shapes=tuple({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO} for _ in inputs())"
+_BATCH = "dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in inputs())"
 _FILE = ("folder = tempfile.mkdtemp()",)
 _ARRAYS = "fast = lambda *args: pytree.tree_map_only(np.ndarray, torch.from_numpy, loaded(*[x.numpy() for x in args]))"
 _SESSION = (
@@ -47,6 +48,13 @@ def _object(name: str, weight: float, options: str, **promises: bool | str) -> D
     return Door(name, weight, (f"fast = sparsec.compile(model, inputs(), {options})",), (exported, "fast = program"), **promises)  # type: ignore[arg-type]
 
 
+def _pt2(name: str, weight: float, options: str) -> Door:
+    export, file = f"program = foreign(torch.export.export, model, inputs(){options})", "folder + '/model.pt2'"
+    written = (*_FILE, export, f"foreign(torch.export.save, program, {file})")
+    ours, theirs = f"fast = sparsec.compile({file}, threads=1)", f"fast = torch.export.load({file}).module()"
+    return Door(name, weight, (*written, ours), (*written, theirs))
+
+
 def _onnx(name: str, weight: float, options: str) -> Door:
     """The older exporter drops inputs that are not used."""
     export = f"foreign(torch.onnx.export, model, inputs(), folder + '/model.onnx', input_names=[*'xyz'][: len(inputs())], {options})"
@@ -72,14 +80,11 @@ DOORS = (
         (*_FILE, "loaded = sparsec.load(sparsec.compile(model, inputs(), threads=1).save(folder + '/saved'))", _ARRAYS),
         ("program = torch.export.export(model, inputs()).module()", "fast = program"),
     ),
-    Door(
-        "pt2", 2,
-        (*_FILE, "program = foreign(torch.export.export, model, inputs())", "foreign(torch.export.save, program, folder + '/model.pt2')",
-         "fast = sparsec.compile(folder + '/model.pt2', threads=1)"),
-        (*_FILE, "torch.export.save(torch.export.export(model, inputs()), folder + '/model.pt2')",
-         "fast = torch.export.load(folder + '/model.pt2').module()"),
-    ),
-    _onnx("onnx", 2, "dynamo=True, verbose=False"),
-    _onnx("onnx, TorchScript", 2, "dynamo=False"),
+    _pt2("pt2", 1, ""),
+    _pt2("pt2, free axes", 1.5, f", {_AXES}"),
+    _onnx("onnx", 1, "dynamo=True, verbose=False"),
+    _onnx("onnx, free batch", 1.5, f"dynamo=True, verbose=False, {_BATCH}"),
+    _onnx("onnx, TorchScript", 1, "dynamo=False"),
+    _onnx("onnx, TorchScript, free batch", 1.5, "dynamo=False, dynamic_axes={name: {0: 'n'} for name in 'xyz'[: len(inputs())]}"),
 )  # fmt: skip
 BY_NAME = {door.name: door for door in DOORS}
