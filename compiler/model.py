@@ -111,11 +111,12 @@ class CompiledModel:
         shape = shape_text(spec.dims or spec.shape)
         if self._compiled.any_batch and not spec.dims:
             shape = f"[{', '.join(['batch', *map(str, spec.shape[1:])])}]"
+        refused = self._compiled.one_batch if tensor.dtype == spec.dtype and tensor.shape[1:] == spec.shape[1:] else ""
         return InvalidInput(
             f"Input {spec.name!r} does not fit.",
             why=f"Compiled for {shape} {spec.dtype} on the CPU,"
             f" got {list(tensor.shape)} {tensor.dtype} on {tensor.device}{_layout(tensor)}.",
-            hint=f"Other batches are refused: {self._compiled.one_batch}." if self._compiled.one_batch else "",
+            hint=refused and f"Other batches are refused: {refused}.",
         )
 
     def explain(self) -> Explanation:

@@ -164,7 +164,7 @@ def capture(
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             opened = _opened(source, args, kwargs)
-            fixed = "" if opened.symbols else only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes")
+            fixed = "" if is_symbolic(source) else only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes")
             return replace(opened, one_batch=fixed)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]

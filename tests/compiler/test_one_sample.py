@@ -175,5 +175,8 @@ def test_a_file_without_a_free_batch_serves_the_one_it_has(form, counts, tmp_pat
         assert error(found, exact(model, x)) < 1e-5
     with pytest.raises(InvalidInput, match="leaves no batch free"):
         fast(torch.randn(4, 3, 8))
+    with pytest.raises(InvalidInput, match="does not fit") as raised:
+        fast(torch.randn(4, 5, 8))
+    assert "leaves no batch free" not in str(raised.value)
     with pytest.raises(InvalidInput, match="compiled for a batch of 2, the inputs have 4"):
         loaded(torch.randn(4, 3, 8).numpy())
