@@ -2,6 +2,8 @@
 
 Each side is a process of its own with the sources of its commit (the working tree by default for the second), the same environment and
 weights, and nothing tuned. A turn is some tenths of a second of calls of one side, then of the other; each side begins every other turn.
+The ratio is the median of the turns' ratios: a virtual machine whose speed changes every few seconds (by half on two threads, where its
+processors share a core now and then) changes it for both sides of a turn.
 """
 
 import json
@@ -15,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -85,7 +87,7 @@ def serve(network: str, threads: int) -> None:
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         behind = torch.compile(model, backend="sparse", options={"threads": threads, "tune": "off"})
         sparsec.compile(model, inputs, threads=threads, tune="off").save(folder + "/saved")
-        loaded, arrays = sparsec.load(folder + "/saved"), [x.numpy() for x in inputs]
+        loaded, arrays = sparsec.load(folder + "/saved", threads=threads), [x.numpy() for x in inputs]
         runs: dict[str, Callable[[], object]] = dict(zip(DOORS, (lambda: behind(*inputs), lambda: loaded(*arrays)), strict=True))
         for run in list(runs.values()) * 3:
             run()
@@ -102,14 +104,25 @@ def _calls(run: Callable[[], object], seconds: float) -> Iterator[float]:
         yield time.perf_counter() - begin
 
 
-def in_turns(sides: list[Side], turns: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """Median seconds of both sides through each door."""
+class Found(NamedTuple):
+    """Median seconds of a call of both sides, and of the turns' ratios."""
+
+    before: float
+    after: float
+    ratio: float
+
+
+def in_turns(sides: list[Side], turns: int, seconds: float) -> dict[str, Found]:
+    """What was found through each door."""
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    ratios: dict[str, list[float]] = defaultdict(list)
     for turn in range(turns):
         for door in DOORS:
-            for number in (0, 1) if turn % 2 else (1, 0):
-                times[door, number] += sides[number].times(door, seconds)
-    return {door: (statistics.median(times[door, 0]), statistics.median(times[door, 1])) for door in DOORS}
+            both = {number: sides[number].times(door, seconds) for number in ((0, 1) if turn % 2 else (1, 0))}
+            for number, some in both.items():
+                times[door, number] += some
+            ratios[door].append(statistics.median(both[1]) / statistics.median(both[0]))
+    return {d: Found(statistics.median(times[d, 0]), statistics.median(times[d, 1]), statistics.median(ratios[d])) for d in DOORS}
 
 
 def main(
@@ -117,8 +130,8 @@ def main(
     after: Annotated[str, typer.Option(help="Another one; the working tree if not given.")] = "",
     networks: Annotated[str, typer.Option(help="Names of the zoo, percent of zeros and perhaps blocks.")] = "mobilenet_v1:90,bert_base:90",
     threads: Annotated[int, typer.Option(help="Threads, each on a processor of its own.")] = 1,
-    turns: Annotated[int, typer.Option(help="How often the sides take turns.")] = 10,
-    seconds: Annotated[float, typer.Option(help="Of calls, each turn, side and door.")] = 0.7,
+    turns: Annotated[int, typer.Option(help="How often the sides take turns.")] = 30,
+    seconds: Annotated[float, typer.Option(help="Of calls, each turn, side and door.")] = 0.25,
     serving: Annotated[str, typer.Option("--serve", hidden=True)] = "",
 ) -> None:
     """Print one row per network."""
@@ -135,9 +148,9 @@ def main(
             found = in_turns(sides, turns, seconds)
             for side in sides:
                 side.close()
-            for door, (a, b) in found.items():
-                table.add_row(network, door, f"{1e3 * a:.2f}", f"{1e3 * b:.2f}", f"{b / a:.3f}")
-            print(network, *(f"{door} {b / a:.3f}" for door, (a, b) in found.items()), file=sys.stderr, flush=True)
+            for door, (a, b, ratio) in found.items():
+                table.add_row(network, door, f"{1e3 * a:.2f}", f"{1e3 * b:.2f}", f"{ratio:.3f}")
+            print(network, *(f"{door} {ratio:.3f}" for door, (*_, ratio) in found.items()), file=sys.stderr, flush=True)
     Console().print(table)
 
 
