@@ -35,7 +35,7 @@ from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
 from sparsec.runtime import Runner
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RUNTIME = "libtvm_runtime.so"

@@ -57,11 +57,12 @@ class RegionProgram:
 class CompiledGraph:
     """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
 
-    ``any_batch``: every batch size runs. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth it.
+    ``any_batch``: batches of other sizes run. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was worth
+    it.
     ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
     ``rest_bytes``: constants that what is not in regions holds.
-    ``aliasing`` makes the model's results of the graph's, where they share memory. ``one_batch``: see ``Captured``.
+    ``aliasing`` makes the model's results of the graph's, where they share memory. ``one_batch``, ``served``: see ``Captured``.
     """
 
     programs: list[RegionProgram]
@@ -77,11 +78,12 @@ class CompiledGraph:
     rest_bytes: int = 0
     aliasing: Aliasing | None = None
     one_batch: str = ""
+    served: tuple[int, int | None] = (0, None)
 
     @property
     def any_batch(self) -> bool:
         """Whether the batch size is free: the executor loops over images, and results that are views can be made of any number."""
-        return self.fully_compiled and not self.one_batch and (self.aliasing is None or self.aliasing.follows_batch)
+        return self.fully_compiled and self.served[0] != self.served[1] and (self.aliasing is None or self.aliasing.follows_batch)
 
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""

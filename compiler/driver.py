@@ -61,17 +61,17 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     mask = None
     if settings.remove_padding:
         mask, follows = padding.removable(result.graph_module, follows)
-    batch = captured.inputs[0].shape[0] if captured.one_batch else None
+    batches = captured.served if captured.inputs else (0, None)
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
-    programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batch))
+    programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batches))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
     explanation = explanation_of(result, programs, backend, settings, failed)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid, *_one_batch(captured)))
     kept = captured.graph_module if settings.token_pruning is None else result.graph_module
     reasons += dict.fromkeys(failed.values())
     compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept, aliasing=captured.aliasing)
-    compiled.one_batch = captured.one_batch
+    compiled.one_batch, compiled.served = captured.one_batch, batches
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
     elif programs:
@@ -128,9 +128,9 @@ def _compile_region(
     settings: Settings,
     least: Mapping[str, int],
     mask: fx.Node | None = None,
-    batch: int | None = None,
+    batches: tuple[int, int | None] = (0, None),
 ) -> RegionProgram:
-    """Tune if asked to, lower, build the library of every candidate kernel, assemble. ``batch``: the only one that is served.
+    """Tune if asked to, lower, build the library of every candidate kernel, assemble. ``batches``: the least and the largest served.
 
     The library holds all default candidates of each layer, so that another mask, which may make another candidate win, compiles
     nothing.
@@ -141,13 +141,15 @@ def _compile_region(
     library = backend.build(kernels, settings.cache_dir)
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
     program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least)
-    program = replace(program, batch=batch, padding=None if mask is None else region.inputs.index(mask))
+    program = replace(program, batches=batches, padding=None if mask is None else region.inputs.index(mask))
     return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend.machine)
 
 
 def _one_batch(captured: Captured) -> list[str]:
     """What the user should know where other batches are refused."""
-    return [f"compiled for a batch of {captured.inputs[0].shape[0]} only: {captured.one_batch}"] if captured.one_batch else []
+    least, most = captured.served if captured.one_batch else (0, None)
+    served = f"a batch of {least} only" if least == most else f"batches of {least} or more"
+    return [f"compiled for {served}: {captured.one_batch}"] if captured.one_batch else []
 
 
 def _kernels(lowered: Lowered, backend: X86) -> list[Source]:

@@ -10,7 +10,7 @@ STRINGS that ends with a zero.
 
 | section | a row |
 |---|---|
-| PROGRAM | arena bytes, thread slots (0: not stated), kernels, the only batch size (0 or left out: any) |
+| PROGRAM | arena bytes, thread slots (0: not stated), kernels, least and largest batch size (-1: any) |
 | INPUTS, OUTPUTS | name, dtype, rank, limit (-1: none), row of the size that axis 0 follows (-1: none), plus, 8 axes |
 | SIZES | name, least, most |
 | PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, times |
@@ -31,7 +31,7 @@ import numpy as np
 from sparsec.errors import ArtifactError
 from sparsec.program import DTYPES, Port, Program, Segment
 
-MAGIC, VERSION = b"SPARSEC\0", 1
+MAGIC, VERSION = b"SPARSEC\0", 2
 MOST_AXES = 8
 _TABLES = ("records", "groups")
 _HEADER_WORDS = 5
@@ -75,9 +75,10 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
     ArtifactError for a tensor of more than ``MOST_AXES`` axes.
     """
     strings = _Strings()
+    least, most = program.batches
     numbers = {size.name: row for row, size in enumerate(program.sizes)}
     sections = {
-        b"PROGRAM": _rows([[program.arena_bytes, program.thread_slots or 0, len(program.kernels), program.batch or 0]], 4),
+        b"PROGRAM": _rows([[program.arena_bytes, program.thread_slots or 0, len(program.kernels), least, -1 if most is None else most]], 5),
         b"INPUTS": _ports(program.inputs, strings, numbers),
         b"OUTPUTS": _ports(program.outputs, strings, numbers),
         b"SIZES": _rows([[strings.add(size.name), size.least, size.most] for size in program.sizes], 3),

@@ -40,8 +40,22 @@ def _rigid(
     regions = extract(graph_module, 1, follows)
     if len(regions) != 1 or not covers(regions[0], graph_module):
         return "parts of the graph are not in one region"
-    reason = unserved(regions[0], captured, returned(graph_module.graph))
+    reason = unserved(regions[0], captured, returned(graph_module.graph)) or _forbidden(captured, follows)
     return reason or difference(simplified(captured), simplified(captured.at(smaller(captured, follows))))
+
+
+def _forbidden(captured: Captured, follows: Mapping[str, Follows]) -> str:
+    """A size below the largest for which the program was not made; empty if there is none."""
+    symbols = {symbol for symbol, _ in follows.values()}
+    others = {name for name in captured.symbols if name not in symbols}
+    if guard := captured.signature.related(symbols, others):
+        return f"it requires {guard}"
+    for symbol in symbols:
+        spec, size = captured.symbols[symbol], captured.sizes[symbol]
+        value = captured.signature.forbidden(captured.sizes, [symbol], range(size, spec.least - 1, -1))
+        if value is not None:
+            return f"the program forbids {symbol} = {value}"
+    return ""
 
 
 def followers(captured: Captured) -> dict[str, Follows] | str:

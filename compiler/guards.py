@@ -48,6 +48,19 @@ class Guard:
         except ZeroDivisionError:
             return False
 
+    @property
+    def lengths(self) -> set[tuple[str, int]]:
+        """The inputs and axes that it speaks of."""
+        found = set()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Subscript(
+                    value=ast.Call(func=ast.Attribute(value=ast.Subscript(slice=ast.Constant(value=str() as name)), attr="size")),
+                    slice=ast.Constant(value=int() as axis),
+                ):
+                    found.add((name, axis))
+        return found
+
     def __str__(self) -> str:
         return self.text.replace("L['", "").replace("']", "").replace(".size()", ".shape")
 

@@ -22,9 +22,10 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
     if not inputs:
         return 1, {}
     batch = inputs[0].shape[0] if len(inputs[0].shape) else 0
-    if program.batch not in (None, batch):
+    least, most = program.batches
+    if batch < least or (most is not None and batch > most):
         why = "What the model does depends on it, or its file leaves it no choice: the notes of explain() say which."
-        raise InvalidInput(f"The program was compiled for a batch of {program.batch}, the inputs have {batch}.", why=why)
+        raise InvalidInput(f"The program was compiled for {batches_text(program)}, the inputs have {batch}.", why=why)
     sizes = sizes_of(program, inputs) if program.sizes else {}
     for port, x in zip(program.inputs, inputs, strict=True):
         dtype = x.dtype
@@ -33,6 +34,14 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
             want = " × ".join(map(str, ("batch", *port.shape_for(sizes))))
             raise InvalidInput(f"Input {port.name!r} must be {port.dtype} [{want}], it is {x.dtype} {list(x.shape)}.")
     return batch, sizes
+
+
+def batches_text(program: Program) -> str:
+    """As in "a batch of 2", "batches of 1 to 3"."""
+    least, most = program.batches
+    if least == most:
+        return f"a batch of {least}"
+    return f"batches of {least} {'or more' if most is None else f'to {most}'}"
 
 
 def sizes_of(program: Program, inputs: Sequence[Any]) -> dict[str, int]:
@@ -69,7 +78,7 @@ def valid_tokens(mask: np.ndarray) -> np.ndarray:
 
 def example_inputs(program: Program) -> list[np.ndarray]:
     """The fewest samples that it takes, of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
-    random, batch = np.random.default_rng(0), program.batch or 1
+    random, batch = np.random.default_rng(0), max(program.batches[0], 1)
     return [
         random.random((batch, *port.shape), np.float32)
         if port.dtype == "float32"

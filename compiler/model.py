@@ -100,7 +100,7 @@ class CompiledModel:
     def _check_shapes(self, inputs: list[Tensor]) -> None:
         for position, (x, spec) in enumerate(zip(inputs, self._captured.inputs, strict=True)):
             same = x.shape[1:] == spec.shape[1:] and x.dim() == len(spec.shape) if self._compiled.any_batch else x.shape == spec.shape
-            if not same:
+            if not same or (self._compiled.any_batch and x.dim() and x.shape[0] < self._compiled.served[0]):
                 raise self._unfit(x, position)
         sizes = {x.shape[0] for x in inputs if x.dim()}
         if self._compiled.any_batch and len(sizes) > 1:

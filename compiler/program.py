@@ -112,7 +112,7 @@ class Program:
 
     ``thread_slots``: how many threads the strip buffers have room for; None: not stated, which is enough without strip buffers.
     ``padding``: the input that says which tokens are valid, where each sample is to run with its own number of tokens.
-    ``batch``: the only batch size that the program serves, if it is one only.
+    ``batches``: the least and the largest batch size that the program serves, None: any.
     An address in the arena is always that of an activation, so that its slot size follows it in the record.
     """
 
@@ -129,7 +129,7 @@ class Program:
     sizes: tuple[Size, ...] = ()
     patches: tuple[Patch, ...] = ()
     padding: int | None = None
-    batch: int | None = None
+    batches: tuple[int, int | None] = (0, None)
 
     @property
     def has_strips(self) -> bool:
@@ -149,7 +149,7 @@ class Program:
             "sizes": [asdict(size) for size in self.sizes],
             "patches": [list(astuple(patch)) for patch in self.patches],
             "padding": self.padding,
-            "batch": self.batch,
+            "batches": list(self.batches),
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ class Program:
                 thread_slots=None if data["thread_slots"] is None else _int(data["thread_slots"]),
                 sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
                 padding=None if data["padding"] is None else _int(data["padding"]),
-                batch=None if data.get("batch") is None else _int(data["batch"]),
+                batches=_batches(*data["batches"]),
                 patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
                 weights=Constants.of(arrays["weights"]),
                 **{name: arrays[name] for name in ("records", "groups")},
@@ -184,6 +184,10 @@ class Program:
 
 def _int(value: Any) -> int:
     return operator.index(value)
+
+
+def _batches(least: Any, most: Any) -> tuple[int, int | None]:
+    return _int(least), None if most is None else _int(most)
 
 
 def _port(data: Mapping[str, Any]) -> Port:
@@ -247,7 +251,8 @@ def _check_shapes(program: Program) -> None:
     _require(steps == records, f"there are {steps} steps for {records} records")
     _require(program.arena_bytes >= 0, "the arena has a negative size")
     _require(program.thread_slots is None or program.thread_slots > 0, "there is no room for any thread")
-    _require(program.batch is None or program.batch > 0, "it serves no batch size")
+    least, most = program.batches
+    _require(least >= 0 and (most is None or most >= max(least, 1)), "it serves no batch size")
     ports = (*program.inputs, *program.outputs)
     _require(all(size >= 0 for port in ports for size in port.shape), "a tensor has a negative size")
 

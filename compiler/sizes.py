@@ -30,10 +30,8 @@ class _Entry:
 
     def free(self, sizes: Mapping[str, int], batches: frozenset[str]) -> set[str]:
         """The sizes that do not matter; those of the batch where all inputs have the same."""
-        if not self.graph.any_batch:
-            return set()
-        taken = self.graph.programs[0].program.sizes
-        alike = all(len({given[name] for name in batches}) <= 1 for given in (sizes, self.sizes))
+        taken = self.graph.programs[0].program.sizes if self.graph.fully_compiled else ()
+        alike = self.graph.any_batch and all(len({given[name] for name in batches}) <= 1 for given in (sizes, self.sizes))
         return {size.name for size in taken if size.least <= sizes[size.name] <= size.most} | (batches if alike else frozenset())
 
 
@@ -86,6 +84,7 @@ class GraphsBySize:
         program = self._first.graph.programs[0].program if self._first.graph.fully_compiled else None
         taken = {size.name for size in program.sizes} if program else set()
         chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
+        chosen = chosen if self._captured.signature.allows(chosen) else dict(sizes)
         graph = self._build(self._captured.at(chosen))
         graph.forget_origins()
         give_back(sum(graph.held.values()))

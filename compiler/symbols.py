@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sparsec.errors import InvalidInput
@@ -107,6 +107,41 @@ class Signature:
     def check(self, sizes: Mapping[str, int]) -> None:
         """InvalidInput where the program does not allow these sizes."""
         self.sizes(self.shapes(sizes))
+
+    def allows(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the program's conditions hold at these sizes."""
+        named = dict(zip(self.names, self.shapes(sizes), strict=True))
+        return all(guard.holds(named) for guard in self.guards)
+
+    def related(self, some: Collection[str], others: Collection[str]) -> Guard | None:
+        """A condition on symbols of both collections."""
+        dims = dict(zip(self.names, self.dims, strict=True))
+        for guard in self.guards:
+            axes = [dims[name][axis] for name, axis in guard.lengths]
+            symbols = {axis.symbol for axis in axes if isinstance(axis, Axis)}
+            if symbols & {*some} and symbols & {*others}:
+                return guard
+        return None
+
+    def forbidden(self, sizes: Mapping[str, int], symbols: Collection[str], values: Iterable[int]) -> int | None:
+        """The first of ``values`` that the program's conditions forbid where all these symbols have it and others the ``sizes`` given."""
+        if not self.guards:
+            return None
+        return next((value for value in values if not self.allows({**sizes, **dict.fromkeys(symbols, value)})), None)
+
+    def run(self, sizes: Mapping[str, int], symbols: Collection[str]) -> tuple[int, int | None]:
+        """The sizes around theirs that these symbols, which have the same one, may have in one run: least and most, None without end.
+
+        Zero is as good as one. What is forbidden above `LARGEST` is not looked for.
+        """
+        (here,) = {sizes[name] for name in symbols}
+        specs = [self.symbols[name] for name in symbols]
+        least = max(spec.least for spec in specs)
+        most = min((spec.most for spec in specs if spec.most is not None), default=None)
+        below = self.forbidden(sizes, symbols, range(here - 1, least - 1, -1))
+        least = least if below is None else below + 1
+        above = self.forbidden(sizes, symbols, range(here + 1, min(most or LARGEST, LARGEST) + 1))
+        return (0 if least == 1 else least), (most if above is None else above - 1)
 
     def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
         if not isinstance(dim, Axis):

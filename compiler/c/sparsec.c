@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 
-enum { VERSION = 1, HEADER = 5, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 2, HEADER = 5, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
 enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
@@ -152,7 +152,7 @@ static int read_sections(sparsec_model *m) {
         char tag[8];
         table *place;
         int64_t width;
-    } known[] = {{"PROGRAM", &m->program, 3},
+    } known[] = {{"PROGRAM", &m->program, 5},
                  {"INPUTS", &m->inputs, PORT_WIDTH},
                  {"OUTPUTS", &m->outputs, PORT_WIDTH},
                  {"RECORDS", &m->records, RECORD_WIDTH},
@@ -290,7 +290,8 @@ static int check_patch(const sparsec_model *m, const int64_t *patch) {
 
 static int check_tables(const sparsec_model *m) {
     const int64_t *p = m->program.data;
-    if (m->program.rows != 1 || m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX)
+    if (m->program.rows != 1 || p[3] < 0 || p[4] < -1 || (p[4] >= 0 && p[4] < p[3])) return damaged("it serves no batch size");
+    if (m->weights.rows != 1 || !within(p[0], MOST) || p[1] < 0 || p[1] > INT32_MAX)
         return damaged("its sizes make no sense");
     if (!within(m->weights.data[0], MOST) || !within(m->weights.data[1], MOST)) return damaged("its weights make no sense");
     if (m->records.width != RECORD_WIDTH || m->groups.width != GROUP_WIDTH || m->groups.rows > INT32_MAX || m->moves.rows > INT32_MAX)
@@ -536,9 +537,10 @@ static int check_tensor(const sparsec_port *port, const void *data) {
 static int check_call(const sparsec_model *m, const void *const *inputs, void *const *outputs, int64_t batch, const int64_t *sizes) {
     const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
     if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
-    const int64_t only = m->program.width > 3 ? m->program.data[3] : 0;
-    if (only && batch != only)
-        return fail("The model was compiled for a batch of %lld, not %lld: what it does depends on it.", (long long)only, (long long)batch);
+    const int64_t least = m->program.data[3], most = m->program.data[4];
+    if (batch < least || (most >= 0 && batch > most))
+        return fail("The model was compiled for batches of %lld to %lld, not %lld: what it does depends on it.", (long long)least,
+                    (long long)(most < 0 ? INT32_MAX : most), (long long)batch);
     for (int64_t i = 0; sizes && i < m->sizes.rows; i++)
         if (sizes[i] < m->ranges[i].least || sizes[i] > m->ranges[i].most)
             return fail("%s must be between %lld and %lld, it is %lld.", m->ranges[i].name, (long long)m->ranges[i].least,

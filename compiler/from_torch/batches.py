@@ -1,25 +1,36 @@
-"""Whether a model does for every batch what it does for the example's: its functions at two batch sizes, without data.
+"""Whether a model does for every batch what it does for the example's: its functions at other batch sizes, without data.
 
 A program works sample by sample and knows the samples as axis 0. Code may mean something else that looks the same at one size:
 
-    x.view(1, -1)  for x [1,F]      x / len(x)      x + torch.arange(len(x))[:, None]
+    x.view(1, -1)  for x [1,F]      x / len(x)      x + torch.arange(len(x))[:, None]      x if len(x) < 8 else x.half().float()
+
+Two sizes tell the first three apart. Conditions on the batch are read with a size that is a symbol; where one holds for some batches
+only, the functions of another batch are looked at too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import torch
+from sympy import false, true
 from torch import Tensor, nn
+from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.symbols import LARGEST, Signature
+
+#: Ways through the code that are looked at.
+_MOST_BRANCHES = 4
 
 #: Functions of these names make another shape of the same elements, from sizes among their arguments.
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "expand", "view_as", "reshape_as", "expand_as", "broadcast_to"})
@@ -35,9 +46,14 @@ class _Call:
     numbers: tuple[Any, ...]
     shapes: tuple[tuple[int, ...], ...]
 
+    @property
+    def kind(self) -> tuple[str, tuple[int, ...]]:
+        """Its name and the ranks of what it makes."""
+        return self.name, tuple(map(len, self.shapes))
+
     def differs(self, other: _Call, batch: int, another: int) -> str:
         """What depends on the batch, called with ``batch`` samples here and with ``another`` number there."""
-        if self.name != other.name or [len(s) for s in self.shapes] != [len(s) for s in other.shapes]:
+        if self.kind != other.kind:
             return f"{self.name} makes something else"
         if self.name not in _RESHAPES | _FILLED and self.numbers != other.numbers:
             return f"{self.name} of a number that depends on it"
@@ -84,32 +100,124 @@ def only_batch(shapes: Sequence[Sequence[int]], what: str, option: str) -> str:
     return f"{what} leaves no batch free (its exporter does with {option})" if len({shape[0] for shape in shapes if shape}) == 1 else ""
 
 
-def dependence_on_batch(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What a program compiled for these arguments would do wrong with another batch; empty if nothing.
+def dependence_on_batch(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, int]:
+    """What a program compiled for these arguments would do wrong with another batch, empty if nothing; the least batch that it serves.
 
+    That is 0 where it serves the one of the arguments only; 2 where a batch of 1 alone is another case, as for ``x.squeeze()``.
     Sizes say nothing where inputs have different first dimensions, which is a batch of no kind, or none.
     """
     batches = {len(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()}
     if len(batches) != 1 or not (batch := batches.pop()):
-        return ""
-    here, there = (_calls(module, args, kwargs, size) for size in (batch, batch + 1))
+        return "", 0
+    here, alone = _calls(module, args, kwargs, batch), ""
+    for other in _others(module, args, kwargs, batch):
+        if found := _difference(here, _calls(module, args, kwargs, other), batch, other):
+            if other > 1 or batch == 1:
+                return found, 0
+            alone = found
+    return alone, 2 if alone else 0
+
+
+def _difference(here: list[_Call] | str, there: list[_Call] | str, batch: int, another: int) -> str:
     if isinstance(here, str) or isinstance(there, str):
-        return f"with a batch of {batch + 1}: {there if isinstance(there, str) else here}"
-    for a, b in zip_longest(here, there):
-        if found := a.differs(b, batch, batch + 1) if a and b else "other functions run":
-            return found
-    return ""
+        return f"with a batch of {another}: {there if isinstance(there, str) else here}"
+    pairs = zip_longest(here, there)
+    return next((found for a, b in pairs if (found := a.differs(b, batch, another) if a and b else "other functions run")), "")
+
+
+def _others(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> Iterator[int]:
+    """Batches that may mean something else: the next one, and of those that fail a condition met on the way the nearest, and so on."""
+    yield batch + 1
+    if batch > 1:
+        yield 1
+    known = [_conditions(module, args, kwargs, max(batch, 2))]
+    for _ in range(_MOST_BRANCHES):
+        unknown = (size for size in range(1, LARGEST + 1) if not any(all(met(size) for met in conditions) for conditions in known))
+        size = next(unknown, None)
+        if size is None:
+            return
+        if size not in (1, batch, batch + 1):
+            yield size
+        known.append([size.__eq__] if size == 1 else _conditions(module, args, kwargs, size))
+
+
+def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[Callable[[int], bool]]:
+    """What the code asks of the batch size, outside of torch's functions, on its way with ``batch`` samples, 2 or more."""
+    shapes, source, found = ShapeEnv(), ConstantSource("batch"), list[Any]()
+    symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
+    size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
+    with mode, _unchanged(module), DropoutReturnsItsInput(), _Asked(shapes, found):
+
+        def stand_in(leaf: Tensor) -> Tensor:
+            return torch.empty((size, *leaf.shape[1:]) if leaf.dim() else (), dtype=leaf.dtype)
+
+        given, named = pytree.tree_map_only(Tensor, stand_in, (tuple(args), dict(kwargs)))
+        found.clear()
+        with suppress(Exception):
+            module(*given, **named)
+    return [partial(_holds, expression) for expression in found]
+
+
+def _holds(expression: Any, batch: int) -> bool:
+    """Whether a condition on one symbol holds for a batch of this size."""
+    value = expression.subs(dict.fromkeys(expression.free_symbols, batch))
+    return value is true or value != false
+
+
+class _Asked(TorchFunctionMode):
+    """Keeps the conditions on sizes that are asked outside of torch's functions."""
+
+    def __init__(self, shapes: ShapeEnv, found: list[Any]) -> None:
+        super().__init__()
+        self.shapes, self.found, self.seen = shapes, found, 0
+
+    def _see(self) -> None:
+        self.found += [guard.expr for guard in self.shapes.guards[self.seen :] if guard.expr.free_symbols]
+        self.seen = len(self.shapes.guards)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        self._see()
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.seen = len(self.shapes.guards)
+
+    def __exit__(self, *raised: Any) -> None:
+        self._see()
+        super().__exit__(*raised)
+
+
+def unlike_one(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Signature, sizes: Mapping[str, int]
+) -> set[str]:
+    """The symbols at whose size 1 other functions run than at ``sizes``, or with results of other ranks.
+
+    torch.export traces with sizes of 2 or more, and what it traced runs with 1 as well.
+    """
+    usual = {name: max(size, 2) for name, size in sizes.items()}
+    here = _calls_on(module, args, kwargs, signature.shapes(usual))
+    if isinstance(here, str):
+        return set()
+    found = set()
+    for name in usual:
+        there = _calls_on(module, args, kwargs, signature.shapes({**usual, name: 1}))
+        if isinstance(there, str) or [call.kind for call in there] != [call.kind for call in here]:
+            found.add(name)
+    return found
 
 
 def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[_Call] | str:
     """The functions of a call with ``batch`` samples, or how it fails."""
+    tensors = [leaf for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))) if isinstance(leaf, Tensor)]
+    return _calls_on(module, args, kwargs, [(batch, *x.shape[1:]) if x.dim() else () for x in tensors])
+
+
+def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[_Call] | str:
+    """The functions of a call with tensors of these shapes, or how it fails."""
     with FakeTensorMode(allow_non_fake_inputs=True), _unchanged(module), DropoutReturnsItsInput(), _Watch() as watch:
-
-        def stand_in(leaf: Tensor) -> Tensor:
-            shape = (batch, *leaf.shape[1:]) if leaf.dim() else ()
-            return torch.empty(shape, dtype=leaf.dtype)
-
-        given, named = pytree.tree_map_only(Tensor, stand_in, (tuple(args), dict(kwargs)))
+        left = iter(shapes)
+        given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.calls.clear()
         try:
             module(*given, **named)

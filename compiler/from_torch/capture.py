@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import Aliasing, shows_unsaid
-from sparsec.from_torch.batches import dependence_on_batch, only_batch
+from sparsec.from_torch.batches import dependence_on_batch, only_batch, unlike_one
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Fixed, Lowered, Slot, lower
 from sparsec.from_torch.plain import is_plain, plain_weights
@@ -62,7 +62,8 @@ class Captured:
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
     ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
-    for other sizes. ``one_batch``: why only the batch of the example is served, empty where the samples say nothing of their number.
+    for other sizes. ``one_batch``: why only the batch of the example is served, or those from ``least_batch`` on; empty where the samples
+    say nothing of their number.
     ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
@@ -81,6 +82,7 @@ class Captured:
     remade: "Callable[[Mapping[str, int]], Captured] | None" = None
     aliasing: Aliasing | None = None
     one_batch: str = ""
+    least_batch: int = 0
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:
@@ -104,6 +106,20 @@ class Captured:
     def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
         """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
         return self.signature.sizes([x.shape for x in tensors]) if self.symbols else {}
+
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether no symbol is dimension 0 of an input."""
+        return not self.signature.leading
+
+    @property
+    def served(self) -> tuple[int, int | None]:
+        """The least and the largest batch that the graph stands for, None without end: what else it does is in its conditions."""
+        if self.one_batch:
+            batch = self.inputs[0].shape[0]
+            return (self.least_batch, None) if self.least_batch else (batch, batch)
+        alike = {self.sizes[name] for name in self.batches}
+        return self.signature.run(self.sizes, self.batches) if len(alike) == 1 else (0, None)
 
     def at(self, sizes: Mapping[str, int]) -> "Captured":
         """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
@@ -164,7 +180,7 @@ def capture(
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             opened = _opened(source, args, kwargs)
-            fixed = "" if is_symbolic(source) else only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes")
+            fixed = only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes") if opened.fixed_batch else ""
             return replace(opened, one_batch=fixed)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
             return capture_graph(source, args, weights)[0]
@@ -172,9 +188,20 @@ def capture(
         _check_module(module)
         with plain_weights(module):
             described = _captured(module, args, kwargs, dynamic_shapes)
+            if described.symbols:
+                described = replace(described, signature=_above_one(module, args, kwargs, described))
             # Graphs have no code: what they do with a sample is done with each.
-            known = described.symbols or isinstance(module, fx.GraphModule)
-            return described if known else replace(described, one_batch=dependence_on_batch(module, args, kwargs))
+            if isinstance(module, fx.GraphModule) or not described.fixed_batch:
+                return described
+            reason, least = dependence_on_batch(module, args, kwargs)
+            return replace(described, one_batch=reason, least_batch=least)
+
+
+def _above_one(module: nn.Module, args: tuple, kwargs: dict[str, Any], described: Captured) -> Signature:
+    """The signature with what does something else at size 1 bounded."""
+    unlike = unlike_one(module, args, kwargs, described.signature, described.sizes)
+    symbols = {name: replace(spec, least=max(spec.least, 2)) if name in unlike else spec for name, spec in described.symbols.items()}
+    return replace(described.signature, symbols=symbols)
 
 
 def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> tuple[Captured, dict[str, int]]:

@@ -158,6 +158,8 @@ def _dim(size: Any, names: Mapping[Any, str]) -> Dim | None:
     if isinstance(size, int):
         return size
     found = expression(size)
+    if found.is_Integer:  # a free axis that the program's code leaves one length
+        return int(found)
     if len(found.free_symbols) != 1 or not found.free_symbols <= names.keys():
         return None
     (symbol,) = found.free_symbols

@@ -183,7 +183,7 @@ def test_edited_manifest(saved: Path) -> None:
         load(saved)
 
 
-@pytest.mark.parametrize("form", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("form", [0, 1, 2, 4, "3", None])
 def test_unknown_format(saved: Path, form: Any) -> None:
     rewrite(saved, lambda m: m.update(format=form))
     with pytest.raises(ArtifactError, match="format"):

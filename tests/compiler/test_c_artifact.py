@@ -189,10 +189,10 @@ def refused(harness: Path, artifact: Path, threads: int = 1, size: int = 0) -> s
 
 
 def test_the_only_batch(harness: Path, tmp_path: Path) -> None:
-    artifact = saved(tmp_path, dataclasses.replace(chain(), batch=2))
+    artifact = saved(tmp_path, dataclasses.replace(chain(), batches=(2, 2)))
     compared(harness, artifact, threads=1, batch=2)
     np.zeros(96, np.float32).tofile(tmp_path / "in0.bin")
-    assert "compiled for a batch of 2, not 1" in refused(harness, artifact)
+    assert "compiled for batches of 2 to 2, not 1" in refused(harness, artifact)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from sparsec.errors import InvalidInput
 from sparsec.program import Size
 from sparsec.sizes import KEPT, KEPT_BYTES, GraphsBySize
-from sparsec.symbols import SymbolSpec
+from sparsec.symbols import Signature, SymbolSpec
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Program:
     sizes: dict[str, int]
     batches: frozenset[str] = frozenset({"batch"})
     symbols: dict[str, SymbolSpec] = field(default_factory=lambda: {"batch": SymbolSpec("batch"), "tokens": SymbolSpec("tokens")})
+    signature: Signature = field(default_factory=Signature)
 
     def at(self, sizes: dict[str, int]) -> "Program":
         if sizes["tokens"] == 13:

@@ -49,5 +49,6 @@ VIEWS = (
     Idiom("break", "234", 0.7, ("torch._dynamo.graph_break()",), passes=True),
     Idiom("break and view", "234", 1, ("$y = {x}«.flatten(1)|[:, :1]|.view({x}.shape)|[1:]|.transpose(1, -1)»", "torch._dynamo.graph_break()", "$y.«mul_(3)|add_(1)|zero_()»", "$y = «{x}|$y»")),
     Idiom("break and write", "234", 0.7, ("$y = {x} * 2", "torch._dynamo.graph_break()", "$y.«mul_(3)|add_(1)»", "$y = $y + 1")),
+    Idiom("branch on sizes", "234", 1.5, ("$y = {x}.relu() if {x}.shape[«0|1»] «> 2|== 1|% 2 == 0|< 4» else {x} + 1",)),
     Idiom("data-dependent branch", "234", 0.3, ("$y = {x} + 1 if {x}.sum() > 0 else {x} - 1",)),
 )  # fmt: skip
