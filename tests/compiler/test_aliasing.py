@@ -14,6 +14,9 @@ from sparsec.from_torch.capture import capture, capture_graph
 from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import warnings_in
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 
 class Net(nn.Module):
     """A convolution with zeros; a function of its result, the input and the module gives the results."""

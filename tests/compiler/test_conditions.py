@@ -79,7 +79,7 @@ def artifact(fast: Any, folder: Path) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(loaded(x.numpy()))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: int) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in BATCHES]

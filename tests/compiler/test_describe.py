@@ -16,6 +16,9 @@ from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, run
 from sparsec.spec import KernelSpec
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 FUSING = PIPELINE[: next(n for n, step in enumerate(PIPELINE) if step.name == "assign_layouts")]
 MAP = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,9 @@ from torch.nn.utils import parametrize, prune
 from sparsec.backends.x86 import library
 from sparsec.torch_door import backend as torch_backend
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 
 

@@ -19,6 +19,9 @@ from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from tests.token_models import WIDTH, PostNorm, PreNorm, bert, sentences, tokens
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 MOST = 40
 

@@ -14,6 +14,9 @@ from sparsec.regions import Region, extract
 from sparsec.settings import Settings
 from tests.token_models import PostNorm, PreNorm, bert, images, sentences, tokens, vit
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 IDS, MASK = sentences(2, 9)
 
 

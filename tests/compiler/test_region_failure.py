@@ -17,6 +17,9 @@ from sparsec.passes.fuse_epilogue import FuseEpilogue
 from sparsec.passes.infer_activation_facts import InferActivationFacts
 from sparsec.torch_door import backend as torch_backend
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 IMAGES = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1))
 
 

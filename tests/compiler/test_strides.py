@@ -10,6 +10,9 @@ from sparsec.model import CompiledModel
 from sparsec.settings import Settings
 from tests.compiler.test_aliasing import Net, eager_rest, structure, through_dynamo  # noqa: F401
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 4, 6, 5)
 LAYOUTS = {
     "contiguous": lambda: torch.randn(SHAPE),

@@ -8,6 +8,9 @@ from sparsec.errors import SparsecError, UnsupportedModel
 from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 

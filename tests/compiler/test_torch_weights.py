@@ -12,6 +12,9 @@ from sparsec.torch_door import entries as torch_entries
 from sparsec.torch_door.backend import refresh
 from tests.compiler.stand_in import Small, agrees, compiled, images
 
+# Whole compilations: the fast set has the parts.
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 
