@@ -14,7 +14,7 @@ from sparsec.from_torch.batches import dependence_on_batch
 from tests.fuzz.prelude import seeded
 
 AUTO = torch.export.Dim.AUTO
-BATCHES, TOKENS = (1, 2, 3, 4, 5, 8, 9, 16), (3, 4, 5, 6, 7, 8, 12, 33)
+BATCHES, TOKENS = (1, 2, 3, 4, 5, 8, 9, 16), (3, 6, 7, 33)
 
 
 class Asks(nn.Module):
@@ -95,10 +95,10 @@ def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 6), (4, 8), (3, 7)])
+@pytest.mark.parametrize("shape", [(2, 6), (3, 7)])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_free_sizes_are_right_or_refused(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
-    model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, t) for n in BATCHES[:6] for t in TOKENS]
+    model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, t) for n in (1, 2, 3, 4, 8) for t in TOKENS]
     fast = sparsec.compile(model, (torch.randn(*shape, 16),), threads=1, dynamic_shapes=({0: AUTO, 1: AUTO},))
     found = served(fast, model, shapes)
     assert shape in found
