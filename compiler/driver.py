@@ -25,6 +25,7 @@ from sparsec.errors import internal
 from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.capture import Captured
+from sparsec.inputs import batches_text
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
@@ -61,7 +62,7 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     mask = None
     if settings.remove_padding:
         mask, follows = padding.removable(result.graph_module, follows)
-    batches = captured.served if captured.inputs else (0, None)
+    batches = captured.served
     found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
     programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batches))
@@ -147,9 +148,7 @@ def _compile_region(
 
 def _one_batch(captured: Captured) -> list[str]:
     """What the user should know where other batches are refused."""
-    least, most = captured.served if captured.one_batch else (0, None)
-    served = f"a batch of {least} only" if least == most else f"batches of {least} or more"
-    return [f"compiled for {served}: {captured.one_batch}"] if captured.one_batch else []
+    return [f"compiled for {batches_text(*captured.served)} only: {captured.one_batch}"] if captured.one_batch else []
 
 
 def _kernels(lowered: Lowered, backend: X86) -> list[Source]:

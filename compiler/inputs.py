@@ -25,7 +25,7 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
     least, most = program.batches
     if batch < least or (most is not None and batch > most):
         why = "What the model does depends on it, or its file leaves it no choice: the notes of explain() say which."
-        raise InvalidInput(f"The program was compiled for {batches_text(program)}, the inputs have {batch}.", why=why)
+        raise InvalidInput(f"The program was compiled for {batches_text(least, most)}, the inputs have {batch}.", why=why)
     sizes = sizes_of(program, inputs) if program.sizes else {}
     for port, x in zip(program.inputs, inputs, strict=True):
         dtype = x.dtype
@@ -36,9 +36,8 @@ def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str
     return batch, sizes
 
 
-def batches_text(program: Program) -> str:
+def batches_text(least: int, most: int | None) -> str:
     """As in "a batch of 2", "batches of 1 to 3"."""
-    least, most = program.batches
     if least == most:
         return f"a batch of {least}"
     return f"batches of {least} {'or more' if most is None else f'to {most}'}"

@@ -538,6 +538,8 @@ static int check_call(const sparsec_model *m, const void *const *inputs, void *c
     const int64_t ins = m->inputs.rows, outs = m->outputs.rows;
     if (batch < 0 || batch > INT32_MAX) return fail("The batch size must be between 0 and %d, it is %lld.", INT32_MAX, (long long)batch);
     const int64_t least = m->program.data[3], most = m->program.data[4];
+    if (least == most && batch != most)
+        return fail("The model was compiled for a batch of %lld, not %lld: what it does depends on it.", (long long)most, (long long)batch);
     if (batch < least || (most >= 0 && batch > most))
         return fail("The model was compiled for batches of %lld to %lld, not %lld: what it does depends on it.", (long long)least,
                     (long long)(most < 0 ? INT32_MAX : most), (long long)batch);

@@ -116,7 +116,7 @@ class Captured:
     def served(self) -> tuple[int, int | None]:
         """The least and the largest batch that the graph stands for, None without end: what else it does is in its conditions."""
         if self.one_batch:
-            batch = self.inputs[0].shape[0]
+            batch = next(spec.shape[0] for spec in self.inputs if spec.shape)
             return (self.least_batch, None) if self.least_batch else (batch, batch)
         alike = {self.sizes[name] for name in self.batches}
         return self.signature.run(self.sizes, self.batches) if len(alike) == 1 else (0, None)

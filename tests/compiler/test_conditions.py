@@ -115,7 +115,7 @@ def test_a_range_of_the_user_holds_in_the_artifact(tmp_path: Path) -> None:
 def test_what_is_refused_is_said(tmp_path: Path) -> None:
     model = seeded(Asks(CONDITIONS["one"]), "90%", 0)
     fast = sparsec.compile(model, (torch.randn(2, 6, 16),), threads=1)
-    assert any("batches of 2 or more: other functions run" in note for note in fast.explain().notes)
+    assert any("batches of 2 or more only: other functions run" in note for note in fast.explain().notes)
     with pytest.raises(InvalidInput, match="Other batches are refused"):
         fast(torch.randn(1, 6, 16))
     with pytest.raises(InvalidInput, match="compiled for batches of 2 or more, the inputs have 1"):
