@@ -57,8 +57,8 @@ class RegionProgram:
 class CompiledGraph:
     """What a captured graph became. Called with a flat list of contiguous tensors, returns a flat list.
 
-    ``any_batch``: batches of other sizes run. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: no region was
-    worth it. ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
+    ``any_batch``: batches of other sizes run. ``fully_compiled``: one region, no torch operator. ``nothing_sparse``: none was worth it.
+    ``reasons``: fallbacks that the user should hear of. Of one region that is everything, ``picks`` are the positions of its inputs among
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
     ``rest_bytes``: constants that what is not in regions holds.
     ``aliasing`` makes the model's results of the graph's, where they share memory. ``one_batch``, ``served``: see ``Captured``.

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput
 from sparsec.factories import checked_path, shapes_by_name
-from sparsec.from_torch.capture import Captured, capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.program import example_arguments, input_names, random_tensor
 from sparsec.from_torch.pt2 import load_program
 

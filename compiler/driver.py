@@ -24,7 +24,7 @@ from sparsec.doors import open_model
 from sparsec.errors import internal
 from sparsec.explain import Explanation
 from sparsec.forms import Form, notes
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.inputs import batches_text
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE

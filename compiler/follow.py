@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.forms import constant
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.operands import operands
 from sparsec.regions import Follows, Region, covers, extract, returned
 from sparsec.symbols import Axis, Dim

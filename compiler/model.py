@@ -16,7 +16,7 @@ from sparsec import artifact
 from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explain import Explanation
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.inputs import example_inputs
 from sparsec.runtime import StepTime
 from sparsec.settings import Settings

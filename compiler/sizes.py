@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsec.forks import opened_in_children
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.memory import give_back
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
-from sparsec.from_torch.capture import Captured, capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.captured import Captured
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Result, run
 from sparsec.regions import Region

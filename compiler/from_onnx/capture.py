@@ -30,7 +30,7 @@ from sparsec.from_onnx.ops_shape import TABLE as SHAPE
 from sparsec.from_onnx.ops_shape import constant_value
 from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, signature_of
 from sparsec.from_torch.batches import only_batch
-from sparsec.from_torch.capture import Captured, InputSpec
+from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.symbols import Dim, Signature
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from torch._dynamo.convert_frame import compile_lock
 from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
-from sparsec.from_torch.capture import Captured, InputSpec, capture_graph
+from sparsec.from_torch.capture import capture_graph
+from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Settings

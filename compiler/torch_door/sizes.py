@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.symbols import Axis, Dim, Signature, SymbolSpec, bucket
 
 TOKENS = "tokens"

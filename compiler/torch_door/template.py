@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sparsec.from_torch.capture import Captured
+from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.plain import plain
 
 

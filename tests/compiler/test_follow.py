@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsec.follow import difference, followers, rearranged, smaller, unserved
-from sparsec.from_torch.capture import Captured, InputSpec, capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.graph import Editor
 from sparsec.layouts import Count
 from sparsec.passes import PIPELINE

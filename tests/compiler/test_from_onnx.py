@@ -15,7 +15,7 @@ from onnx import TensorProto, helper  # noqa: E402
 
 from sparsec.forms import Form  # noqa: E402
 from sparsec.from_onnx.capture import OPERATORS, capture_onnx  # noqa: E402
-from sparsec.from_torch.capture import Captured  # noqa: E402
+from sparsec.from_torch.captured import Captured  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
 

@@ -14,7 +14,7 @@ from sparsec.doors import open_model  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from sparsec.forms import Form, constant, notes  # noqa: E402
 from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
-from sparsec.from_torch.capture import Captured  # noqa: E402
+from sparsec.from_torch.captured import Captured  # noqa: E402
 from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402

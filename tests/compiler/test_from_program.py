@@ -15,7 +15,8 @@ import sparsec
 from sparsec.doors import open_model
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.forms import Form, notes
-from sparsec.from_torch.capture import Captured, capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.program import example_arguments
 from sparsec.guards import read_guards
 from sparsec.symbols import Axis, SymbolSpec, bucket

@@ -8,7 +8,8 @@ from torch.nn.utils import parametrize, prune
 
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.forms import Form, notes
-from sparsec.from_torch.capture import Captured, capture
+from sparsec.from_torch.capture import capture
+from sparsec.from_torch.captured import Captured
 from sparsec.verify import Verifier
 
 aten = torch.ops.aten

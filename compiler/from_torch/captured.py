@@ -1,0 +1,158 @@
+"""What a captured model is: a graph, what it takes, and how to get from a user's arguments to its inputs and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from sparsec.errors import InvalidInput
+from sparsec.from_torch.aliasing import Aliasing
+from sparsec.from_torch.lower import Fixed, Slot
+from sparsec.from_torch.strides import contiguous_strides
+from sparsec.symbols import Dim, Signature, SymbolSpec
+
+NO_SYMBOLS = Signature()
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One tensor that the graph takes: the name of its placeholder, its shape and dtype.
+
+    dims: the same shape where some axes follow sizes known at run time; empty where none does. strides: those that the program was made
+    for, where it depends on the strides of its inputs; None where any serve.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    dims: tuple[Dim, ...] = ()
+    strides: tuple[int, ...] | None = None
+
+    def takes_strides(self, tensor: Tensor) -> bool:
+        """Whether the program serves a tensor that lies in memory like this one; its shape is that of the input, or of another batch."""
+        if self.strides is None or (tensor.stride(), tensor.shape) == (self.strides, self.shape):
+            return True
+        return self.strides == contiguous_strides(self.shape) and tensor.stride() == contiguous_strides(tensor.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A graph of form CAPTURED and how to get from a user's arguments to its inputs and back.
+
+    The graph takes `inputs` in this order and returns a flat tuple of tensors, of which ``aliasing`` makes the results if they share memory
+    with each other or with inputs; ``out_slots`` are positions among those. Its constants are detached, dense and
+    contiguous; they share memory with the model where the model's own tensors are already so.
+
+    Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
+    ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
+    for other sizes. ``one_batch``: why only the batch of the example is served, or those from ``least_batch`` on; empty where the samples
+    say nothing of their number.
+    ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
+    """
+
+    graph_module: fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    in_slots: tuple[Slot, ...]
+    out_slots: tuple[Slot, ...]
+    keywords: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    signature: Signature = NO_SYMBOLS
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    batches: frozenset[str] = frozenset()
+    output_dims: tuple[tuple[Dim | None, ...], ...] = ()
+    remade: Callable[[Mapping[str, int]], Captured] | None = None
+    aliasing: Aliasing | None = None
+    one_batch: str = ""
+    least_batch: int = 0
+
+    @property
+    def symbols(self) -> Mapping[str, SymbolSpec]:
+        """The sizes that are free, by name."""
+        return self.signature.symbols
+
+    @property
+    def batch(self) -> str:
+        """The symbol that is dimension 0 of everything; empty if there is none or inputs have several."""
+        return next(iter(self.batches)) if len(self.batches) == 1 else ""
+
+    @property
+    def depends_on_strides(self) -> bool:
+        """Whether it serves only inputs that lie in memory as those that it was made for."""
+        return any(spec.strides is not None for spec in self.inputs)
+
+    def takes_strides(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the program serves inputs that lie in memory like these."""
+        return all(spec.takes_strides(x) for spec, x in zip(self.inputs, tensors, strict=True))
+
+    def sizes_of(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """The size of every symbol in a call with these inputs. InvalidInput where their shapes fit no sizes."""
+        return self.signature.sizes([x.shape for x in tensors]) if self.symbols else {}
+
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether no symbol is dimension 0 of an input."""
+        return not self.signature.leading
+
+    @property
+    def served(self) -> tuple[int, int | None]:
+        """The least and the largest batch that the graph stands for, None without end: what else it does is in its conditions."""
+        if self.one_batch:
+            batch = next(spec.shape[0] for spec in self.inputs if spec.shape)
+            return (self.least_batch, None) if self.least_batch else (batch, batch)
+        alike = {self.sizes[name] for name in self.batches}
+        return self.signature.run(self.sizes, self.batches) if len(alike) == 1 else (0, None)
+
+    def at(self, sizes: Mapping[str, int]) -> Captured:
+        """The same program for other sizes of its symbols. InvalidInput or UnsupportedModel where there is none."""
+        if self.remade is None:
+            raise InvalidInput("The program has fixed sizes.", why=str(dict(sizes)))
+        return self.remade(sizes)
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
+        """The tensors among a call's arguments in the order of `inputs`. InvalidInput if the structure differs."""
+        given = dict(kwargs or {})
+        if self.names:
+            args, given = self._by_name(args, given), {}
+        ordered = {name: given.pop(name) for name in self.keywords if name in given} | given
+        leaves, spec = pytree.tree_flatten((tuple(args), ordered))
+        if spec != self.in_spec:
+            raise InvalidInput("The arguments are nested otherwise than when compiling.", why=f"{spec} ≠ {self.in_spec}")
+        for leaf, slot in zip(leaves, self.in_slots, strict=True):
+            _check_leaf(leaf, slot)
+        return [leaf for leaf, slot in zip(leaves, self.in_slots, strict=True) if not isinstance(slot, Fixed)]
+
+    def _by_name(self, args: Sequence[Any], given: dict[str, Any]) -> tuple[Any, ...]:
+        named = [given.pop(name) for name in self.names[len(args) :] if name in given]
+        if given or len(args) + len(named) != len(self.names):
+            wrong = f"{', '.join(sorted(given))} are not expected." if given else f"{len(args) + len(named)} were given."
+            raise InvalidInput("The arguments are not those of the model.", why=wrong, hint=f"Its inputs are {', '.join(self.names)}.")
+        return *args, *named
+
+    def restore(self, tensors: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Any:
+        """The graph's flat outputs in the structure that the model returns. ``inputs``: what ``flatten`` gave for the call."""
+        return self.nested(tensors if self.aliasing is None else self.aliasing.restore(tensors, inputs))
+
+    def nested(self, results: Sequence[Tensor]) -> Any:
+        """The results in the structure that the model returns."""
+        leaves = [slot.value if isinstance(slot, Fixed) else results[slot] for slot in self.out_slots]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    @property
+    def shares_results(self) -> bool:
+        """Whether results are other than just what the graph returns: one of them twice, views, inputs."""
+        positions = [slot for slot in self.out_slots if not isinstance(slot, Fixed)]
+        return self.aliasing is not None or len(set(positions)) < len(positions)
+
+
+def _check_leaf(leaf: Any, slot: Slot) -> None:
+    if isinstance(slot, Fixed) and (isinstance(leaf, Tensor) or leaf != slot.value):
+        raise InvalidInput(f"The program was compiled for the argument {slot.value!r}.", why=f"{leaf!r} was given.", hint="Compile again.")
+    if not isinstance(slot, Fixed) and not isinstance(leaf, Tensor):
+        raise InvalidInput(f"A tensor is expected, got {type(leaf).__name__}.")
