@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.from_onnx.batches import NodeCall, dependence, node_call
 from sparsec.from_onnx.build import Builder, Constants, Step, Value
 from sparsec.from_onnx.file import read_model
 from sparsec.from_onnx.fuse import fuse
@@ -28,7 +29,7 @@ from sparsec.from_onnx.ops_matmul import TABLE as MATMUL
 from sparsec.from_onnx.ops_norm import TABLE as NORM
 from sparsec.from_onnx.ops_shape import TABLE as SHAPE
 from sparsec.from_onnx.ops_shape import constant_value
-from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, signature_of
+from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, other_size, signature_of
 from sparsec.from_torch.batches import only_batch
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.symbols import Dim, Signature
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
 
 OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **SHAPE}
 LARGEST_INPUT = 1 << 31
+_FREE_BATCH = "the model", "dynamic_axes or dynamic_shapes"
 Outputs = tuple[tuple[Dim | None, ...], ...]
+#: In the meta of a graph module: the nodes that it was made of.
+_CALLS = "onnx_calls"
 _SHOWN = 8
 
 
@@ -77,7 +81,20 @@ def capture_onnx(path: Path | str | onnx.ModelProto, example_inputs: Any = None)
     sizes = signature.sizes(shapes)
     source = replace(source, signature=bounded(signature, sizes, network.lengths, source.graph))
     graph_module, sizes = _chosen(source, sizes)
-    return _at(source, followed(graph_module, source.signature, sizes, source.graph), sizes, graph_module)
+    outputs = followed(graph_module, source.signature, sizes, source.graph)
+    return _at(source, outputs, _unlike_samples(source, outputs, sizes, graph_module), sizes, graph_module)
+
+
+def _unlike_samples(source: Source, outputs: Outputs, sizes: dict[str, int], graph_module: fx.GraphModule) -> str:
+    """Why the graph serves the batch only that it is made for; empty where each sample is treated like the others, or there is no batch."""
+    if not source.signature.symbols:
+        return only_batch([tuple(node.meta["val"].shape) for node in graph_module.graph.find_nodes(op="placeholder")], *_FREE_BATCH)
+    batches = batch_symbols(source.signature, outputs)
+    if len(found := {sizes[name] for name in batches}) != 1:
+        return ""
+    (batch,) = found
+    there = source.graph({**sizes, **dict.fromkeys(batches, other_size(batch))})
+    return dependence(graph_module.meta[_CALLS], there.meta[_CALLS], batch, other_size(batch))
 
 
 def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict[str, int]]:
@@ -91,7 +108,7 @@ def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict
         return source.graph(sizes), sizes
 
 
-def _at(source: Source, outputs: Outputs, sizes: Mapping[str, int], graph_module: fx.GraphModule | None = None) -> Captured:
+def _at(source: Source, outputs: Outputs, one_batch: str, sizes: Mapping[str, int], graph_module: fx.GraphModule | None = None) -> Captured:
     graph_module = graph_module or source.graph(sizes)
     count, results = len(source.network.inputs), len(source.network.outputs)
     inputs = _inputs(graph_module, source.signature)
@@ -108,8 +125,8 @@ def _at(source: Source, outputs: Outputs, sizes: Mapping[str, int], graph_module
         sizes=dict(sizes),
         batches=batch_symbols(source.signature, outputs),
         output_dims=outputs,
-        remade=partial(_at, source, outputs) if sizes else None,
-        one_batch="" if sizes else only_batch([x.shape for x in inputs], "the model", "dynamic_axes or dynamic_shapes"),
+        remade=partial(_at, source, outputs, one_batch) if sizes else None,
+        one_batch=one_batch,
     )
 
 
@@ -141,6 +158,7 @@ class _Import:
         self.network, self.shapes = network, shapes
         self.build = Builder(constants)
         self.values: dict[str, Value] = {}
+        self.calls: list[NodeCall] = []
 
     def run(self) -> fx.GraphModule:
         for entry, shape in zip(self.network.inputs, self.shapes, strict=True):
@@ -153,6 +171,7 @@ class _Import:
         self.build.graph.output(results).meta["val"] = None
         graph_module = fx.GraphModule(self.build.root, self.build.graph)
         fuse(graph_module)
+        graph_module.meta[_CALLS] = self.calls
         return graph_module
 
     def _value(self, name: str) -> Value:
@@ -172,6 +191,8 @@ class _Import:
             shapes = [None if x is None else list((x if isinstance(x, Tensor) else x.meta["val"]).shape) for x in inputs]
             why = f"{_first_line(error)} (inputs {shapes})"
             raise UnsupportedModel(f"{node.kind} cannot be translated.", where=node.place, why=why) from error
+        if (call := node_call(node.kind, node.place, inputs, results)) is not None:
+            self.calls.append(call)
         for name, value in zip(node.outputs, results, strict=False):
             self.build.name(value, name)
             self.values[name] = value

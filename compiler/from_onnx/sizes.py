@@ -148,7 +148,7 @@ def followed(
     changed: dict[str, Shapes | None] = {}
     for name, alike in _groups(signature, sizes).items():
         try:
-            changed[name] = _result_shapes(remake({**sizes, **dict.fromkeys(alike, _other(sizes[name]))}))
+            changed[name] = _result_shapes(remake({**sizes, **dict.fromkeys(alike, other_size(sizes[name]))}))
         except (UnsupportedModel, InvalidInput):
             changed[name] = None
     return tuple(
@@ -169,7 +169,7 @@ def _groups(signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[st
     return {name: batches if name in batches else [name] for name in sizes if name not in batches[1:]}
 
 
-def _other(size: int) -> int:
+def other_size(size: int) -> int:
     """About two thirds, and odd, so that roundings show."""
     smaller = size * 2 // 3 | 1
     return smaller if smaller != size else size + 2
@@ -189,7 +189,7 @@ def _followed_by(length: int, changed: Mapping[str, int | None], sizes: Mapping[
     if not moved:
         return length
     ((name, other), *more) = moved.items()
-    times, rest = (0, 1) if other is None else divmod(other - length, _other(sizes[name]) - sizes[name])
+    times, rest = (0, 1) if other is None else divmod(other - length, other_size(sizes[name]) - sizes[name])
     return None if more or rest or times < 1 else Axis(name, length - times * sizes[name], times)
 
 

@@ -2,9 +2,9 @@
 
 A program works sample by sample and knows the samples as axis 0. Code may mean something else that looks the same at one size:
 
-    x.view(1, -1)  for x [1,F]      x / len(x)      x + torch.arange(len(x))[:, None]      x if len(x) < 8 else x.half().float()
+    x.view(1, -1)  for x [1,F]      x / len(x)      x[:1]      x, len(x)      x if len(x) < 8 else x.half().float()
 
-Two sizes tell the first three apart. Conditions on the batch are read with a size that is a symbol; where one holds for some batches
+Two sizes tell the first four apart. Conditions on the batch are read with a size that is a symbol; where one holds for some batches
 only, the functions of another batch are looked at too.
 """
 
@@ -38,18 +38,25 @@ _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "expand", "vie
 _FILLED = frozenset(new + name for new in ("", "new_") for name in ("zeros", "ones", "empty"))
 #: What these fill with is a number, their sizes are a sequence.
 _FULL = frozenset({"full", "new_full"})
+#: What these ask of a size is the user's condition: they keep all of an axis up to some length, and less of a longer one.
+_PARTS = frozenset({"__getitem__", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "vsplit"})
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Call:
+    """given, shapes: those of tensors among the arguments and results."""
+
     name: str
     numbers: tuple[Any, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[Shape, ...]
+    given: tuple[Shape, ...] = ()
 
     @property
-    def kind(self) -> tuple[str, tuple[int, ...]]:
-        """Its name and the ranks of what it makes."""
-        return self.name, tuple(map(len, self.shapes))
+    def kind(self) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """Its name, the ranks of what it makes and of what it is given."""
+        return self.name, tuple(map(len, self.shapes)), tuple(map(len, self.given))
 
     def differs(self, other: _Call, batch: int, another: int) -> str:
         """What depends on the batch, called with ``batch`` samples here and with ``another`` number there."""
@@ -57,12 +64,21 @@ class _Call:
             return f"{self.name} makes something else"
         if self.name not in _RESHAPES | _FILLED and self.numbers != other.numbers:
             return f"{self.name} of a number that depends on it"
-        if self.name not in _RESHAPES or all(_follows(a, b, batch, another) for a, b in zip(self.shapes, other.shapes, strict=True)):
-            return ""
-        return f"{self.name} makes {list(self.shapes[0])} of {batch} samples, {list(other.shapes[0])} of {another}"
+        made = [*zip(self.shapes, other.shapes, strict=True)]
+        if self.name in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
+            return f"{self.name} makes {list(self.shapes[0])} of {batch} samples, {list(other.shapes[0])} of {another}"
+        for given, there in zip(self.given, other.given, strict=True):
+            if any(cuts(given, x, there, y) for x, y in made):
+                return f"{self.name} keeps all of {list(given)}, and not all of {list(there)}"
+        return ""
 
 
-def _follows(shape: Sequence[int], other: Sequence[int], batch: int, another: int) -> bool:
+def cuts(given: Shape, made: Shape, given_there: Shape, made_there: Shape) -> bool:
+    """Whether what keeps the shape of an argument at this batch size, and is nothing in a graph made for it, does more at another one."""
+    return made == given != given_there and sorted(made_there) != sorted(given_there)
+
+
+def follows(shape: Sequence[int], other: Sequence[int], batch: int, another: int) -> bool:
     """Whether shapes alone say at the first batch size which axis holds the samples, alone or merged with others."""
     changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     if not changed:
@@ -85,10 +101,13 @@ class _Watch(TorchFunctionMode):
         given = [*args, *(kwargs or {}).values()]
         leaves = given if func.__name__ in _FULL else pytree.tree_leaves(given)
         numbers = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | slice))
-        shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
-        if shapes:
-            self.calls.append(_Call(func.__name__, numbers, shapes))
+        if shapes := _shapes(result):
+            self.calls.append(_Call(func.__name__, numbers, shapes, _shapes(given)))
         return result
+
+
+def _shapes(values: Any) -> tuple[Shape, ...]:
+    return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 def only_batch(shapes: Sequence[Sequence[int]], what: str, option: str) -> str:
@@ -122,11 +141,15 @@ def _difference(here: list[_Call] | str, there: list[_Call] | str, batch: int, a
     if isinstance(here, str) or isinstance(there, str):
         return f"with a batch of {another}: {there if isinstance(there, str) else here}"
     pairs = zip_longest(here, there)
-    return next((found for a, b in pairs if (found := a.differs(b, batch, another) if a and b else "other functions run")), "")
+    differences = (a.differs(b, batch, another) if a and b and a.name == b.name else "other functions run" for a, b in pairs)
+    return next(filter(None, differences), "")
 
 
 def _others(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> Iterator[int]:
-    """Batches that may mean something else: the next one, and of those that fail a condition met on the way the nearest, and so on."""
+    """Batches that may mean something else: the next one, of those that fail a condition met on the way the least two, and so on.
+
+    Two, as ``x[:4]`` keeps all of the first batch that fails its condition, and not of the next.
+    """
     yield batch + 1
     if batch > 1:
         yield 1
@@ -136,13 +159,12 @@ def _others(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], b
         size = next(unknown, None)
         if size is None:
             return
-        if size not in (1, batch, batch + 1):
-            yield size
+        yield from {size, size + 1} - {1, batch, batch + 1}
         known.append([size.__eq__] if size == 1 else _conditions(module, args, kwargs, size))
 
 
 def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[Callable[[int], bool]]:
-    """What the code asks of the batch size, outside of torch's functions, on its way with ``batch`` samples, 2 or more."""
+    """What the code asks of the batch size on its way with ``batch`` samples, 2 or more (see ``_Asked``)."""
     shapes, source, found = ShapeEnv(), ConstantSource("batch"), list[Any]()
     symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
     size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
@@ -166,7 +188,7 @@ def _holds(expression: Any, batch: int) -> bool:
 
 
 class _Asked(TorchFunctionMode):
-    """Keeps the conditions on sizes that are asked outside of torch's functions."""
+    """Keeps the conditions on sizes that are asked outside of torch's functions, and by those that keep parts."""
 
     def __init__(self, shapes: ShapeEnv, found: list[Any]) -> None:
         super().__init__()
@@ -181,7 +203,7 @@ class _Asked(TorchFunctionMode):
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self.seen = len(self.shapes.guards)
+            self.seen = self.seen if func.__name__ in _PARTS else len(self.shapes.guards)
 
     def __exit__(self, *raised: Any) -> None:
         self._see()
@@ -190,21 +212,22 @@ class _Asked(TorchFunctionMode):
 
 def unlike_one(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Signature, sizes: Mapping[str, int]
-) -> set[str]:
-    """The symbols at whose size 1 other functions run than at ``sizes``, or with results of other ranks.
+) -> tuple[set[str], pytree.TreeSpec | None]:
+    """The symbols at whose size 1 other functions run than at ``sizes``, or with results of other ranks; how results are nested at these.
 
-    torch.export traces with sizes of 2 or more, and what it traced runs with 1 as well.
+    torch.export traces with sizes of 2 or more, and what it traced runs with 1 as well. It nests results as with symbols: a name that
+    holds a size holds that of the symbol. None where the module cannot be called without data.
     """
     usual = {name: max(size, 2) for name, size in sizes.items()}
     here = _calls_on(module, args, kwargs, signature.shapes(usual))
     if isinstance(here, str):
-        return set()
+        return set(), None
     found = set()
     for name in usual:
         there = _calls_on(module, args, kwargs, signature.shapes({**usual, name: 1}))
         if isinstance(there, str) or [call.kind for call in there] != [call.kind for call in here]:
             found.add(name)
-    return found
+    return found, here[-1].numbers[0]
 
 
 def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[_Call] | str:
@@ -220,10 +243,11 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.calls.clear()
         try:
-            module(*given, **named)
+            leaves, structure = pytree.tree_flatten(module(*given, **named))
         except Exception as error:
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return watch.calls
+    constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
+    return [*watch.calls, _Call("a result", (structure, *constants), _shapes(leaves))]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The torch door: an nn.Module, an ExportedProgram or one of Dynamo's graphs becomes one CAPTURED graph."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ def capture(
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             opened = _opened(source, args, kwargs)
+            if opened.symbols:
+                return replace(opened, signature=_above_one(source.module(), args, kwargs, opened))
             fixed = only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes") if opened.fixed_batch else ""
             return replace(opened, one_batch=fixed)
         if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
@@ -58,8 +61,7 @@ def capture(
             described = _captured(module, args, kwargs, dynamic_shapes)
             if described.symbols:
                 described = replace(described, signature=_above_one(module, args, kwargs, described))
-            # Graphs have no code: what they do with a sample is done with each.
-            if isinstance(module, fx.GraphModule) or not described.fixed_batch:
+            if not described.fixed_batch:
                 return described
             reason, least = dependence_on_batch(module, args, kwargs)
             return replace(described, one_batch=reason, least_batch=least)
@@ -67,7 +69,13 @@ def capture(
 
 def _above_one(module: nn.Module, args: tuple, kwargs: dict[str, Any], described: Captured) -> Signature:
     """The signature with what does something else at size 1 bounded."""
-    unlike = unlike_one(module, args, kwargs, described.signature, described.sizes)
+    unlike, nested = unlike_one(module, args, kwargs, described.signature, described.sizes)
+    if nested is not None and nested != described.out_spec and (names := re.findall(r"\bs\d+\b", str(described.out_spec))):
+        raise UnsupportedModel(
+            "A result is named after a free size.",
+            why=f"{names[0]} in {described.out_spec}",
+            hint="Name results in another way, or leave this size fixed.",
+        )
     symbols = {name: replace(spec, least=max(spec.least, 2)) if name in unlike else spec for name, spec in described.symbols.items()}
     return replace(described.signature, symbols=symbols)
 
@@ -201,7 +209,10 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         whole = program.run_decompositions({})
         quiet = {node.target for node in whole.graph.nodes if shows_unsaid(node)}
-        return whole.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
+        whole = whole.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
+    # torch takes a program's conditions from the trace again, which there is none of for a program from a file.
+    whole._guards_code = program._guards_code
+    return whole
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
-"""Which inputs of one of Dynamo's graphs follow one number of tokens, so that one program may serve all numbers up to a bucket."""
+"""What in one of Dynamo's graphs follows its symbols: the numbers of tokens and of samples that one program may serve."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
+from sparsec.from_torch.batches import cuts
 from sparsec.from_torch.captured import Captured
 from sparsec.symbols import Axis, Dim, Signature, SymbolSpec, bucket
 
@@ -76,7 +78,12 @@ def _dims(shape: Sequence[int]) -> tuple[Dim, ...]:
 
 
 def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSizes | None:
-    """The number of tokens of one of Dynamo's graphs, if just one symbol is dimension 1 of inputs and nothing else follows it."""
+    """The number of tokens of one of Dynamo's graphs, if just one symbol is dimension 1 of inputs and nothing else follows it.
+
+    None where results are numbers, which are those of one size.
+    """
+    if not all(isinstance(node.meta.get("example_value"), Tensor) for node in _returned(graph_module)):
+        return None
     places = list(enumerate(graph_module.graph.find_nodes(op="placeholder")))
     values = {i: node.meta.get("example_value") for i, node in places if i not in set(weights)}
     tensors = {i: [_text(s) for s in value.shape] for i, value in values.items() if isinstance(value, Tensor)}
@@ -91,6 +98,40 @@ def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSi
     numbers = tuple(i for i, value in values.items() if isinstance(value, torch.SymInt) and _text(value) == symbol)
     (size, *_) = (value.shape[1] for i, value in values.items() if i in mine)
     return TokenSizes(numbers, mine, tuple(_output_dims(node, symbol) for node in _returned(graph_module)), _allows(size))
+
+
+def cuts_samples(graph_module: fx.GraphModule, args: Sequence[Any]) -> str:
+    """What keeps all samples of a call with ``args`` and would not keep all of more, as ``x[:2]`` of two; empty if nothing does.
+
+    Dynamo's graph has it, and no graph for these sizes. Where Dynamo leaves the batch no symbol, it admits no other.
+    """
+    here, batches = dict[Any, int](), set[Any]()
+    for node, arg in zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True):
+        value = node.meta.get("example_value")
+        sizes, numbers = (value.shape, arg.shape) if isinstance(value, Tensor) else ((value,), (arg,))
+        known = [(size.node.expr, number) for size, number in zip(sizes, numbers, strict=True) if _is_symbol(size)]
+        here |= dict(known)
+        batches |= {expression for expression, _ in known[:1] if isinstance(value, Tensor) and _is_symbol(sizes[0])}
+    if not batches:
+        return ""
+    there = here | {symbol: here[symbol] + 1 for symbol in batches}
+    for node in graph_module.graph.nodes:
+        made = _shapes(node, here), _shapes(node, there)
+        for source in node.all_input_nodes:
+            given = _shapes(source, here), _shapes(source, there)
+            if any(cuts(a, b, c, d) for a, c in zip(*given, strict=True) for b, d in zip(*made, strict=True)):
+                return f"{node.name} keeps all of {list(given[0][0])}, and not all of {list(given[1][0])}"
+    return ""
+
+
+def _is_symbol(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.expr.is_symbol
+
+
+def _shapes(node: fx.Node, values: Mapping[Any, int]) -> list[tuple[int, ...]]:
+    """Those of the tensors that a node makes, where symbols have these values."""
+    leaves = [leaf for leaf in tree_leaves(node.meta.get("example_value")) if isinstance(leaf, Tensor)]
+    return [tuple(size.node.expr.subs(values) if isinstance(size, torch.SymInt) else size for size in leaf.shape) for leaf in leaves]
 
 
 def _allows(size: torch.SymInt) -> Callable[[int], bool]:

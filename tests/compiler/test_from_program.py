@@ -161,7 +161,7 @@ def test_lengths_that_are_multiples_of_a_size() -> None:
     assert found.sizes == {"rows": 3, "x_1": 9}
     for rows, half in ((1, 2), (2, 5), (4, 9)):
         agrees(found, Shifts(), torch.randn(rows, 2 * half, 4), torch.randn(rows, 2 * half + 1, 4))
-    with pytest.raises(InvalidInput, match="lengths 2 to 18"):
+    with pytest.raises(InvalidInput, match="lengths 4 to 18"):
         found.sizes_of([torch.zeros(3, 7, 4), torch.zeros(3, 9, 4)])
     with pytest.raises(InvalidInput, match="Symbolic dimension mismatch"):
         found.sizes_of([torch.zeros(3, 8, 4), torch.zeros(3, 11, 4)])

@@ -35,8 +35,9 @@ class Case:
     """A program, its inputs, and what is done with it.
 
     inputs: names in `inputs.KINDS`. sizes: for each set of inputs (batch, height, width, tokens, features). returns: the results, in
-    ``structure`` "one", "tuple", "list" or "dict". zeros: a pattern of `prelude.seeded`. door: a name in `doors.DOORS`. inductor: whether
-    what no region covers is compiled by Inductor, rather than run as it is. writes: whether it may write to its inputs.
+    ``structure`` "one", "tuple", "list", "dict", "sizes" (with numbers of their shapes) or "names" (a dict whose keys say the batch).
+    zeros: a pattern of `prelude.seeded`. door: a name in `doors.DOORS`. inductor: whether what no region covers is compiled by Inductor,
+    rather than run as it is. writes: whether it may write to its inputs.
     """
 
     seed: int

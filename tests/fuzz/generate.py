@@ -35,7 +35,7 @@ def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] =
     case = Case(seed, door.name, kinds, sizes, zeros=zeros, inductor=draw.random() < 0.04, writes=draw.random() < 0.1)
     emitter = Emitter(case)
     steps = _steps(draw, emitter, [idiom for idiom in ALL if idiom.name not in without], 3 if door.attention else 0)
-    returns, structure = _returns(draw, emitter, steps)
+    returns, structure = _returns(draw, emitter, steps, numbers="structure=False" not in door.checks)
     return replace(case, steps=tuple(steps), returns=returns, structure=structure, actions=_actions(draw, door, len(sizes)))
 
 
@@ -86,14 +86,14 @@ def _partner(draw: random.Random, emitter: Emitter, idiom: Idiom, tensor: Tensor
     return draw.choice(fitting or [ref for ref, _ in live])
 
 
-def _returns(draw: random.Random, emitter: Emitter, steps: list[Step]) -> tuple[tuple[Ref, ...], str]:
-    """Mostly the last value; else several, perhaps one of them twice, or an input."""
+def _returns(draw: random.Random, emitter: Emitter, steps: list[Step], numbers: bool) -> tuple[tuple[Ref, ...], str]:
+    """Mostly the last value; else several, perhaps one of them twice, or an input. numbers: sizes may be among the results."""
     last = (steps[-1].number, 0) if steps else (-1, 0)
     if draw.random() < 0.55:
         return (last,), "one"
     live = [ref for ref, _ in _live(emitter) if ref[0] >= 0 or draw.random() < 0.1] or [last]
     others = tuple(draw.choice(live[-4:]) for _ in range(draw.choice((1, 1, 2))))
-    return (last, *others), draw.choice(("tuple", "tuple", "list", "dict"))
+    return (last, *others), draw.choice(("tuple", "tuple", "list", "dict", *(("sizes", "names") if numbers else ())))
 
 
 def _actions(draw: random.Random, door: doors.Door, sizes: int) -> tuple[Action, ...]:

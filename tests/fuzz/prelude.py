@@ -120,6 +120,11 @@ def tensors(value):
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def numbers(value):
+    """Leaves that are no tensors."""
+    return [leaf for leaf in pytree.tree_leaves(value) if not isinstance(leaf, torch.Tensor)]
+
+
 def noise_of(model, inputs, number):
     """How much each result changes if the last bits of weights and layers' results do: what no program in float32 can promise."""
     runs = []
@@ -146,6 +151,8 @@ def same(found, wanted, exact, structure=True, what="result", noise=None):
         raise Wrong(f"{what}: {pytree.tree_structure(found)} for {pytree.tree_structure(wanted)}")
     if len(tensors(found)) != len(tensors(wanted)):
         raise Wrong(f"{what}: {len(tensors(found))} tensors for {len(tensors(wanted))}")
+    if structure and numbers(found) != numbers(wanted):
+        raise Wrong(f"{what}: {numbers(found)} for {numbers(wanted)}")
     for number, (a, b, c) in enumerate(zip(tensors(found), tensors(wanted), tensors(exact), strict=True)):
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             raise Wrong(f"{what} {number}: {a.dtype} {list(a.shape)} for {b.dtype} {list(b.shape)}")

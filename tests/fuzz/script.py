@@ -55,6 +55,10 @@ def _result(case: Case, emitter: Emitter) -> str:
             return f"[{', '.join(names)}]"
         case "tuple":
             return f"({', '.join(names)},)"
+        case "sizes":
+            return f"({', '.join(names)}, len({names[0]}), (*{names[-1]}.shape[1:],))"
+        case "names":
+            return "{" + ", ".join(f'f"r{i} of {{len({name})}}": {name}' for i, name in enumerate(names)) + "}"
     return names[0]
 
 
