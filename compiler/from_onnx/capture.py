@@ -110,6 +110,7 @@ def _chosen(source: Source, sizes: dict[str, int]) -> tuple[fx.GraphModule, dict
 
 def _at(source: Source, outputs: Outputs, one_batch: str, sizes: Mapping[str, int], graph_module: fx.GraphModule | None = None) -> Captured:
     graph_module = graph_module or source.graph(sizes)
+    graph_module.meta.pop(_CALLS)
     count, results = len(source.network.inputs), len(source.network.outputs)
     inputs = _inputs(graph_module, source.signature)
     return Captured(

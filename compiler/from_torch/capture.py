@@ -209,7 +209,8 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         whole = program.run_decompositions({})
         quiet = {node.target for node in whole.graph.nodes if shows_unsaid(node)}
-        whole = whole.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
+        # From the start: a write through what such an operator shows is one to its result alone once torch has made the program functional.
+        whole = program.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
     # torch takes a program's conditions from the trace again, which there is none of for a program from a file.
     whole._guards_code = program._guards_code
     return whole

@@ -64,6 +64,50 @@ OF_RESULTS = {
     "sum to its own size": lambda y, x, m: (y.sum_to_size(y.shape), y),
     "nothing dropped out": lambda y, x, m: (torch.dropout(y, 0.0, True), y),
 }
+#: What may show its argument's memory; then it is written to.
+WRITTEN_THROUGH = {
+    "mesh": lambda y: torch.meshgrid(y[0, 0, 0], y[0, 0, :, 0], indexing="ij")[0][:, :1],
+    "broadcast": lambda y: torch.broadcast_tensors(y, y[:, :1])[0],
+    "broadcast of one row": lambda y: torch.broadcast_tensors(y, y[:, :1])[1][:, :1],
+    "at least a vector": torch.atleast_1d,
+    "at least a volume": lambda y: torch.atleast_3d(y[0, 0])[0],
+    "sum to its own size": lambda y: y.sum_to_size(y.shape),
+    "nothing dropped out": lambda y: torch.dropout(y, 0.0, True),
+    "dropout": lambda y: F.dropout(y, 0.5, False),
+    "channels dropped out": lambda y: F.dropout2d(y, 0.5, False),
+    "ravel": torch.ravel,
+    "reshape": lambda y: y.reshape(y.shape[0], -1),
+    "no reshape": lambda y: y.transpose(1, 3).reshape(y.shape[0], -1),
+    "as another": lambda y: y.reshape_as(y),
+    "view as another": lambda y: y.view_as(y),
+    "expand as another": lambda y: y.expand_as(y),
+    "moved": lambda y: y.movedim(1, 2),
+    "swapped": lambda y: y.swapaxes(1, 2),
+    "adjoint": torch.adjoint,
+    "matrix": lambda y: y.mT,
+    "parts": lambda y: y.tensor_split(2, 1)[1],
+    "rows": lambda y: y.hsplit(2)[0],
+    "columns": lambda y: y.dsplit([2])[1],
+    "chunk": lambda y: y.chunk(2, 1)[0],
+    "narrow": lambda y: y.narrow(1, 1, 2),
+    "unflatten": lambda y: y.unflatten(1, (2, 2)),
+    "flatten": lambda y: y.flatten(1),
+    "squeeze": lambda y: y[:, :1].squeeze(1),
+    "windows": lambda y: y.unfold(2, 2, 2),
+    "diagonal": lambda y: y.diagonal(0, 2, 3),
+    "same type": lambda y: y.type_as(y),
+    "same dtype": lambda y: y.to(torch.float32),
+    "float": lambda y: y.float(),
+    "contiguous": lambda y: y.contiguous(),
+    "not contiguous": lambda y: y.transpose(1, 2).contiguous(),
+    "detach": lambda y: y.detach(),
+    "no padding": lambda y: F.pad(y, (0, 0, 0, 0)),
+    "real": torch.real,
+    "alias": lambda y: y[...],
+    "positive": lambda y: +y,
+    "pooled by one": lambda y: F.avg_pool2d(y, 1),
+    "resized to its size": lambda y: F.adaptive_avg_pool2d(y, y.shape[2:]),
+}
 APART = {
     "clone": lambda y, x, m: (y, y.clone()),
     "view of a clone": lambda y, x, m: (y, y.clone().flatten(1)),
@@ -87,6 +131,11 @@ WRITTEN = {
     "view of input written": lambda y, x, m: (y, x.view(-1).add_(1), x),
 }
 SHARED = OF_RESULTS | APART | OF_INPUTS
+
+
+def writes(show):
+    """The shown value written to, and what it may be seen in."""
+    return lambda y, x, m: (show(y).mul_(3), y + 1)
 
 
 def structure(tensors) -> list[int]:
@@ -117,6 +166,15 @@ def behaves(run, model, batch: int = 2) -> None:
 def same(found, expected) -> None:
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", WRITTEN_THROUGH)
+def test_writes_through_what_shows_a_value(case):
+    model = Net(writes(WRITTEN_THROUGH[case])).eval()
+    captured = capture(model, (images(),))
+    inputs = captured.flatten((images(),))
+    with torch.no_grad():
+        same(tree_leaves(captured.restore(captured.graph_module(*inputs), inputs)), tree_leaves(model(images())))
 
 
 @pytest.mark.parametrize("case", SHARED)
