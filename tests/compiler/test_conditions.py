@@ -113,6 +113,7 @@ def artifact(fast: Any, folder: Path) -> Callable[[Tensor], Any]:
 
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.turns(2)
 def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: int) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in BATCHES]
     fast = sparsec.compile(model, (torch.randn(batch, 6, 16),), threads=1)
@@ -128,6 +129,7 @@ def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: in
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CONDITIONS])
+@pytest.mark.turns(3)
 def test_torch_compile_is_right_at_every_batch(strict: None, kernels: Path, name: str, dynamic: bool | None) -> None:
     if name == "range":
         pytest.skip("Dynamo cannot ask whether a symbol is in a range.")
@@ -157,6 +159,7 @@ def test_graphs_that_users_trace_have_code(tmp_path: Path, name: str, batch: int
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 6), (3, 7)])
 @pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.turns(3)
 def test_free_sizes_are_right_or_refused(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, t) for n in (1, 2, 3, 4, 8) for t in TOKENS]
     example, free = (torch.randn(*shape, 16),), ({0: AUTO, 1: AUTO},)
