@@ -291,3 +291,11 @@ def test_no_model_and_a_sparse_input_are_refused():
         capture(lambda x: x, (torch.randn(3),))  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModel, match="sparse_csr"):
         capture(nn.Linear(8, 8).eval(), (torch.eye(8).to_sparse_csr(),))
+
+
+def test_autocast_is_refused_and_the_model_left_as_it_was() -> None:
+    model, x = nn.Linear(8, 4).eval(), torch.randn(2, 8)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        with pytest.raises(UnsupportedModel, match="Autocast is on"):
+            capture(model, (x,))
+        assert type(model(x)) is torch.Tensor
