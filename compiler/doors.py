@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from sparsec.errors import InvalidInput
+from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.factories import checked_path, shapes_by_name
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured
@@ -28,6 +28,9 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
     example_inputs: a tuple of tensors or arrays, or one alone; for an ONNX model also a mapping by name, which ``kwargs`` is as well. Only
     a module cannot do without.
     """
+    if torch.is_autocast_enabled("cpu"):
+        # It casts what is computed from constants, and keeps casts of the weights, which have no data yet, for the model's next call.
+        raise UnsupportedModel("Autocast is on.", why="Programs compute in float32.", hint="Compile outside of torch.autocast.")
     if isinstance(model, str | os.PathLike):
         path = checked_path(model)
         if path.suffix.lower() == ".onnx":

@@ -46,9 +46,6 @@ def capture(
     a way torch.export cannot follow; InvalidInput for arguments that do not fit.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    if torch.is_autocast_enabled("cpu"):
-        # It would also keep what it casts of the weights, without data, for the model's next call.
-        raise UnsupportedModel("Autocast is on.", why="Programs compute in float32.", hint="Compile outside of torch.autocast.")
     with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
         if isinstance(source, ExportedProgram):
             opened = _opened(source, args, kwargs)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from sparsec.doors import open_model
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.forms import Form, notes
 from sparsec.from_torch.capture import capture
@@ -297,5 +298,5 @@ def test_autocast_is_refused_and_the_model_left_as_it_was() -> None:
     model, x = nn.Linear(8, 4).eval(), torch.randn(2, 8)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         with pytest.raises(UnsupportedModel, match="Autocast is on"):
-            capture(model, (x,))
+            open_model(model, (x,))
         assert type(model(x)) is torch.Tensor

@@ -11,18 +11,10 @@ from torch import Tensor, nn
 import sparsec
 from sparsec.errors import SparsecError
 from sparsec.from_onnx.batches import NodeCall, dependence
+from tests.compiler.test_conditions import Asks
 from tests.fuzz.prelude import seeded
 
 BATCHES = (1, 2, 3, 4, 5, 9)
-
-
-class Layered(nn.Module):
-    def __init__(self, then: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.layer, self.then = nn.Linear(16, 16), then
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.then(self.layer, x)
 
 
 #: Functions of a layer and x [N,6,16]; whether one program serves all N.
@@ -49,7 +41,7 @@ def test_every_batch_is_as_in_onnx_runtime(tmp_path: Path, kernels: Path, name: 
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript", reason="the exporter of torch needs onnxscript")
     function, free = FUNCTIONS[name]
-    model, path = seeded(Layered(function), "90%", 0), tmp_path / "model.onnx"
+    model, path = seeded(Asks(function), "90%", 0), tmp_path / "model.onnx"
     axes: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim.AUTO},)} if dynamo else {"dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}}
     torch.onnx.export(model, (torch.randn(2, 6, 16),), path, input_names=["x"], output_names=["y"], dynamo=dynamo, verbose=False, **axes)
     session = onnxruntime.InferenceSession(path)
