@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsec.backends.base import Machine
 from sparsec.backends.lowering import Lowered
+from sparsec.errors import InvalidInput
 from sparsec.explain import Explanation
 from sparsec.from_torch.aliasing import Aliasing
 from sparsec.inputs import check_indices, sizes_of
 from sparsec.pipeline import Story
 from sparsec.program import Program
+from sparsec.region_op import RegionOp
 from sparsec.regions import Region
 from sparsec.runtime import Runner
+
+#: Tensors that hold their elements, as far as no mode is on.
+_PLAIN = {Tensor, nn.Parameter}
 
 
 @dataclass(eq=False)
@@ -34,18 +40,31 @@ class RegionProgram:
     machine: Machine
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run on contiguous tensors with a common leading batch axis. InvalidInput for sizes or indices out of range."""
+        """Run on contiguous tensors with a common leading batch axis.
+
+        InvalidInput for sizes or indices out of range and for tensors without memory.
+        """
         batch, program = inputs[0].shape[0], self.program
+        addresses = [x.data_ptr() for x in inputs]
+        if batch and 0 in addresses:
+            name = program.inputs[addresses.index(0)].name
+            raise InvalidInput(f"Input {name!r} has no memory.", hint="Its storage was released or never made.")
         sizes = sizes_of(program, inputs) if program.sizes else {}
         arrays = [x.numpy() for x in inputs] if self.looks_inside else []
         if arrays:
             check_indices(program, arrays)
-        outputs = [torch.empty((batch, *port.shape_for(sizes)), dtype=getattr(torch, port.dtype)) for port in program.outputs]
+        outputs = self.allocate(inputs, sizes)
         if batch and program.padding is not None:
             self.runner.run_arrays(arrays, [y.numpy() for y in outputs], sizes)
         elif batch:
-            self.runner.run_addresses([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs], batch, sizes)
+            self.runner.run_addresses(addresses, [y.data_ptr() for y in outputs], batch, sizes)
         return outputs
+
+    def allocate(self, inputs: Sequence[Tensor], sizes: Mapping[str, int] | None = None) -> list[Tensor]:
+        """New outputs for inputs of these shapes; ``sizes``: what they say, where that is known."""
+        sizes = sizes if sizes is not None else sizes_of(self.program, inputs) if self.program.sizes else {}
+        shapes = [((inputs[0].shape[0], *port.shape_for(sizes)), getattr(torch, port.dtype)) for port in self.program.outputs]
+        return [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in shapes]
 
     @cached_property
     def looks_inside(self) -> bool:
@@ -62,6 +81,7 @@ class CompiledGraph:
     the graph's, ``returns`` the positions of the graph's outputs among its. ``dense`` is the graph to run where no region was worth it.
     ``rest_bytes``: constants that what is not in regions holds.
     ``aliasing`` makes the model's results of the graph's, where they share memory. ``one_batch``, ``served``: see ``Captured``.
+    ``shapes``: of the outputs, with their dtypes, for the batch that it was compiled for.
     """
 
     programs: list[RegionProgram]
@@ -78,6 +98,7 @@ class CompiledGraph:
     aliasing: Aliasing | None = None
     one_batch: str = ""
     served: tuple[int, int | None] = (0, None)
+    shapes: Sequence[tuple[tuple[int, ...], torch.dtype]] = ()
 
     @property
     def any_batch(self) -> bool:
@@ -99,8 +120,27 @@ class CompiledGraph:
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the graph."""
+        if torch._C._len_torch_dispatch_stack() or not _PLAIN.issuperset(map(type, inputs)):
+            return self.operator(inputs)
+        return self._run(inputs)
+
+    @cached_property
+    def operator(self) -> RegionOp:
+        """The graph as one operator, for what has no memory to run on, or is watched: stand-ins, traces, wrapped tensors, counts."""
+        mine = weakref.ref(self)
+        return RegionOp(lambda inputs: mine()._run(inputs), lambda inputs: mine()._allocate(inputs))  # type: ignore[union-attr]
+
+    def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if not self.fully_compiled:
             return list(self.run_rest(inputs))
-        results = self.programs[0]([inputs[i] for i in self.picks])
+        return self._returned(self.programs[0]([inputs[i] for i in self.picks]))
+
+    def _allocate(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs as `_run` gives them, without values."""
+        if not self.fully_compiled:
+            return [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in self.shapes]
+        return self._returned(self.programs[0].allocate([inputs[i] for i in self.picks]))
+
+    def _returned(self, results: Sequence[Tensor]) -> list[Tensor]:
         # What passes found to be equal is two values to a caller, who may write to one of them.
         return [results[i] if i not in self.returns[:n] else results[i].clone() for n, i in enumerate(self.returns)]

@@ -128,7 +128,7 @@ def _from_onnx(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None
 def _tensor(array: np.ndarray) -> Tensor:
     try:
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidInput(f"An example input is an array of {array.dtype}.", why=str(error)) from error
 
 

@@ -20,6 +20,7 @@ from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
 from sparsec.calls import layer_of
 from sparsec.compiled import CompiledGraph, RegionProgram
+from sparsec.compiling import compiling
 from sparsec.doors import open_model
 from sparsec.errors import internal
 from sparsec.explain import Explanation
@@ -47,9 +48,11 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
     """
     settings = replace(settings, threads=settings.threads or torch.get_num_threads())
     try:
-        return _compile_graph(captured, settings, keep_whole)
+        compiled = _compile_graph(captured, settings, keep_whole)
     except Exception as error:
-        return _dense_graph(captured, internal(error))
+        compiled = _dense_graph(captured, internal(error))
+    values = [node.meta["val"] for node in region_module.returned(captured.graph_module.graph)]
+    return replace(compiled, shapes=[(tuple(value.shape), value.dtype) for value in values])
 
 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
@@ -196,12 +199,13 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
 
     ``frozen``: weights may become part of its code.
     """
-    from sparsec.inductor import RegionOp, compile_dense
+    from sparsec.inductor import compile_dense
+    from sparsec.region_op import RegionOp
     from sparsec.splice import splice
 
-    operators = [RegionOp(p, [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in p.region.outputs]) for p in programs]
+    operators = [RegionOp(p, p.allocate) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
-    examples = [torch.zeros(spec.shape, dtype=spec.dtype) for spec in captured.inputs]
+    examples = [torch.zeros(spec.shape, dtype=spec.dtype, device="cpu") for spec in captured.inputs]
     # Freezing rewrites convolutions for oneDNN, which knows no float64 and loses the NaN that weights with NaN make.
     freezing = frozen and all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
     fixed = _constant_results(spliced.graph)
@@ -242,6 +246,7 @@ def compile(
 ) -> CompiledModel:
     """Compile a model for inputs of the example's shapes, and for every size of the axes that it leaves free.
 
+    The object keeps the weights of this moment: later changes of the model are not seen. No other thread may call a module meanwhile.
     Any batch size runs where one region covers everything. Other sizes that kernels cannot take at run time are compiled at first use.
 
     Args:
@@ -258,9 +263,10 @@ def compile(
     captured = open_model(model, example_inputs, kwargs, dynamic_shapes)
 
     def build(part: Captured) -> CompiledGraph:
-        compiled = compile_graph(part, settings, keep_whole=True)
-        if compiled.nothing_sparse:
-            compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not compiled.reasons)
+        with compiling():
+            compiled = compile_graph(part, settings, keep_whole=True)
+            if compiled.nothing_sparse:
+                compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not compiled.reasons)
         for reason in compiled.reasons:
             warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled

@@ -95,7 +95,8 @@ class CompiledModel:
                 why=f"Results of the model depend on strides: compiled for {list(spec.strides or ())}, got {list(tensor.stride())}.",
                 hint="Pass input.contiguous(), or compile for inputs like this one.",
             )
-        return tensor.detach().resolve_neg().contiguous()
+        found = tensor.detach().resolve_neg().contiguous()
+        return found.clone() if found._is_zerotensor() else found
 
     def _check_shapes(self, inputs: list[Tensor]) -> None:
         for position, (x, spec) in enumerate(zip(inputs, self._captured.inputs, strict=True)):
@@ -176,7 +177,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     """The array as a tensor that torch may read and write; a copy where it is reversed or read-only."""
     try:
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidInput(f"An input is an array of {array.dtype}.", why=str(error)) from error
 
 

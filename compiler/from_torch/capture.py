@@ -9,33 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._export.utils import _get_decomp_for_cia
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from sparsec.compiling import compiling
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
-from sparsec.forks import opened_in_children
 from sparsec.from_torch.aliasing import shows_unsaid
 from sparsec.from_torch.batches import dependence_on_batch, only_batch, unlike_one
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.lower import Lowered, lower
-from sparsec.from_torch.plain import is_plain, plain_weights
+from sparsec.from_torch.plain import is_plain, plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.from_torch.strides import Asked
 from sparsec.symbols import Signature
 
-# A thread that compiled is not in a forked child to give this back: there it would be waited for for ever.
-opened_in_children(compile_lock)
-
 
 def capture(
     source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
 ) -> Captured:
-    """Capture a model for arguments of these shapes and dtypes; the model itself is never changed.
+    """Capture a model for arguments of these shapes and dtypes; the model itself is never changed, and later changes of it are not seen.
 
     dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it; a program knows its own. A graph with
     free axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
@@ -46,7 +42,7 @@ def capture(
     a way torch.export cannot follow; InvalidInput for arguments that do not fit.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compiling():
         if isinstance(source, ExportedProgram):
             opened = _opened(source, args, kwargs)
             if opened.symbols:
@@ -85,7 +81,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 
     The code around such a graph may write to its results, so one that is a view of an input is refused as well.
     """
-    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compiling():
         baked = bake(graph_module, args, weights)
         asked = Asked()
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}, asked=asked))
@@ -102,7 +98,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> Captured:
     """For contiguous inputs; where the program depends on strides, for those of the arguments."""
     asked = Asked()
-    program = _export(module, args, kwargs, dynamic_shapes, asked)
+    program = _snapshot(_export(module, args, kwargs, dynamic_shapes, asked))
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if is_symbolic(program):
         described = _from_symbolic(program, args, kwargs, asked)
@@ -112,7 +108,7 @@ def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any 
     described = _describe(lower(program), asked)
     if described.takes_strides(tensors):
         return described
-    program = _export(module, args, kwargs, asked=asked, stand_in=_strided_stand_in)
+    program = _snapshot(_export(module, args, kwargs, asked=asked, stand_in=_strided_stand_in))
     return _describe(lower(program), asked)
 
 
@@ -133,11 +129,11 @@ def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
 def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
     stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
     if is_symbolic(program) and all(value.layout == torch.strided for value in stored):
-        return _from_symbolic(_decomposed(program), args, kwargs)
+        return _from_symbolic(_snapshot(_decomposed(program)), args, kwargs)
     if not is_symbolic(program) and all(map(is_plain, stored)):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         _check_program_inputs(program, leaves, spec)
-        return _describe(lower(_decomposed(program)))
+        return _describe(lower(_snapshot(_decomposed(program))))
     module = program.module()
     with plain_weights(module):
         return _captured(module, args, kwargs)
@@ -174,7 +170,7 @@ def _at(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Ca
 
 
 def _remade(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Captured:
-    with compile_lock, torch.inference_mode(False), torch.no_grad(), torch._guards.tracing(None):
+    with compiling():
         return _at(symbolic, asked, sizes)
 
 
@@ -214,6 +210,21 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     # torch takes a program's conditions from the trace again, which there is none of for a program from a file.
     whole._guards_code = program._guards_code
     return whole
+
+
+def _snapshot(program: ExportedProgram) -> ExportedProgram:
+    """With tensors of its own: what torch runs beside kernels, and what is made for further sizes, has the weights that kernels have."""
+    copies: dict[int, Any] = {}
+
+    def copied(value: Any) -> Any:
+        if id(value) not in copies:
+            copies[id(value)] = plain(value).clone() if isinstance(value, Tensor) else value
+        return copies[id(value)]
+
+    # Tables of their own: the program that this one was made of may have the same.
+    program._state_dict = {name: copied(value) for name, value in program.state_dict.items()}
+    program._constants = {name: copied(value) for name, value in program.constants.items()}
+    return program
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.convert_frame import compile_lock
 
+from sparsec.compiling import compiling
 from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.forks import opened_in_children
@@ -137,7 +137,7 @@ class Door:
         elif not self._is_dense(args):
             self.misses, self.stale = self.misses + 1, self.stale + was_stale
             # One thread compiles at a time, whoever started it. The door's own lock is held for moments, and taken last.
-            with compile_lock, torch.inference_mode(False), torch.no_grad():
+            with compiling():
                 entry = self._made(args)
         if entry is None:
             return self._run_dense(args)
@@ -277,7 +277,7 @@ def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entr
 
 def ready(tensor: Tensor) -> Tensor:
     """The tensor itself where a kernel can read it as it is; else a contiguous, aligned copy."""
-    if tensor.is_contiguous() and not tensor.data_ptr() & 63 and not tensor.is_neg():
+    if tensor.is_contiguous() and not tensor.data_ptr() & 63 and not tensor.is_neg() and not tensor._is_zerotensor():
         return tensor
     return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
 

@@ -9,7 +9,8 @@ from torch import fx, nn
 
 from sparsec.errors import MachineError
 from sparsec.from_torch.capture import capture
-from sparsec.inductor import REGION, _running, compile_dense, region_op
+from sparsec.inductor import compile_dense
+from sparsec.region_op import REGION, RegionOp, _running
 
 torch.set_num_threads(1)
 
@@ -65,10 +66,14 @@ def split_sums(inputs):
     return [inputs[0].sum(1), inputs[0].sum(2)]
 
 
+def allocate(inputs):
+    return [torch.empty(2, 4), torch.empty(2, 3)]
+
+
 @pytest.mark.parametrize("freezing", [False, True])
 def test_a_region_inside_a_graph(freezing):
     x = torch.randn(2, 3, 4)
-    op = region_op(split_sums, [((2, 4), torch.float32), ((2, 3), torch.float32)])
+    op = RegionOp(split_sums, allocate)
     run = compile_dense(around_a_region(op), [x], freezing=freezing)
     with torch.no_grad():
         first, second = run(x)
@@ -78,8 +83,7 @@ def test_a_region_inside_a_graph(freezing):
 
 def test_regions_of_equal_shape_are_not_confused():
     x = torch.randn(2, 3, 4)
-    shapes = [((2, 4), torch.float32), ((2, 3), torch.float32)]
-    ops = [region_op(split_sums, shapes), region_op(lambda v: [-value for value in split_sums(v)], shapes)]
+    ops = [RegionOp(split_sums, allocate), RegionOp(lambda v: [-value for value in split_sums(v)], allocate)]
     with torch.no_grad():
         plus, minus = [compile_dense(around_a_region(op), [x])(x) for op in ops]
     for a, b in zip(plus, minus, strict=True):
@@ -93,7 +97,7 @@ def test_a_region_takes_contiguous_inputs_from_convolutions():
         seen.append(inputs[0].is_contiguous())
         return [inputs[0].clone()]
 
-    op = region_op(identity, [((2, 8, 6, 6), torch.float32)])
+    op = RegionOp(identity, lambda inputs: [torch.empty(2, 8, 6, 6)])
     model, x = Chain().eval(), torch.randn(2, 3, 8, 8)
     graph_module = capture(model, (x,)).graph_module
     output = graph_module.graph.output_node()
@@ -108,13 +112,13 @@ def test_a_region_takes_contiguous_inputs_from_convolutions():
 
 
 def test_shapes_are_known_without_running():
-    op = region_op(split_sums, [((2, 4), torch.float32), ((2, 3), torch.bfloat16)])
+    op = RegionOp(split_sums, lambda inputs: [torch.empty(2, 4), torch.empty(2, 3, dtype=torch.bfloat16)])
     values = REGION(op.handle, [torch.empty(2, 3, 4, device="meta")])
     assert [(value.shape, value.dtype) for value in values] == [((2, 4), torch.float32), ((2, 3), torch.bfloat16)]
 
 
 def test_a_handle_dies_with_its_owner():
-    op = region_op(split_sums, [])
+    op = RegionOp(split_sums, allocate)
     handle = op.handle
     torch.testing.assert_close(op([torch.ones(1, 2, 3)])[0], torch.full((1, 3), 2.0))
     del op

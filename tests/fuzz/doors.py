@@ -44,7 +44,7 @@ def _torch(name: str, weight: float, options: str) -> Door:
 
 
 def _object(name: str, weight: float, options: str, **promises: bool | str) -> Door:
-    exported = "program = torch.export.export(model, inputs()).module()"
+    exported = "program = torch.export.export(copy.deepcopy(model), inputs()).module()"
     return Door(name, weight, (f"fast = sparsec.compile(model, inputs(), {options})",), (exported, "fast = program"), **promises)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ DOORS = (
     Door(
         "artifact", 3,
         (*_FILE, "loaded = sparsec.load(sparsec.compile(model, inputs(), threads=1).save(folder + '/saved'))", _ARRAYS),
-        ("program = torch.export.export(model, inputs()).module()", "fast = program"),
+        ("program = torch.export.export(copy.deepcopy(model), inputs()).module()", "fast = program"),
     ),
     _pt2("pt2", 1, ""),
     _pt2("pt2, free axes", 1.5, f", {_AXES}"),

@@ -97,10 +97,11 @@ def _returns(draw: random.Random, emitter: Emitter, steps: list[Step], numbers: 
 
 
 def _actions(draw: random.Random, door: doors.Door, sizes: int) -> tuple[Action, ...]:
-    """Calls of every size, and between two calls an event where the door follows them."""
+    """Calls of every size, and between two calls an event."""
     actions = [Action("call", (0,)), *(Action("call", (draw.randrange(sizes),)) for _ in range(draw.choice((1, 2))))]
-    if door.live and draw.random() < 0.6:
+    if draw.random() < (0.6 if door.live else 0.2):
+        fitting = [event for event in events.EVENTS if door.live or not event.live]
         for _ in range(draw.choice((1, 1, 2))):
-            event = draw.choices(events.EVENTS, [e.weight for e in events.EVENTS])[0]
+            event = draw.choices(fitting, [each.weight for each in fitting])[0]
             actions += [Action(event.name, tuple(draw.randrange(1 << 16) for _ in range(3))), Action("call", (0,))]
     return tuple(actions)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsec
 
@@ -101,6 +102,16 @@ def refusable(check, *args, **options):
         check(*args, **options)
     except sparsec.errors.InvalidInput as error:
         raise Refused(str(error)) from error
+
+
+def within(around, fast):
+    """What calls ``fast`` inside of a context."""
+
+    def call(*args):
+        with around():
+            return fast(*args)
+
+    return call
 
 
 def eager(model, inputs, number, theirs):

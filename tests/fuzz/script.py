@@ -14,6 +14,9 @@ PRELUDE = Path(__file__).with_name("prelude.py").read_text()
 #: What no region covers runs as it is: Inductor takes many seconds a graph.
 WITHOUT_INDUCTOR = ("import torch._inductor.compile_fx", "torch._inductor.compile_fx.compile_fx = lambda graph, *_, **__: graph")
 
+#: What does not follow the model answers as the model that it was made of.
+_RIGHT = {True: "right = model", False: "right = copy.deepcopy(model)"}
+
 
 def script(case: Case, header: str = "") -> str:
     """The whole text, runnable."""
@@ -24,8 +27,18 @@ def body(case: Case, second: bool = False) -> str:
     """What follows the prelude; ``second``: with torch alone in place of sparsec."""
     door = doors.BY_NAME[case.door]
     making = door.second if second else door.lines
-    parts = [*module_lines(case), "", *input_lines(case.inputs, case.sizes), "", *_make(case), "", "model = make(0)", *making]
-    return "\n".join([*parts, *_calls(case, door)]) + "\n"
+    parts = [
+        *module_lines(case),
+        "",
+        *input_lines(case.inputs, case.sizes),
+        "",
+        *_make(case),
+        "",
+        "model = make(0)",
+        *making,
+        _RIGHT[door.live],
+    ]
+    return "\n".join([*parts, "model = make(0)", *making, _RIGHT[door.live], *_calls(case, door)]) + "\n"
 
 
 def module_lines(case: Case) -> list[str]:
@@ -83,5 +96,5 @@ def _calls(case: Case, door: doors.Door) -> list[str]:
 def _call(case: Case, door: doors.Door, number: int) -> str:
     """Other sizes than the first may be refused where the door does not say that it takes them."""
     options = door.checks + ("" if door.aliases else ", aliases=False")
-    line = f"check(fast, model, inputs, {number}{options})"
+    line = f"check(fast, right, inputs, {number}{options})"
     return line if door.live or case.sizes[number] == case.sizes[0] else f"refusable({line.replace('check(', 'check, ', 1)}"
