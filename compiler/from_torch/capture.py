@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._export.utils import _get_decomp_for_cia
+from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -221,6 +222,10 @@ def _snapshot(program: ExportedProgram) -> ExportedProgram:
             copies[id(value)] = plain(value).clone() if isinstance(value, Tensor) else value
         return copies[id(value)]
 
+    mode = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
+    if mode is not None:
+        # It refers to the tensors that it was shown as long as the graph lives, and torch swaps none that is referred to.
+        mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
     # Tables of their own: the program that this one was made of may have the same.
     program._state_dict = {name: copied(value) for name, value in program.state_dict.items()}
     program._constants = {name: copied(value) for name, value in program.constants.items()}

@@ -218,3 +218,12 @@ def test_objects_keep_the_weights_of_their_making(strict, kernels, kind, options
     for x, value in zip(inputs, wanted, strict=True):
         same(fast(x), value)
         same(second(x), value)
+
+
+def test_objects_do_not_hold_on_to_tensors_of_the_model(strict, kernels):
+    """torch swaps none that has a weak reference."""
+    model, fast = made(Whole, kernels)
+    x = torch.randn(SHAPE)
+    wanted = model(x)
+    torch.utils.swap_tensors(model.first.weight, nn.Parameter(torch.randn(32, 32)))
+    same(fast(x), wanted)

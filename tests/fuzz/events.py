@@ -59,12 +59,12 @@ EVENTS = (
     Event("gradients wanted", 0.7, ("tensors(fast(*inputs(0)))",), live=True),
     Event("surroundings", 2, (
         "around = lambda: «torch.inference_mode()|torch.device('meta')|torch.enable_grad()|FlopCounterMode(display=False)|torch.no_grad()»",
-        "check(within(around, fast), right, inputs, aliases=False)",
+        "check(within(around, fast), right, inputs, aliases=False{checks})",
     )),
 )  # fmt: skip
 BY_NAME = {event.name: event for event in EVENTS}
 
 
-def lines(name: str, picks: Picks) -> list[str]:
-    """The statements of an event."""
-    return [chosen(line, {}, picks) for line in BY_NAME[name].text]
+def lines(name: str, picks: Picks, checks: str = "") -> list[str]:
+    """The statements of an event. ``checks``: more arguments of `prelude.check`."""
+    return [chosen(line, {}, picks).replace("{checks}", checks) for line in BY_NAME[name].text]

@@ -89,7 +89,7 @@ def _calls(case: Case, door: doors.Door) -> list[str]:
         if action.name == "call":
             lines.append(_call(case, door, action.picks[0] % len(case.sizes)))
         else:
-            lines += [f"# {action.name}", *events.lines(action.name, Picks(action.picks))]
+            lines += [f"# {action.name}", *events.lines(action.name, Picks(action.picks), door.checks)]
     return lines
 
 
