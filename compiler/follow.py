@@ -50,6 +50,8 @@ def _forbidden(captured: Captured, follows: Mapping[str, Follows]) -> str:
     others = {name for name in captured.symbols if name not in symbols}
     if guard := captured.signature.related(symbols, others):
         return f"it requires {guard}"
+    if stepped := symbols & captured.stepped:
+        return f"it computes with {', '.join(sorted(stepped))} in steps"
     for symbol in symbols:
         spec, size = captured.symbols[symbol], captured.sizes[symbol]
         value = captured.signature.forbidden(captured.sizes, [symbol], range(size, spec.least - 1, -1))

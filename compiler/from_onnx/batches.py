@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from sparsec.from_torch.batches import Shape, cuts, follows
+from sparsec.from_torch.numbers import of_each_sample
 
 #: Inputs that are sizes: what follows from them is seen in the shapes of the results.
 _SIZES: Mapping[str, frozenset[int]] = {
@@ -66,7 +66,7 @@ def _difference(a: NodeCall | None, b: NodeCall | None, batch: int, another: int
     if _ranks(a.given) != _ranks(b.given) or _ranks(a.made) != _ranks(b.made):
         return f"{a.kind} makes something else ({a.place})"
     for number, (x, y) in enumerate(zip(a.known, b.known, strict=True)):
-        alike = x is y or number in _SIZES.get(a.kind, ()) or (x is not None and y is not None and _of_each_sample(x, y, batch, another))
+        alike = x is y or number in _SIZES.get(a.kind, ()) or (x is not None and y is not None and of_each_sample(x, y, batch, another))
         if not alike:
             return f"{a.kind} of a constant that depends on it ({a.place})"
     if a.kind == "Slice" and (found := _fixed_part(a, b)):
@@ -82,20 +82,6 @@ def _difference(a: NodeCall | None, b: NodeCall | None, batch: int, another: int
 
 def _ranks(shapes: Sequence[Shape | None]) -> list[int | None]:
     return [None if shape is None else len(shape) for shape in shapes]
-
-
-def _of_each_sample(x: Tensor, y: Tensor, batch: int, another: int) -> bool:
-    """Whether two constants are equal, or repeat the same along an axis that is the samples' or a multiple of them."""
-    if x.shape == y.shape:
-        return torch.equal(x, y)
-    if x.dim() != y.dim() or x.dtype != y.dtype:
-        return False
-    (axis, *more) = (axis for axis, (a, b) in enumerate(zip(x.shape, y.shape, strict=True)) if a != b)
-    each, rest = divmod(x.shape[axis], batch)
-    if more or rest or each * another != y.shape[axis]:
-        return False
-    first = x.narrow(axis, 0, each)
-    return all(torch.equal(part, first) for whole in (x, y) for part in whole.split(each, axis)) if each else True
 
 
 def _fixed_part(a: NodeCall, b: NodeCall) -> str:

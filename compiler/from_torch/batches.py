@@ -22,10 +22,12 @@ from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from sparsec.from_torch.numbers import of_each_sample
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import LARGEST, Signature
 
@@ -42,16 +44,19 @@ _FULL = frozenset({"full", "new_full"})
 _PARTS = frozenset({"__getitem__", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "vsplit"})
 
 Shape = tuple[int, ...]
+#: Equal to nothing.
+_UNKNOWN = torch.tensor(float("nan"))
 
 
 @dataclass(frozen=True)
 class _Call:
-    """given, shapes: those of tensors among the arguments and results."""
+    """given, shapes: those of tensors among the arguments and results. constants: the arguments that are made of sizes alone."""
 
     name: str
     numbers: tuple[Any, ...]
     shapes: tuple[Shape, ...]
     given: tuple[Shape, ...] = ()
+    constants: tuple[Tensor, ...] = ()
 
     @property
     def kind(self) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
@@ -64,6 +69,10 @@ class _Call:
             return f"{self.name} makes something else"
         if self.name not in _RESHAPES | _FILLED and self.numbers != other.numbers:
             return f"{self.name} of a number that depends on it"
+        if len(self.constants) != len(other.constants) or not all(
+            of_each_sample(x, y, batch, another) for x, y in zip(self.constants, other.constants, strict=True)
+        ):
+            return f"{self.name} of a constant that depends on it"
         made = [*zip(self.shapes, other.shapes, strict=True)]
         if self.name in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
             return f"{self.name} makes {list(self.shapes[0])} of {batch} samples, {list(other.shapes[0])} of {another}"
@@ -90,20 +99,58 @@ def follows(shape: Sequence[int], other: Sequence[int], batch: int, another: int
 
 
 class _Watch(TorchFunctionMode):
-    """Keeps what functions of torch are called with and make; those inside of others are torch's own."""
+    """Keeps what functions of torch are called with and make; those inside of others are torch's own.
+
+    What is made of sizes alone gets its values, as in ``x + torch.ones(n, n).tril()``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[_Call] = []
+        self._known: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def start(self, inputs: Any) -> None:
+        """Forget what was called so far; ``inputs`` hold the tensors that a call gives."""
+        self.calls.clear()
+        self._known = {id(x): (x, None) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given = [*args, *(kwargs or {}).values()]
         leaves = given if func.__name__ in _FULL else pytree.tree_leaves(given)
         numbers = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | slice))
+        constants = self._follow(func, args, kwargs or {}, result)
         if shapes := _shapes(result):
-            self.calls.append(_Call(func.__name__, numbers, shapes, _shapes(given)))
+            self.calls.append(_Call(func.__name__, numbers, shapes, _shapes(given), constants))
         return result
+
+    def _follow(self, func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any) -> tuple[Tensor, ...]:
+        """Note what the results are; the values of constants made of sizes among the arguments of a function of inputs."""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = [self._known[id(x)][1] for x in tensors if id(x) in self._known]
+        values = [value for value in known if value is not None]
+        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if len(values) < len(known):
+            self._known |= {id(x): (x, None) for x in made}
+            return tuple(values)
+        if values or (not tensors and func.__name__ in _FILLED | _FULL):
+            # What would write to a tensor of the model is not run.
+            found = [] if tensors and id(tensors[0]) not in self._known and _writes(func.__name__) else self._computed(func, args, kwargs)
+            self._known |= {id(x): (x, value) for x, value in zip(made, found or [_UNKNOWN] * len(made), strict=True)}
+        return ()
+
+    def _computed(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
+        def value(x: Tensor) -> Tensor:
+            return self._known.get(id(x), (x, x))[1]  # type: ignore[return-value]
+
+        with unset_fake_temporarily(), suppress(Exception):
+            made = func(*pytree.tree_map_only(Tensor, value, args), **pytree.tree_map_only(Tensor, value, dict(kwargs)))
+            return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+        return []
+
+
+def _writes(name: str) -> bool:
+    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
 def _shapes(values: Any) -> tuple[Shape, ...]:
@@ -241,7 +288,7 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
     with FakeTensorMode(allow_non_fake_inputs=True), _unchanged(module), DropoutReturnsItsInput(), _Watch() as watch:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
-        watch.calls.clear()
+        watch.start((given, named))
         try:
             leaves, structure = pytree.tree_flatten(module(*given, **named))
         except Exception as error:

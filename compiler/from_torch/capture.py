@@ -147,16 +147,16 @@ def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict, asked: A
         raise InvalidInput("The arguments do not fit the program.", why=f"{spec} ≠ {program.call_spec.in_spec}")
     symbolic = read_symbols(program)
     sizes = symbolic.signature.sizes([leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
-    chosen = symbolic.first_choice(sizes)
+    chosen, use = symbolic.first_choice(sizes), symbolic.use_of_samples(sizes)
     try:
-        return _at(symbolic, asked, chosen)
+        return _at(symbolic, asked, use, chosen)
     except (UnsupportedModel, InvalidInput):
         if chosen == sizes:
             raise
-        return _at(symbolic, asked, sizes)
+        return _at(symbolic, asked, use, sizes)
 
 
-def _at(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Captured:
+def _at(symbolic: Symbolic, asked: Asked | None, use: str, sizes: Mapping[str, int]) -> Captured:
     described = _describe(lower(symbolic.program, symbolic.graph(sizes)), asked)
     inputs = [replace(spec, dims=dims) for spec, dims in zip(described.inputs, symbolic.signature.dims, strict=True)]
     return replace(
@@ -166,13 +166,15 @@ def _at(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Ca
         sizes=dict(sizes),
         batches=symbolic.batches,
         output_dims=symbolic.outputs,
-        remade=partial(_remade, symbolic, asked),
+        remade=partial(_remade, symbolic, asked, use),
+        one_batch=use,
+        stepped=symbolic.stepped,
     )
 
 
-def _remade(symbolic: Symbolic, asked: Asked | None, sizes: Mapping[str, int]) -> Captured:
+def _remade(symbolic: Symbolic, asked: Asked | None, use: str, sizes: Mapping[str, int]) -> Captured:
     with compiling():
-        return _at(symbolic, asked, sizes)
+        return _at(symbolic, asked, use, sizes)
 
 
 def _export(

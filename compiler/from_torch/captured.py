@@ -51,7 +51,7 @@ class Captured:
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
     ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
     for other sizes. ``one_batch``: why only the batch of the example is served, or those from ``least_batch`` on; empty where the samples
-    say nothing of their number.
+    say nothing of their number. ``stepped``: symbols of which it makes other use than two sizes tell.
     ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.
     """
 
@@ -71,6 +71,7 @@ class Captured:
     aliasing: Aliasing | None = None
     one_batch: str = ""
     least_batch: int = 0
+    stepped: frozenset[str] = frozenset()
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.export.graph_signature import InputKind, SymBoolArgument, SymFloatArg
 from torch.utils import _pytree as pytree
 
 from sparsec.errors import UnsupportedModel
+from sparsec.from_torch.numbers import Sized
 from sparsec.from_torch.specialise import expression, specialised
 from sparsec.guards import read_guards
 from sparsec.symbols import LARGEST, Axis, Dim, Signature, SymbolSpec
@@ -28,6 +30,7 @@ class Symbolic:
 
     signature: names and dimensions of its inputs. outputs: dimensions of its results, None where a length follows sizes in a way that an
     Axis cannot say. batches: the symbols that are dimension 0 of every input and output, and no other dimension; empty if there are none.
+    stepped: the symbols that it makes other than linear use of.
     """
 
     program: ExportedProgram
@@ -35,11 +38,25 @@ class Symbolic:
     outputs: tuple[tuple[Dim | None, ...], ...]
     batches: frozenset[str]
     names: Mapping[Any, str]
+    stepped: frozenset[str] = frozenset()
 
     def graph(self, sizes: Mapping[str, int]) -> fx.Graph:
         """The program's graph for these sizes. UnsupportedModel where it cannot be had, InvalidInput where the program forbids them."""
         self.signature.check(sizes)
         return specialised(self.program, self.names, sizes)
+
+    def use_of_samples(self, sizes: Mapping[str, int]) -> str:
+        """What the program makes of the number of samples beside shapes, looked at with these sizes of tokens; empty if nothing.
+
+        Samples are dimension 0 of inputs.
+        """
+        leading, most = self.signature.leading, max(sizes.values(), default=0) + LARGEST
+        alike = (size for size in range(_TRACED_LEAST, most) if self.signature.allows({**sizes, **dict.fromkeys(leading, size)}))
+        if not leading or len(batches := [*islice(alike, 2)]) < 2:
+            return ""
+        symbols = {symbol for symbol, name in self.names.items() if name in leading}
+        others = {symbol: sizes[name] for symbol, name in self.names.items() if name not in leading}
+        return _sized(self.program).use_of_samples(symbols, others, (batches[0], batches[1]))
 
     def first_choice(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Sizes to compile for, given those of an example: the largest for tokens, the example's for everything else.
@@ -75,7 +92,16 @@ def read_symbols(program: ExportedProgram) -> Symbolic:
         guards=read_guards(getattr(program, "_guards_code", None) or (), {name: [1] * value.dim() for name, value in taken}),
     )
     outputs = tuple(tuple(_dim(size, names) for size in value.shape) if isinstance(value, Tensor) else () for value in returned)
-    return Symbolic(program, signature, outputs, frozenset(names[symbol] for symbol in batch), names)
+    steps = frozenset(names[symbol] for symbol in _sized(program).stepped() if symbol in names)
+    return Symbolic(program, signature, outputs, frozenset(names[symbol] for symbol in batch), names, steps)
+
+
+def _sized(program: ExportedProgram) -> Sized:
+    values = {**program.state_dict, **program.constants}
+    entries = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    places = {node: entries[node.name] for node in program.graph.nodes if node.op == "placeholder"}
+    stored = {node: values[entry.target] for node, entry in places.items() if entry.target in values}
+    return Sized(program.graph, "val", {node for node, entry in places.items() if entry.kind == InputKind.USER_INPUT}, stored)
 
 
 def example_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -24,7 +24,7 @@ from sparsec.settings import Settings
 from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
-from sparsec.torch_door.sizes import TOKENS, TokenSizes, cuts_samples, token_sizes
+from sparsec.torch_door.sizes import TOKENS, TokenSizes, token_sizes, use_of_samples
 from sparsec.torch_door.steps import follow_steps
 from sparsec.torch_door.template import Template, signature
 from sparsec.torch_door.watch import Watch
@@ -243,7 +243,7 @@ class Door:
         if key not in self.templates:
             kept = list(self.templates.items())[1 - TEMPLATES :]
             captured, origins = capture_graph(self.graph_module, args, self.weights)
-            captured = replace(captured, one_batch=cuts_samples(self.graph_module, args))
+            captured = replace(captured, one_batch=use_of_samples(self.graph_module, args, self.weights))
             self.templates = dict(kept) | {key: Template(captured, origins)}
         return self.templates[key].bind(args)
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparsec.from_torch.batches import cuts
 from sparsec.from_torch.captured import Captured
+from sparsec.from_torch.numbers import Sized
 from sparsec.symbols import Axis, Dim, Signature, SymbolSpec, bucket
 
 TOKENS = "tokens"
@@ -93,27 +94,32 @@ def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSi
     (symbol,) = found
     mine = tuple(i for i, sizes in tensors.items() if len(sizes) in (2, 3) and sizes[1] == symbol)
     others = [s for i, sizes in tensors.items() for at, s in enumerate(sizes) if isinstance(s, str) and (i not in mine or at != 1)]
-    if any(symbol in text for text in others):
+    inputs = {node for i, node in places if i in values}
+    stepped = Sized(graph_module.graph, "example_value", inputs, {}).stepped()
+    if any(symbol in text for text in others) or symbol in map(str, stepped):
         return None
     numbers = tuple(i for i, value in values.items() if isinstance(value, torch.SymInt) and _text(value) == symbol)
     (size, *_) = (value.shape[1] for i, value in values.items() if i in mine)
     return TokenSizes(numbers, mine, tuple(_output_dims(node, symbol) for node in _returned(graph_module)), _allows(size))
 
 
-def cuts_samples(graph_module: fx.GraphModule, args: Sequence[Any]) -> str:
-    """What keeps all samples of a call with ``args`` and would not keep all of more, as ``x[:2]`` of two; empty if nothing does.
+def use_of_samples(graph_module: fx.GraphModule, args: Sequence[Any], weights: Sequence[int]) -> str:
+    """What a graph for a call with ``args`` would do wrong with other batches: see ``Sized.use_of_samples``; empty if nothing.
 
-    Dynamo's graph has it, and no graph for these sizes. Where Dynamo leaves the batch no symbol, it admits no other.
+    Also what keeps all samples of this call, and is nothing in a graph for it, and would not keep all of more, as ``x[:2]`` of two.
+    Dynamo's graph says both. Where Dynamo leaves the batch no symbol, it admits no other.
     """
-    here, batches = dict[Any, int](), set[Any]()
+    here, leading = dict[Any, int](), dict[Any, int]()
     for node, arg in zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True):
         value = node.meta.get("example_value")
         sizes, numbers = (value.shape, arg.shape) if isinstance(value, Tensor) else ((value,), (arg,))
         known = [(size.node.expr, number) for size, number in zip(sizes, numbers, strict=True) if _is_symbol(size)]
         here |= dict(known)
-        batches |= {expression for expression, _ in known[:1] if isinstance(value, Tensor) and _is_symbol(sizes[0])}
-    if not batches:
+        leading |= dict(known[:1] if isinstance(value, Tensor) and sizes and _is_symbol(sizes[0]) else ())
+    if not leading:
         return ""
+    batch = next(iter(leading.values()))
+    batches = [symbol for symbol, size in leading.items() if size == batch]
     there = here | {symbol: here[symbol] + 1 for symbol in batches}
     for node in graph_module.graph.nodes:
         made = _shapes(node, here), _shapes(node, there)
@@ -121,7 +127,10 @@ def cuts_samples(graph_module: fx.GraphModule, args: Sequence[Any]) -> str:
             given = _shapes(source, here), _shapes(source, there)
             if any(cuts(a, b, c, d) for a, c in zip(*given, strict=True) for b, d in zip(*made, strict=True)):
                 return f"{node.name} keeps all of {list(given[0][0])}, and not all of {list(given[1][0])}"
-    return ""
+    places = dict(zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True))
+    stored = {node: value for i, (node, value) in enumerate(places.items()) if i in set(weights)}
+    sized = Sized(graph_module.graph, "example_value", places.keys() - stored.keys(), stored)
+    return sized.use_of_samples(batches, here, (batch, batch + 1))
 
 
 def _is_symbol(size: Any) -> bool:

@@ -20,11 +20,12 @@ BATCHES, TOKENS = (1, 2, 3, 4, 5, 8, 9, 16), (3, 6, 7, 33)
 
 
 class Asks(nn.Module):
-    """A pruned layer, and a function of it and the input."""
+    """A pruned layer with a table, and a function of it and the input."""
 
     def __init__(self, then: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.layer, self.then = nn.Linear(16, 16), then
+        self.layer.register_buffer("table", torch.randn(64, 1, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.then(self.layer, x)
@@ -33,6 +34,12 @@ class Asks(nn.Module):
 def if_(condition: Callable[..., bool]) -> Callable[[nn.Module, Tensor], Tensor]:
     """Another function where a condition on batch and tokens holds."""
     return lambda layer, x: layer(x).relu() if condition(*x.shape[:2]) else layer(x)
+
+
+def first_marked(batch: int) -> Tensor:
+    made = torch.zeros(batch, 1, 16)
+    made[0] = 1
+    return made
 
 
 CONDITIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -64,6 +71,26 @@ CONDITIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "chunk": lambda layer, x: layer(x.chunk(3)[0]),
     "samples and tokens": lambda layer, x: layer(x.flatten(0, 1)[:24]),
     "other axes": lambda layer, x: layer(x[:, :64])[..., :16],
+    # The size as a number, or in a constant.
+    "share": lambda layer, x: layer(x) / x.shape[0],
+    "bound": lambda layer, x: layer(x).clamp(max=x.shape[0] / 4),
+    "rows of a table": lambda layer, x: layer(x) + layer.table[: x.shape[0]],
+    "row of a table": lambda layer, x: layer(x) + layer.table[x.shape[0] - 1],
+    "mean of a table": lambda layer, x: layer(x) + layer.table[: x.shape[0]].mean(0),
+    "steps of a table": lambda layer, x: layer(x) + layer.table[x.shape[0] // 3],
+    "steps of tokens": lambda layer, x: layer(x) + layer.table[x.shape[1] // 7],
+    "tokens of a table": lambda layer, x: layer(x) + layer.table[: x.shape[1], 0],
+    "numbered": lambda layer, x: layer(x) + torch.arange(x.shape[0])[:, None, None],
+    "own rows": lambda layer, x: layer(x)[torch.arange(x.shape[0])],
+    "next rows": lambda layer, x: layer(x)[torch.arange(x.shape[0]) - 1],
+    "counted": lambda layer, x: layer(x) * torch.ones(x.shape[0]).cumsum(0)[:, None, None],
+    "triangle": lambda layer, x: layer(x) + torch.ones(x.shape[0], 16).tril()[:, None],
+    "new and counted": lambda layer, x: layer(x) * x.new_ones(x.shape[0]).cumsum(0)[:, None, None],
+    "alike and counted": lambda layer, x: layer(x) * torch.ones_like(x[:, 0, 0]).cumsum(0)[:, None, None],
+    "summed": lambda layer, x: layer(x) * torch.ones(x.shape[0]).sum(),
+    "first marked": lambda layer, x: layer(x) + first_marked(x.shape[0]),
+    "expanded": lambda layer, x: layer(x) + layer.table[:1].expand(x.shape[0], -1, -1),
+    "repeated": lambda layer, x: layer(x) + layer.table[:1].repeat(x.shape[0], 1, 1),
     # Results that are no tensors.
     "length returned": lambda layer, x: (layer(x), x.shape[0]),
     "share returned": lambda layer, x: [layer(x), 1 / x.shape[0], x.shape[1]],
@@ -72,7 +99,7 @@ CONDITIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
-FAST = ("more than 3", "first two", "last two", "narrow", "length returned")
+FAST = ("bound", "rows of a table", "more than 3", "first two", "last two", "narrow", "length returned")
 
 
 def outcome(call: Callable[[Tensor], Any], x: Tensor) -> Any:
@@ -168,6 +195,7 @@ def test_free_sizes_are_right_or_refused(tmp_path: Path, name: str, shape: tuple
             sparsec.compile(model, example, threads=1, dynamic_shapes=free)
         return
     fast = sparsec.compile(model, example, threads=1, dynamic_shapes=free)
+    assert (fast._captured.one_batch == "") or name not in ("expanded", "repeated", "own rows", "reshaped", "tokens of a table")
     found = served(fast, model, shapes)
     assert shape in found
     if not fast.explain().uncovered and "returned" not in name:
@@ -195,9 +223,24 @@ def test_conditions_that_change_nothing_leave_the_batch_free() -> None:
     assert dependence_on_batch(model, (torch.randn(2, 6, 16),), {}) == ("", 0)
 
 
-@pytest.mark.parametrize("name", ["even", "more than 3", "first four", "squeeze"])
+@pytest.mark.parametrize("name", ["even", "more than 3", "first four", "squeeze", "bound", "row of a table"])
 def test_conditions_hold_for_programs_from_files(tmp_path: Path, name: str) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in BATCHES]
     program = torch.export.export(model, (torch.randn(4, 6, 16),), dynamic_shapes=({0: AUTO},))
     torch.export.save(program, tmp_path / "model.pt2")
     assert (4, 6) in served(sparsec.compile(tmp_path / "model.pt2", threads=1), model, shapes)
+
+
+def test_looking_at_other_batches_leaves_the_model_as_it_is() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(16, 16), nn.Parameter(torch.ones(16), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.scale.mul_(torch.full((16,), 2.0))
+            return self.layer(x) * self.scale
+
+    model = Writing().eval()
+    dependence_on_batch(model, (torch.randn(2, 6, 16),), {})
+    assert torch.equal(model.scale, torch.ones(16))
