@@ -22,7 +22,7 @@ from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -145,7 +145,9 @@ class _Watch(TorchFunctionMode):
 
         with unset_fake_temporarily(), suppress(Exception):
             made = func(*pytree.tree_map_only(Tensor, value, args), **pytree.tree_map_only(Tensor, value, dict(kwargs)))
-            return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+            found = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+            # What is computed of weights on the way has no values here.
+            return [_UNKNOWN if isinstance(leaf, FakeTensor) else leaf for leaf in found]
         return []
 
 

@@ -89,6 +89,7 @@ CONDITIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "alike and counted": lambda layer, x: layer(x) * torch.ones_like(x[:, 0, 0]).cumsum(0)[:, None, None],
     "summed": lambda layer, x: layer(x) * torch.ones(x.shape[0]).sum(),
     "first marked": lambda layer, x: layer(x) + first_marked(x.shape[0]),
+    "with the weight": lambda layer, x: layer(x) + (torch.ones(x.shape[0], 1) @ layer.weight.sum(0, keepdim=True))[:, None],
     "expanded": lambda layer, x: layer(x) + layer.table[:1].expand(x.shape[0], -1, -1),
     "repeated": lambda layer, x: layer(x) + layer.table[:1].repeat(x.shape[0], 1, 1),
     # Results that are no tensors.
@@ -140,7 +141,7 @@ def artifact(fast: Any, folder: Path) -> Callable[[Tensor], Any]:
 
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONDITIONS)
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: int) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in BATCHES]
     fast = sparsec.compile(model, (torch.randn(batch, 6, 16),), threads=1)
@@ -156,7 +157,7 @@ def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: in
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CONDITIONS])
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 def test_torch_compile_is_right_at_every_batch(strict: None, kernels: Path, name: str, dynamic: bool | None) -> None:
     if name == "range":
         pytest.skip("Dynamo cannot ask whether a symbol is in a range.")
@@ -186,7 +187,7 @@ def test_graphs_that_users_trace_have_code(tmp_path: Path, name: str, batch: int
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 6), (3, 7)])
 @pytest.mark.parametrize("name", CONDITIONS)
-@pytest.mark.turns(3)
+@pytest.mark.turns(9)
 def test_free_sizes_are_right_or_refused(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, t) for n in (1, 2, 3, 4, 8) for t in TOKENS]
     example, free = (torch.randn(*shape, 16),), ({0: AUTO, 1: AUTO},)
