@@ -110,7 +110,8 @@ def use_of_samples(graph_module: fx.GraphModule, args: Sequence[Any], weights: S
     Dynamo's graph says both. Where Dynamo leaves the batch no symbol, it admits no other.
     """
     here, leading = dict[Any, int](), dict[Any, int]()
-    for node, arg in zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True):
+    places = dict(zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True))
+    for node, arg in places.items():
         value = node.meta.get("example_value")
         sizes, numbers = (value.shape, arg.shape) if isinstance(value, Tensor) else ((value,), (arg,))
         known = [(size.node.expr, number) for size, number in zip(sizes, numbers, strict=True) if _is_symbol(size)]
@@ -127,7 +128,6 @@ def use_of_samples(graph_module: fx.GraphModule, args: Sequence[Any], weights: S
             given = _shapes(source, here), _shapes(source, there)
             if any(cuts(a, b, c, d) for a, c in zip(*given, strict=True) for b, d in zip(*made, strict=True)):
                 return f"{node.name} keeps all of {list(given[0][0])}, and not all of {list(given[1][0])}"
-    places = dict(zip(graph_module.graph.find_nodes(op="placeholder"), args, strict=True))
     stored = {node: value for i, (node, value) in enumerate(places.items()) if i in set(weights)}
     sized = Sized(graph_module.graph, "example_value", places.keys() - stored.keys(), stored)
     return sized.use_of_samples(batches, here, (batch, batch + 1))
