@@ -63,6 +63,12 @@ def strict(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def without_inductor(monkeypatch):
+    """What Inductor would compile runs as it is: its C++ takes seconds a graph, which many graphs cannot have."""
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, *_, **__: graph)
+
+
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
     """A cache of kernels."""

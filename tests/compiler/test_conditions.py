@@ -158,7 +158,9 @@ def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: in
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CONDITIONS])
 @pytest.mark.turns(7)
-def test_torch_compile_is_right_at_every_batch(strict: None, kernels: Path, name: str, dynamic: bool | None) -> None:
+def test_torch_compile_is_right_at_every_batch(
+    strict: None, without_inductor: None, kernels: Path, name: str, dynamic: bool | None
+) -> None:
     if name == "range":
         pytest.skip("Dynamo cannot ask whether a symbol is in a range.")
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in (4, 2, 9, 3, 1, 8, 5)]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._inductor.compile_fx as inductor
 
 from tests.fuzz import child, prelude
 from tests.fuzz.case import Case, Picks, Step, replace
@@ -26,8 +25,7 @@ CASES = sorted(Path(__file__).with_name("cases").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_what_was_found_stays_mended(strict, monkeypatch, path):
-    monkeypatch.setattr(inductor, "compile_fx", child.as_it_is)
+def test_what_was_found_stays_mended(strict, without_inductor, path):
     outcome = child.outcome_of(lambda: exec(compile(path.read_text(), path.name, "exec"), dict(vars(prelude))))
     assert outcome.kind == "ok", outcome
 
