@@ -142,7 +142,7 @@ def artifact(fast: Any, folder: Path) -> Callable[[Tensor], Any]:
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONDITIONS)
 @pytest.mark.turns(4)
-def test_other_batches_are_right_or_refused(tmp_path: Path, name: str, batch: int) -> None:
+def test_other_batches_are_right_or_refused(without_inductor: None, tmp_path: Path, name: str, batch: int) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, 6) for n in BATCHES]
     fast = sparsec.compile(model, (torch.randn(batch, 6, 16),), threads=1)
     found = served(fast, model, shapes)
@@ -190,7 +190,7 @@ def test_graphs_that_users_trace_have_code(tmp_path: Path, name: str, batch: int
 @pytest.mark.parametrize("shape", [(2, 6), (3, 7)])
 @pytest.mark.parametrize("name", CONDITIONS)
 @pytest.mark.turns(9)
-def test_free_sizes_are_right_or_refused(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+def test_free_sizes_are_right_or_refused(without_inductor: None, tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
     model, shapes = seeded(Asks(CONDITIONS[name]), "90%", 0), [(n, t) for n in (1, 2, 3, 4, 8) for t in TOKENS]
     example, free = (torch.randn(*shape, 16),), ({0: AUTO, 1: AUTO},)
     if "returned" in name or name == "tokens in a name":

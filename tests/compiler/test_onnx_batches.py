@@ -32,11 +32,12 @@ FUNCTIONS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
     "tokens": (lambda layer, x: layer(x[:, :4]), True),
     "class token": (lambda layer, x: layer(torch.cat([torch.ones(1, 1, 16).expand(x.shape[0], -1, -1), x], 1)), True),
 }
+FAST = ("layer", "first", "of its number")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in FUNCTIONS])
 def test_every_batch_is_as_in_onnx_runtime(tmp_path: Path, kernels: Path, name: str, dynamo: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript", reason="the exporter of torch needs onnxscript")

@@ -79,6 +79,9 @@ def _differs(a: Any, b: Any, values: bool) -> str:
         return ""
     if a.layout != torch.strided:
         a, b = a.to_dense(), b.to_dense()
+    if a.dtype == torch.complex32:
+        # Not compared by torch.
+        a, b = a.to(torch.complex64), b.to(torch.complex64)
     if torch.equal(a, b):
         return ""
     scale = float(b.where(b.isfinite(), 0.0).abs().max()) if b.is_floating_point() and b.isfinite().any() else 1.0

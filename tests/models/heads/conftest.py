@@ -2,10 +2,8 @@
 
 import pytest
 
-import sparsec.inductor
 from sparsec import driver
 from sparsec.errors import UnsupportedModel
-from sparsec.torch_door import backend
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +28,8 @@ def lean(libraries, monkeypatch):
 
 
 @pytest.fixture
-def plain(lean, monkeypatch):
-    """What Inductor would compile runs as it is: its C++ compiler would take most of the time."""
-
-    def run(graph_module, *_, **__):
-        return graph_module
-
-    for module in (sparsec.inductor, backend):
-        monkeypatch.setattr(module, "compile_dense", run)
-        monkeypatch.setattr(module, "retrace_dense", run)
+def plain(lean, without_inductor):
+    """Both."""
 
 
 @pytest.fixture
