@@ -49,14 +49,16 @@ class Record:
 
 
 def cases(names: Sequence[str]) -> Iterator[Case]:
-    """Of these operators: a few samples of each in all forms first, then the others in the main ones, many together."""
-    for forms in (MAIN, tuple(form for form in FORMS if form not in MAIN)):
-        for name in names:
-            yield from _of(name, _spread(len(samples(name))), forms)
-    rest = {name: [n for n in range(len(samples(name))) if n not in _spread(len(samples(name)))] for name in names}
+    """Of these operators: a few samples of each in the main forms first, then the others, many together, then the few in further forms."""
+    spread = {name: _spread(len(samples(name))) for name in names}
+    for name in names:
+        yield from _of(name, spread[name], MAIN)
+    rest = {name: [n for n in range(len(samples(name))) if n not in spread[name]] for name in names}
     for start in range(0, max(map(len, rest.values()), default=0), GROUP):
         for name in names:
             yield from _of(name, rest[name][start : start + GROUP], MAIN)
+    for name in names:
+        yield from _of(name, spread[name], tuple(form for form in FORMS if form not in MAIN))
 
 
 def _spread(count: int) -> list[int]:
