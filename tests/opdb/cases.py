@@ -49,14 +49,14 @@ class Record:
 
 
 def cases(names: Sequence[str]) -> Iterator[Case]:
-    """Of these operators: a few samples of each in the main forms first, then the others, many together, then the few in further forms."""
+    """Of these operators: a few samples in the main forms, the others, many together, in one form and then the other, the few in the rest."""
     spread = {name: _spread(len(samples(name))) for name in names}
     for name in names:
         yield from _of(name, spread[name], MAIN)
     rest = {name: [n for n in range(len(samples(name))) if n not in spread[name]] for name in names}
-    for start in range(0, max(map(len, rest.values()), default=0), GROUP):
-        for name in names:
-            yield from _of(name, rest[name][start : start + GROUP], MAIN)
+    starts = range(0, max(map(len, rest.values()), default=0), GROUP)
+    for form, start, name in itertools.product(MAIN, starts, names):
+        yield from _of(name, rest[name][start : start + GROUP], (form,))
     for name in names:
         yield from _of(name, spread[name], tuple(form for form in FORMS if form not in MAIN))
 
