@@ -49,7 +49,7 @@ class Record:
 
 
 def cases(names: Sequence[str]) -> Iterator[Case]:
-    """Of these operators: a few samples in the main forms, the others, many together, in one form and then the other, the few in the rest."""
+    """Of these operators: a few samples in main forms, the others, many together, in one form and then the other, the few in the rest."""
     spread = {name: _spread(len(samples(name))) for name in names}
     for name in names:
         yield from _of(name, spread[name], MAIN)
