@@ -28,6 +28,8 @@ class Values:
 
 
 NUMBER = Values("a number", lambda value: isinstance(value, int | float) and value == value)
+ANY = Values("any value", lambda value: True)
+ALIKE = Values("values of one rank", lambda ranks: len(set(ranks)) == 1 and 1 <= ranks[0] <= 3)
 WHOLE = Values("a whole number", lambda value: isinstance(value, int))
 DIMS = Values("an order of axes", lambda value: isinstance(value, tuple) and sorted(value) == list(range(len(value))))
 PAIR = Values("a pair of whole numbers", lambda value: isinstance(value, tuple) and [type(each) for each in value] == [int, int])
@@ -41,19 +43,26 @@ def _only(task: Task, machine: Machine) -> list[Schedule]:
 class Family:
     """Kernels that compute some specs of some operators, and how they are called.
 
-    ``operands``: names of the operands that they read, those that may be absent included. ``honours``: for each attribute, the values that
-    they implement; an attribute that is not there has none. ``takes``: whether a spec is of the family's kind at all; ``fits``: what its
-    shapes lack for these kernels, "" for nothing; asked only if all attributes are honoured.
+    ``operands``: names of the operands that they read, those that may be absent included. ``ranks``: of the activations that are read, in
+    order, and of the result, all of one sample: 1 for vectors, 2 for tokens, 3 for maps. ``honours``: for each attribute, the values that
+    they implement; an attribute that is not there has none. ``takes``: whether a spec of these ranks is of the family's kind. ``fits``:
+    what its shapes lack for these kernels, "" for nothing; asked only if all attributes are honoured.
     """
 
     name: str
     ops: tuple[str, ...]
     operands: str
+    ranks: Container[tuple[int, ...]]
     honours: Mapping[str, Container[Any]]
     lower: Callable[[Task, Schedule, Machine], list[Group]]
     schedules: Callable[[Task, Machine], list[Schedule]] = _only
     takes: Callable[[KernelSpec], bool] = lambda spec: True
     fits: Callable[[KernelSpec], str] = lambda spec: ""
+
+    def rank_breach(self, spec: KernelSpec) -> str:
+        """What is wrong with the ranks of the values of ``spec``; "" for nothing."""
+        ranks = (*map(len, spec.inputs), len(spec.output))
+        return "" if ranks in self.ranks else f"values of {ranks} axes; kernels take {_listed(self.ranks)}"
 
     def breach(self, spec: KernelSpec) -> str:
         """What ``spec`` asks for that these kernels do not compute; "" for nothing."""
@@ -83,14 +92,18 @@ def _listed(values: Container[Any]) -> str:
 
 def choose(families: Sequence[Family], spec: KernelSpec) -> Family | Refusal:
     """The first family that computes ``spec``, or why none does."""
-    reasons = []
+    reasons, ranks = [], []
     for family in families:
-        if spec.op in family.ops and family.takes(spec):
+        if spec.op not in family.ops:
+            continue
+        if reason := family.rank_breach(spec):
+            ranks.append(f"{family.name}: {reason}")
+        elif family.takes(spec):
             reason = family.breach(spec)
             if not reason:
                 return family
             reasons.append(f"{family.name}: {reason}")
-    return Refusal("; ".join(reasons) or f"no kernel family computes {spec.op} of {_shapes(spec)}")
+    return Refusal("; ".join(reasons or ranks) or f"no kernel family computes {spec.op} of {_shapes(spec)}")
 
 
 def _shapes(spec: KernelSpec) -> str:

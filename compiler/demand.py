@@ -22,6 +22,7 @@ from sparsec.transfer import (
     channel_count,
     flattening,
     keeps_channels,
+    pools_apart,
     reached,
 )
 
@@ -100,6 +101,10 @@ def _mean(node: fx.Node, wanted: Channels) -> Reads:
     return _first(node, wanted) if averages_apart(node) else ()
 
 
+def _max_pool(node: fx.Node, wanted: Channels) -> Reads:
+    return _first(node, wanted) if pools_apart(node) else ()
+
+
 def _cat(node: fx.Node, wanted: Channels) -> Reads:
     named, rank = arguments(node), node.meta["val"].dim()
     if rank < 2 or named["dim"] % rank != 1:
@@ -122,6 +127,6 @@ BACKWARD: dict[Any, Callable[[fx.Node, Channels], Reads]] = {
     **dict.fromkeys(AVERAGES, _mean),
     **dict.fromkeys(RESHAPES, _reshape),
     aten.batch_norm.default: _first,
-    aten.max_pool2d.default: _first,
+    aten.max_pool2d.default: _max_pool,
     aten.cat.default: _cat,
 }

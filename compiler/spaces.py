@@ -12,7 +12,7 @@ from torch import fx
 
 from sparsec.calls import Layer, activation_of, is_identity, layer_of
 from sparsec.forms import is_value
-from sparsec.transfer import AVERAGES, PRODUCTS, RESHAPES, SUMS, averages_apart, channel_count, flattening, keeps_channels
+from sparsec.transfer import AVERAGES, PRODUCTS, RESHAPES, SUMS, averages_apart, channel_count, flattening, keeps_channels, pools_apart
 
 aten = torch.ops.aten
 
@@ -129,5 +129,5 @@ def _same_channels(node: fx.Node) -> list[fx.Node]:
         return operands if len(operands) == 2 and all(keeps_channels(o, node) for o in operands) else []
     apart = node.target in AVERAGES and averages_apart(node) and keeps_channels(source, node)
     plain = is_identity(node) and node.target is not aten.expand.default
-    is_kept = apart or plain or node.target is aten.max_pool2d.default or activation_of(node) is not None
+    is_kept = apart or plain or pools_apart(node) or activation_of(node) is not None
     return [source] if is_kept and keeps_channels(source, node) else []

@@ -208,7 +208,12 @@ def _norm_values(node: fx.Node) -> dict[int, float]:
 
 def _max_pool(node: fx.Node) -> Fact:
     source = known_fact(node.args[0])
-    return of_channels(node, channel_values(node.args[0]), *source.span)
+    return of_channels(node, channel_values(node.args[0]) if pools_apart(node) else {}, *source.span)
+
+
+def pools_apart(node: fx.Node) -> bool:
+    """Whether a maximum keeps batches and channels apart: pooling of [N,C,H,W], not of one map [C,H,W], whose dimension 1 are rows."""
+    return node.target is aten.max_pool2d.default and node.meta["val"].dim() == 4
 
 
 def _average(node: fx.Node) -> Fact:

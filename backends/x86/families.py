@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import Any
 
 from sparsec.backends.base import Machine
-from sparsec.backends.family import DIMS, NUMBER, PAIR, WHOLE, Family
+from sparsec.backends.family import ALIKE, ANY, DIMS, NUMBER, PAIR, WHOLE, Family
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86 import expr
 from sparsec.backends.x86.attention_calls import attention_breach, attention_groups
@@ -20,6 +20,7 @@ from sparsec.layouts import LAYOUTS
 from sparsec.spec import KernelSpec, Schedule
 
 Honours = dict[str, Container[Any]]
+Ranks = Container[tuple[int, ...]]
 
 _DTYPE: Honours = {"dtype": ("float32",)}
 _ACTIVATION: Honours = {"activation": ("none", *expr.ACTIVATIONS), "lo": NUMBER, "hi": NUMBER}
@@ -44,6 +45,7 @@ GEMV = Family(
     "product with a vector",
     ("conv2d", "linear"),
     "x weight bias residual",
+    ((1, 1), (3, 3)),
     _DTYPE | _SHIFTS | _ACTIVATION,
     gemv_groups,
     gemv_schedules,
@@ -54,6 +56,7 @@ DEPTHWISE = Family(
     "depthwise stencil",
     ("conv2d",),
     "x weight bias residual",
+    ((3, 3),),
     _DTYPE | _STENCIL | {"dilation": ((1, 1),), "groups": WHOLE} | _ACTIVATION,
     depthwise_groups,
     takes=is_depthwise,
@@ -63,6 +66,7 @@ PRODUCT = Family(
     "product over a map",
     ("conv2d", "linear"),
     "x weight bias residual",
+    ((2, 2), (3, 3)),
     _DTYPE | _SHIFTS | _ACTIVATION,
     product_groups,
     product_schedules,
@@ -73,6 +77,7 @@ JOINED = Family(
     "depthwise and pointwise",
     ("depthwise_pointwise",),
     "x dw_weight dw_bias weight bias residual",
+    ((3, 3),),
     _DTYPE | _STENCIL | _FIRST_ACTIVATION | _ACTIVATION,
     pair_groups,
     product_schedules,
@@ -81,19 +86,19 @@ JOINED = Family(
 
 
 def _pool(op: str, honours: Honours) -> Family:
-    return Family(f"{op} of windows", (op,), "x", _DTYPE | _WINDOW | honours, window_pool_groups, fits=window_pool_breach)
+    return Family(f"{op} of windows", (op,), "x", ((3, 3),), _DTYPE | _WINDOW | honours, window_pool_groups, fits=window_pool_breach)
 
 
 def _elementwise(op: str, operands: str, honours: Honours) -> Family:
-    return Family(f"elementwise {op}", (op,), operands, _DTYPE | honours, elementwise_groups, fits=elementwise_breach)
+    return Family(f"elementwise {op}", (op,), operands, ALIKE, _DTYPE | honours, elementwise_groups, fits=elementwise_breach)
 
 
-def _tokens(op: str, operands: str = "x", honours: Honours = _DTYPE) -> Family:
-    return Family(f"{op} of tokens", (op,), operands, _DTYPE | honours, token_groups, fits=token_breach)
+def _tokens(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE) -> Family:
+    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, token_groups, fits=token_breach)
 
 
-def _pruning(op: str, operands: str = "x", honours: Honours = _DTYPE) -> Family:
-    return Family(f"{op} of tokens", (op,), operands, _DTYPE | honours, pruning_groups, fits=pruning_breach)
+def _pruning(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE) -> Family:
+    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, pruning_groups, fits=pruning_breach)
 
 
 #: In order of preference.
@@ -104,7 +109,7 @@ FAMILIES = (
     JOINED,
     _pool("max_pool2d", {}),
     _pool("avg_pool2d", {"count_include_pad": _BOOL}),
-    Family("pooling of whole maps", ("global_avg_pool",), "x", _DTYPE, global_pool_groups, fits=global_pool_breach),
+    Family("pooling of whole maps", ("global_avg_pool",), "x", ((3, 1), (3, 3)), _DTYPE, global_pool_groups, fits=global_pool_breach),
     _elementwise("add", "x y", {}),
     _elementwise("mul", "x y", {"channels": (0, 1)}),
     _elementwise("activate", "x", _ACTIVATION),
@@ -112,30 +117,31 @@ FAMILIES = (
         "attention",
         ("attention",),
         "query key value key_bias pair_bias",
+        ((2, 2, 2, 2), (2, 2, 2, 1, 2)),
         _DTYPE | _HEADS,
         attention_groups,
         fits=attention_breach,
     ),
-    _tokens("layer_norm", "x weight bias", {"eps": NUMBER}),
-    _tokens("embedding", "ids table"),
-    _tokens("add_table", "x table"),
-    _tokens("prepend", "x prefix"),
-    _tokens("select_token", "x", {"index": WHOLE}),
-    _tokens("mean_tokens"),
-    _tokens("key_bias", "x", {"on": NUMBER, "off": NUMBER, "affine": _BOOL}),
-    _tokens("map_to_tokens"),
-    _tokens("tokens_to_map", "x", {"height": WHOLE, "width": WHOLE}),
-    _pruning("token_scores", "query key key_bias pair_bias", _HEADS | {"cls": _BOOL}),
-    _pruning("keep_tokens", "x", _KEEP),
-    _pruning("gather_tokens", "x index"),
-    _pruning("gather_keys", "x index"),
-    _pruning("merge_plan", "x", {"heads": WHOLE} | _KEEP),
-    _pruning("merge_tokens", "x plan sizes", {"keep": WHOLE}),
-    _pruning("merge_sizes", "plan sizes", {"keep": WHOLE}),
-    _pruning("log_sizes"),
-    _pruning("token_sizes"),
-    _pruning("mean_merged", "x sizes"),
-    Family("a view", ("alias",), "x", _DTYPE, _moved),
-    Family("a permutation", ("permute",), "x", _DTYPE | {"dims": DIMS}, _moved),
-    Family("a change of layout", ("convert",), "x", _DTYPE | {"layout": LAYOUTS}, _moved),
+    _tokens("layer_norm", ((2, 2),), "x weight bias", {"eps": NUMBER}),
+    _tokens("embedding", ((1, 2),), "ids table"),
+    _tokens("add_table", ((2, 2),), "x table"),
+    _tokens("prepend", ((2, 2),), "x prefix"),
+    _tokens("select_token", ((2, 1),), "x", {"index": WHOLE}),
+    _tokens("mean_tokens", ((2, 1),)),
+    _tokens("key_bias", ((1, 1),), "x", {"on": NUMBER, "off": NUMBER, "affine": _BOOL}),
+    _tokens("map_to_tokens", ((3, 2),)),
+    _tokens("tokens_to_map", ((2, 3),), "x", {"height": WHOLE, "width": WHOLE}),
+    _pruning("token_scores", ((2, 2, 1), (2, 2, 1, 1)), "query key key_bias pair_bias", _HEADS | {"cls": _BOOL}),
+    _pruning("keep_tokens", ((1, 1),), "x", _KEEP),
+    _pruning("gather_tokens", ((2, 1, 2),), "x index"),
+    _pruning("gather_keys", ((1, 1, 1),), "x index"),
+    _pruning("merge_plan", ((2, 1),), "x", {"heads": WHOLE} | _KEEP),
+    _pruning("merge_tokens", ((2, 1, 2), (2, 1, 1, 2)), "x plan sizes", {"keep": WHOLE}),
+    _pruning("merge_sizes", ((1, 1), (1, 1, 1)), "plan sizes", {"keep": WHOLE}),
+    _pruning("log_sizes", ((1, 1),)),
+    _pruning("token_sizes", ((1, 1),)),
+    _pruning("mean_merged", ((2, 1, 1),), "x sizes"),
+    Family("a view", ("alias",), "x", ANY, _DTYPE, _moved),
+    Family("a permutation", ("permute",), "x", ALIKE, _DTYPE | {"dims": DIMS}, _moved),
+    Family("a change of layout", ("convert",), "x", ALIKE, _DTYPE | {"layout": LAYOUTS}, _moved),
 )

@@ -64,6 +64,24 @@ def test_the_cases_of_a_family_hold_every_attribute_it_honours(name: str) -> Non
     assert {operand for case in CASES[name] for operand in case.spec.operands()} == set(COMPUTING[name].operands.split())
 
 
+@pytest.mark.parametrize("name", COMPUTING)
+def test_a_family_takes_values_of_the_ranks_that_it_declares(name: str) -> None:
+    """Of each of them there is a case, and what has other ranks is refused: a map without a batch was pooled along its channels."""
+    family, signatures = COMPUTING[name], {_ranks(case.spec) for case in CASES[name] if case.spec.op in COMPUTING[name].ops}
+    assert all(signature in family.ranks for signature in signatures)
+    if isinstance(family.ranks, tuple):
+        assert signatures >= set(family.ranks) - {(3, 3)} or signatures == set(family.ranks)
+    for case in {_ranks(case.spec): case for case in CASES[name]}.values():
+        for ranks in itertools.product((0, 1, 2, 3, 4), repeat=len(case.spec.inputs) + 1):
+            if ranks not in family.ranks:
+                shapes = [(*shape, 2, 2, 2, 2)[:rank] for shape, rank in zip((*case.spec.inputs, case.spec.output), ranks, strict=True)]
+                assert family_of(replace(case.spec, inputs=tuple(shapes[:-1]), output=shapes[-1])) is not family, shapes
+
+
+def _ranks(spec: KernelSpec) -> tuple[int, ...]:
+    return (*map(len, spec.inputs), len(spec.output))
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("families")
