@@ -8,6 +8,7 @@ import random
 KINDS = {
     "map": "torch.randn(n, f, h, w, generator=g).to(dtype)",
     "image": "torch.randn(n, 3, h, w, generator=g).to(dtype)",
+    "one map": "torch.randn(f, h, w, generator=g).to(dtype)",
     "tokens": "torch.randn(n, t, f, generator=g).to(dtype)",
     "vector": "torch.randn(n, f, generator=g).to(dtype)",
     "ids": "torch.randint(0, 50, (n, t), generator=g)",
@@ -24,6 +25,7 @@ KINDS = {
 SETS = {
     ("map",): 10,
     ("image",): 5,
+    ("one map",): 1,
     ("tokens",): 10,
     ("vector",): 2,
     ("ids",): 3,

@@ -42,6 +42,8 @@ MAPS = (
         "$y = {x} * $s«[:, :, None, None]|.view({x}.shape[0], {C}, 1, 1)|.unsqueeze(-1).unsqueeze(-1)»",
     )),
     Idiom("pool", "4", 2, ("$y = «F.max_pool2d({x}, 2)|F.avg_pool2d({x}, 2)|F.max_pool2d({x}, 3, 2, 1)|F.avg_pool2d({x}, 3, 1, 1)|F.avg_pool2d({x}, 3, 1, 1, count_include_pad=False)|F.max_pool2d({x}, 2, ceil_mode=True)|F.adaptive_avg_pool2d({x}, 2)|F.adaptive_max_pool2d({x}, 2)»",)),
+    Idiom("maps without batch", "4", 1.5, ("$y = «F.max_pool2d|F.avg_pool2d»({x}.«flatten(0, 1)|reshape(-1, {H}, {W})|view({N} * {C}, {H}, {W})», «2|3, 1, 1|3, 2, 1|(2, 1)»)«|.unflatten(0, (-1, {C}))»",)),
+    Idiom("one map", "4", 0.7, ("$y = «F.max_pool2d({x}[0], 2)|[[nn.Conv2d({C}, 8, 3, padding=1)]]({x}[0])|torch.stack([F.max_pool2d(each, 3, 1, 1) for each in {x}])|torch.stack([[[nn.Conv2d({C}, 8, 1)]](each) for each in {x}.unbind(0)])»",)),
     Idiom("pool to a pixel", "4", 2, ("$y = «F.adaptive_avg_pool2d({x}, 1)|F.adaptive_max_pool2d({x}, 1)|{x}.mean((2, 3), keepdim=True)|{x}.mean((-1, -2), True)|{x}.amax((2, 3), keepdim=True)|F.avg_pool2d({x}, ({H}, {W}))»",)),
     Idiom("pool to a vector", "4", 2, ("$y = «{x}.mean((2, 3))|F.adaptive_avg_pool2d({x}, 1).flatten(1)|F.adaptive_avg_pool2d({x}, 1).squeeze(-1).squeeze(-1)|F.adaptive_avg_pool2d({x}, 1)[:, :, 0, 0]|{x}.amax((2, 3))|{x}.mean(3).mean(2)|{x}.flatten(2).mean(2)|F.adaptive_avg_pool2d({x}, 1).squeeze()|{x}.sum((2, 3))»",)),
     Idiom("upsample", "4", 1, ("$y = F.interpolate({x}, scale_factor=2, mode=«'nearest'|'bilinear'|'bilinear', align_corners=True»)",), "x.shape[2] < 17"),

@@ -68,6 +68,8 @@ TOKENS = (
     Idiom("mixing of tokens", "3", 1, ("$y = «|{x} + »[[nn.Linear({T}, {T})]]({x}.transpose(1, 2)).transpose(1, 2)",)),
     Idiom("conv1d", "3", 1.5, ("$y = [[nn.Conv1d({x}.shape[1], «{x}.shape[1]|8», «3, padding=1|1|3, padding=1, groups={x}.shape[1]|2, stride=2»)]]({x})",)),
     Idiom("conv1d over tokens", "3", 1, ("$y = [[nn.Conv1d({F}, {F}, «3, padding=1|1|3, padding=1, groups={F}|5, padding=2»)]]({x}.transpose(1, 2)).transpose(1, 2)",)),
+    Idiom("map without batch", "3", 2, ("$y = «F.max_pool2d({x}, 2)|F.max_pool2d({x}, 3, 1, 1)|F.max_pool2d({x}, (1, 2))|F.max_pool2d({x}, (2, 1))|F.avg_pool2d({x}, 2)|F.avg_pool2d({x}, 3, 1, 1)|F.adaptive_avg_pool2d({x}, «1|2|(1, 2)»)|[[nn.Conv2d({x}.shape[0], {x}.shape[0], 3, padding=1)]]({x})|[[nn.Conv2d({x}.shape[0], 8, 1)]]({x})|F.max_pool2d([[nn.Linear({F}, {F})]]({x}).relu(), 3, 1, 1)»",)),
+    Idiom("series without batch", "2", 0.7, ("$y = «F.max_pool1d({x}, 2)|F.avg_pool1d({x}, 2)|F.max_pool1d({x}, 3, 1, 1)|F.adaptive_avg_pool1d({x}, 2)|[[nn.Conv1d({x}.shape[0], 4, 3, padding=1)]]({x})»",)),
     Idiom("pool1d", "3", 0.7, ("$y = «F.max_pool1d({x}, 2)|F.avg_pool1d({x}, 2)|F.adaptive_avg_pool1d({x}, 1)|F.adaptive_avg_pool1d({x}, 1).squeeze(-1)»",)),
     Idiom("recurrent", "3", 0.3, ("$y, $s = [[nn.«GRU|LSTM»({F}, 8, batch_first=True)]]({x})", "$y = $y")),
     Idiom("heads", "3", 0.7, ("$y = {x}.reshape({x}.shape[0], -1, 2, {F} // 2).«transpose(1, 2)|permute(0, 2, 1, 3)»",), "x.shape[2] % 2 == 0"),
