@@ -32,7 +32,8 @@ def checked_path(given: str | os.PathLike[str]) -> Path:
         hint = "Give a .pt2 or .onnx file; sparsec.load reads artifacts; the command line takes module:factory as well."
         raise UnsupportedModel(f"{path.name!r} is no model file.", where=str(path), hint=hint)
     if not path.is_file():
-        raise InvalidInput("The model file is a directory." if path.exists() else "The model file does not exist.", where=str(path))
+        what = "is a directory" if path.is_dir() else "is a device or a pipe" if path.exists() else "does not exist"
+        raise InvalidInput(f"The model file {what}.", where=str(path))
     return path
 
 
