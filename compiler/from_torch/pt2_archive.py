@@ -12,7 +12,6 @@ import json
 import math
 import pickle
 import re
-import stat
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.files import contents
 from sparsec.from_torch.size_expressions import refused_size
 
 #: Entries of torch.export.save for the model {model}, below the archive's root.
@@ -47,13 +47,10 @@ AGAIN = "Export the model again with torch.export.save."
 
 def checked_content(path: Path) -> bytes:
     """The bytes of a file that torch may read. UnsupportedModel for one that may run code, else InvalidInput."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise InvalidInput("This is no file of an exported program.", where=str(path), why="It is a device or a pipe.", hint=AGAIN)
     try:
-        content = path.read_bytes()
-    except MemoryError as error:
-        why = f"It says that it has {path.stat().st_size:,} bytes."
-        raise InvalidInput("The file is larger than the memory.", where=str(path), why=why, hint=AGAIN) from error
+        content = contents(path)
+    except OSError as error:
+        raise InvalidInput("The file cannot be read.", where=str(path), why=str(error.strerror), hint=AGAIN) from error
     if not content.startswith(b"PK\x03\x04"):
         raise InvalidInput("The file is no exported program: it is no zip archive.", where=str(path), hint=AGAIN)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
