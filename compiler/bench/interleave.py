@@ -8,7 +8,6 @@ All rivals are loaded before the first round. In its turn a rival makes as many 
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from sparsec.bench.child import Child, RivalFailed
 from sparsec.bench.comparison import Comparison, Kernel, RivalResult
 from sparsec.bench.names import RIVALS
 from sparsec.errors import SparsecError
+from sparsec.scratch import Scratch
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,10 +55,10 @@ def compare(
     cores = tuple(cores) if cores is not None else _last_cores(threads)
     _check(factory, rivals, rounds, threads, cores)
     steps = _Steps(progress, len(rivals) * (rounds + 1))
-    with tempfile.TemporaryDirectory(prefix="sparsec-bench-") as folder, _Race(Path(folder), cores) as race:
+    with Scratch() as scratch, _Race(scratch.path, cores) as race:
         for name in rivals:
             steps.next(f"load {name}")
-            load = {"factory": factory, "batch": batch, "threads": threads, "folder": folder, "tune": tune}
+            load = {"factory": factory, "batch": batch, "threads": threads, "folder": str(scratch.path), "tune": tune}
             race.load(name, load, load_timeout_s)
         order = rotations(rivals, rounds)
         for names in order:
