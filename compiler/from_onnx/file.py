@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsec.errors import InvalidInput, MachineError, UnsupportedModel
+from sparsec.files import contents
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +31,7 @@ def read_model(source: Path | str | onnx.ModelProto) -> tuple[onnx.ModelProto, P
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return contents(path)
     except (OSError, ValueError) as error:
         raise InvalidInput("The ONNX file cannot be read.", where=str(path), why=str(error)) from error
 
