@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 #: Bytes of all results besides GROWTH times those that are given; floating-point operations (some ten seconds of one core).
 SPARE_BYTES, GROWTH, MOST_FLOPS = 1 << 28, 16, 1 << 39
@@ -48,20 +47,6 @@ def bytes_of(values: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-class _Counting(TorchDispatchMode):
-    """Adds up the floating-point operations of what is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        self.flops += int(count(*args, **(kwargs or {}), out_val=result)) if count is not None else 0
-        return result
-
-
 def _flops(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
     """Of products and convolutions, also inside of composite operators; others take about as long as writing their results."""
     count = flop_registry.get(getattr(target, "_overloadpacket", None))
@@ -70,6 +55,6 @@ def _flops(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: 
     if not isinstance(target, OpOverload) or not target.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
         return 0
     shapes = tree_map_only(Tensor, lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), (tuple(args), kwargs))
-    with contextlib.suppress(RuntimeError, NotImplementedError), torch.no_grad(), _Counting() as counting:
+    with contextlib.suppress(RuntimeError, NotImplementedError), torch.no_grad(), FlopCounterMode(display=False) as counter:
         target(*shapes[0], **shapes[1])
-    return counting.flops
+    return int(counter.get_total_flops())
