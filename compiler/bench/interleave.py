@@ -42,10 +42,12 @@ def compare(
     cores: Sequence[int] | None = None,
     load_timeout_s: float = LOAD_TIMEOUT_S,
     progress: Progress | None = None,
+    shapes: Sequence[str] = (),
 ) -> Comparison:
     """Time one model under several engines, in turns, each in its own pinned process.
 
-    `factory` is "module:function", a function without arguments that returns a model or (model, example inputs).
+    `factory` is "module:function", a function without arguments that returns a model, with its example inputs unless `shapes` says which,
+    as "x=1,3,224,224".
     `rivals` are names of `RIVALS` or "module:function" loaders of one's own, which take a `Program` and return
     something callable without arguments. Every rival gets about `seconds_per_rival` seconds of calls spread over
     `rounds`; `cores` defaults to the last `threads` cores this process may use. `progress(what, done, total)` is
@@ -58,8 +60,15 @@ def compare(
     with Scratch() as scratch, _Race(scratch.path, cores) as race:
         for name in rivals:
             steps.next(f"load {name}")
-            load = {"factory": factory, "batch": batch, "threads": threads, "folder": str(scratch.path), "tune": tune}
-            race.load(name, load, load_timeout_s)
+            load = {
+                "factory": factory,
+                "batch": batch,
+                "threads": threads,
+                "folder": str(scratch.path),
+                "tune": tune,
+                "shapes": list(shapes),
+            }
+            race.load(name, {**load, "shapes": list(shapes)}, load_timeout_s)
         order = rotations(rivals, rounds)
         for names in order:
             for name in names:
