@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sparsec.autotune.export import export_kernels
     from sparsec.driver import CompiledModel, compile
     from sparsec.errors import SparsecError
-    from sparsec.explain import Explanation
+    from sparsec.explaining import explain
+    from sparsec.explanation import Explanation
     from sparsec.settings import Settings
     from sparsec.torch_door.backend import refresh
 
@@ -28,7 +29,8 @@ _HOMES = {
     "CompiledModel": "driver",
     "load": "artifact",
     "LoadedModel": "artifact",
-    "Explanation": "explain",
+    "Explanation": "explanation",
+    "explain": "explaining",
     "export_kernels": "autotune.export",
     "refresh": "torch_door.backend",
     "Settings": "settings",
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "compile",
     "errors",
+    "explain",
     "export_kernels",
     "load",
     "refresh",

@@ -28,7 +28,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from sparsec.errors import ArtifactError, MachineError
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.files import contents, open_to_others
 from sparsec.flat_program import flat_program
 from sparsec.kernels import find_tvm_runtime

@@ -321,7 +321,7 @@ def _progress() -> Progress:
 
 def _table_console() -> Console:
     """Tables keep their full width in files and pipes."""
-    from sparsec.explain import WIDTH
+    from sparsec.explanation import WIDTH
 
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)

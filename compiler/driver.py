@@ -23,7 +23,7 @@ from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.compiling import compiling
 from sparsec.doors import open_model
 from sparsec.errors import internal
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.captured import Captured
 from sparsec.inputs import batches_text

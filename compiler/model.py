@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from sparsec import artifact
 from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.from_torch.captured import Captured
 from sparsec.inputs import example_inputs
 from sparsec.runtime import StepTime

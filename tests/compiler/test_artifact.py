@@ -17,7 +17,7 @@ import pytest
 from sparsec import artifact
 from sparsec.artifact import load, read_explanation, save
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, SparsecError
-from sparsec.explain import Explanation, Layer
+from sparsec.explanation import Explanation, Layer
 from sparsec.loaded import check_structure
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 

@@ -20,7 +20,7 @@ from sparsec import artifact
 from sparsec.bench import Comparison, RivalResult
 from sparsec.cli import app
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.explain import Explanation, Layer
+from sparsec.explanation import Explanation, Layer
 from sparsec.factories import make_model
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
 
