@@ -32,7 +32,7 @@ from sparsec.torch_door.template import Template, signature
 from sparsec.torch_door.watch import Watch
 
 logger = logging.getLogger("sparsec")
-MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}}
+MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}, "max-autotune-no-cudagraphs": {"tune": "full"}}
 FREEZES = 4
 TEMPLATES = 8
 STALE_IN_A_ROW = 8

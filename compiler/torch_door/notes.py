@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import external_utils
 from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
 from torch._dynamo.symbolic_convert import InstructionTranslator
 
@@ -33,7 +34,7 @@ class GraphNote:
     @property
     def place(self) -> str:
         """Where the user wrote it."""
-        if self.code is None:
+        if self.code is None or self.code.co_filename == external_utils.__file__:
             return f"graph {self.number}"
         return f"graph {self.number} ({self.code.co_name}, {Path(self.code.co_filename).name}:{self.code.co_firstlineno})"
 
