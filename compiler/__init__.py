@@ -55,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"sparsec.{_HOMES[name]}"), name)
+        value = getattr(_imported(f"sparsec.{_HOMES[name]}"), name)
     elif name == "errors":
         value = importlib.import_module("sparsec.errors")
     elif name == "__version__":
@@ -66,6 +66,17 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sparsec' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    """A module of ours. MachineError, with the command that mends it, where a package that it needs is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        from sparsec.needs import COMPILER, require
+
+        require(COMPILER)
+        raise error
 
 
 def __dir__() -> list[str]:

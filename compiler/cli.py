@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sparsec.errors import InvalidInput, MachineError, SparsecError
+from sparsec.errors import InvalidInput, SparsecError
+from sparsec.needs import COMPILER, OPTIONAL, lacking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from sparsec.bench import Comparison, RivalResult
 
 FAILED = 2
-_COMPILER_PACKAGES = ("torch", "tvm", "networkx", "filelock")
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="model.onnx, model.pt2 or module:factory, a function returning a model or (model, inputs).")
@@ -48,10 +48,10 @@ class Reporting(TyperGroup):
         except SparsecError as error:
             _report(error, ctx.params.get("debug", False))
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _COMPILER_PACKAGES:
+            module = (error.name or "").partition(".")[0]
+            if module not in COMPILER and module not in OPTIONAL:
                 raise
-            needed = MachineError(f"This command needs {error.name}, which is not installed.", hint="pip install 'sparsec[compile]'")
-            _report(needed, ctx.params.get("debug", False))
+            _report(lacking(module), ctx.params.get("debug", False))
         raise typer.Exit(FAILED)
 
 

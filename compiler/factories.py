@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.needs import lacking
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,13 @@ def load_factory(path: str) -> Callable[[], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or module == error.name or module.startswith(f"{error.name}."):
+            why = f"{type(error).__name__}: {error}"
+            raise InvalidInput(
+                f"The factory {path!r} cannot be imported.", why=why, hint="Modules are found in this folder too."
+            ) from error
+        raise lacking(error.name.partition(".")[0]) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"The factory {path!r} cannot be imported.", why=why, hint="--debug shows where it fails.") from error
@@ -67,6 +75,8 @@ def make_model(path: str, shapes: Sequence[str] = ()) -> tuple[torch.nn.Module, 
     torch.manual_seed(0)
     try:
         made = factory()
+    except ModuleNotFoundError as error:
+        raise lacking((error.name or str(error)).partition(".")[0]) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"The factory {path!r} failed.", why=why, hint="--debug shows where it fails.") from error

@@ -43,7 +43,7 @@ class _Graphs:
     """The graphs of one object of torch.compile, of which equal ones share Dynamo's code; those that Dynamo has dropped are gone."""
 
     def __init__(self, asker: Any) -> None:
-        self.asker = asker
+        self.asker = weakref.ref(asker)
         self.notes: list[Callable[[], GraphNote | None]] = []
 
     def __iter__(self) -> Iterator[GraphNote]:
@@ -73,7 +73,7 @@ def notes_of(compiled: Any) -> list[GraphNote] | None:
     found = list(getattr(asker, "_sparsec_graphs", ()))
     if not found:
         codes = set(_codes(compiled))
-        found = [note for graphs in _askers if graphs.asker == asker for note in graphs if note.code in codes]
+        found = [note for graphs in list(_askers) if graphs.asker() == asker for note in graphs if note.code in codes]
     return sorted(found, key=lambda note: note.number)
 
 
