@@ -118,8 +118,8 @@ class Builder:
 
     def _fold(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Computed for real, once fake tensors have shown that there is room and time for it."""
-        fakes = tree_map_only(Tensor, self._like, (tuple(args), kwargs))
-        if reason := self.budget.spend(target, *fakes, self._run(target, *fakes)):
+        fakes, named = tree_map_only(Tensor, self._like, (tuple(args), kwargs))
+        if reason := self.budget.spend(target, fakes, named, self._run(target, fakes, named)):
             raise UnsupportedModel("A value computed from constants is too large.", where=self.source, why=reason)
         with torch.no_grad():
             return target(*args, **kwargs)

@@ -113,11 +113,11 @@ def _code() -> CodeType | None:
 
 def _asker_of(compiled: Any) -> Any:
     if isinstance(compiled, OptimizedModule):
-        context = compiled.dynamo_ctx
+        callback: Any = compiled.dynamo_ctx.callback
     else:
         cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
-        context = next((cell for cell in cells if hasattr(cell, "enter_exit_hooks") and hasattr(cell, "callback")), None)
-    found = innermost_backend(context.callback) if context is not None else None
+        callback = next((cell.callback for cell in cells if hasattr(cell, "enter_exit_hooks") and hasattr(cell, "callback")), None)
+    found = innermost_backend(callback) if callback is not None else None
     return found if isinstance(found, torch._TorchCompileWrapper) else None
 
 
