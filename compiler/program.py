@@ -199,7 +199,10 @@ def _port(data: Mapping[str, Any]) -> Port:
 
 
 def check_tables(program: Program) -> None:
-    """ArtifactError where a table points outside another, so that running it could touch foreign memory."""
+    """ArtifactError where a table points outside another.
+
+    This finds damage, not intent: what a kernel touches from an address on is the kernel's own affair, and it is machine code.
+    """
     _check_shapes(program)
     records, groups = program.records, program.groups
     bad = np.flatnonzero((records[:, 0] < 0) | (records[:, 0] >= len(program.kernels)))

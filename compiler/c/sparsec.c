@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); nothing of it is used before it
- * is known to stay inside the file, the arena, the weights and the caller's tensors. */
+/* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); no entry is used before it is known
+ * to point inside the file, the arena, the weights or the caller's tensors. That finds damage, not intent: kernels are machine code. */
 #define _GNU_SOURCE
 #include "sparsec.h"
 #include "sha256.h"
