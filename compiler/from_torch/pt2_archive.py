@@ -40,8 +40,8 @@ _PAYLOAD = re.compile(r"(weight|tensor)_[0-9]+")
 _IDENTIFIERS = frozenset(
     {"name", "as_name", "forward_arg_names", "tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"}
 )
-#: What a tensor may be larger than what the file holds of it (expanded views), in bytes; values in nested containers of examples.
-MOST_EXPANDED, MOST_VALUES = 1 << 28, 100_000
+#: Elements that tensors may have beyond the bytes that the file holds of them (expanded views); values in nested containers of examples.
+MOST_EXPANDED, MOST_VALUES = 1 << 26, 100_000
 AGAIN = "Export the model again with torch.export.save."
 
 
@@ -144,7 +144,7 @@ def _check_examples(path: Path, content: bytes) -> None:
         elif isinstance(value, list | tuple | set | frozenset):
             left.extend(value)
         elif isinstance(value, Tensor):
-            elements += value.numel() * value.element_size() - len(content)
+            elements += max(0, value.numel() - value.untyped_storage().nbytes())
         if max(values, len(left)) > MOST_VALUES or elements > MOST_EXPANDED:
             raise InvalidInput("The file's example inputs are far larger than what is stored.", where=str(path), hint=AGAIN)
 
