@@ -6,7 +6,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := compile,onnx,bench,models,dev
+EXTRAS := onnx,bench,models,dev
 TORCH := 2.13.0
 # Without what they require, which is there or would bring another torch, and apart: other packages that found this torchvision would
 # import it and fail beside a CPU build of torch.

@@ -5,7 +5,6 @@ prepare 0, 1, 2        round 0: 0 1 2        round 1: 1 2 0        round 2: 2 0 
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from sparsec.autotune.records import Place
 from sparsec.autotune.tasks import shape_key, storages, task_key
 from sparsec.backends.lowering import Lowerer
 from sparsec.backends.plan import Task
+from sparsec.scratch import Scratch
 from sparsec.spec import Schedule
 
 #: Kernels that can compute every block of a weight, zero or not.
@@ -80,7 +80,7 @@ class Measuring:
     def __init__(self, place: Place, effort: Effort, cache: Path | None, limits: Limits, tools: dict[str, str], emulated: bool) -> None:
         self._place, self._effort, self._cache, self._limits = place, effort, cache, limits
         self._tools, self._emulated = tools, emulated
-        self._folder = tempfile.TemporaryDirectory(prefix="sparsec-tune-")
+        self._scratch = Scratch()
         self._child: Child | None = None
 
     def __enter__(self) -> Self:
@@ -88,11 +88,11 @@ class Measuring:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._end()
-        self._folder.cleanup()
+        self._scratch.remove()
 
     def measure(self, task: Task, candidates: Mapping[int, Schedule], backend: Lowerer) -> list[Record]:
         """Measure candidates of ``task``, given by rank, in one run. Failed if the task itself cannot be loaded in a child process."""
-        folder = Path(self._folder.name)
+        folder = self._scratch.path
         job = Job(task, tuple(candidates.values()), backend, self._cache or folder, self._place.threads, _SEED)
         write_job(job, folder)
         self._load()
@@ -133,7 +133,7 @@ class Measuring:
         if self._child is None:
             self._child = Child(self._place.threads)
         try:
-            self._child.ask(self._limits.load, do="load", folder=self._folder.name)
+            self._child.ask(self._limits.load, do="load", folder=str(self._scratch.path))
         except Failed:
             self._end()
             raise

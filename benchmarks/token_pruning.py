@@ -2,7 +2,7 @@
 
 A small vision transformer is trained on scikit-learn's digits, compiled once per strategy and share, judged on images that it never saw
 and timed on one of them, all variants in turns. `--factory sparsec.models.zoo:vit_s16_90` adds the latency of another model.
-The plot needs matplotlib: `pip install sparsec[bench]`.
+The plot needs matplotlib: `pip install matplotlib`.
 """
 
 import time

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sparsec.autotune.export import export_kernels
     from sparsec.driver import CompiledModel, compile
     from sparsec.errors import SparsecError
-    from sparsec.explain import Explanation
+    from sparsec.explaining import explain
+    from sparsec.explanation import Explanation
     from sparsec.settings import Settings
     from sparsec.torch_door.backend import refresh
 
@@ -28,7 +29,8 @@ _HOMES = {
     "CompiledModel": "driver",
     "load": "artifact",
     "LoadedModel": "artifact",
-    "Explanation": "explain",
+    "Explanation": "explanation",
+    "explain": "explaining",
     "export_kernels": "autotune.export",
     "refresh": "torch_door.backend",
     "Settings": "settings",
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "compile",
     "errors",
+    "explain",
     "export_kernels",
     "load",
     "refresh",
@@ -52,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"sparsec.{_HOMES[name]}"), name)
+        value = getattr(_imported(f"sparsec.{_HOMES[name]}"), name)
     elif name == "errors":
         value = importlib.import_module("sparsec.errors")
     elif name == "__version__":
@@ -63,6 +66,17 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sparsec' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    """A module of ours. MachineError, with the command that mends it, where a package that it needs is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        from sparsec.needs import COMPILER, require
+
+        require(COMPILER)
+        raise error
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ name.sparsec/
   libtvm_runtime.so         workspace for the kernels; libtvm_ffi.so is what it and the kernels call
   LICENSE-*, NOTICE-*       of these two
   program.bin               the tables once more, for C (see ``sparsec.flat_program``)
-  sparsec.h, sparsec.c      load and run the directory from C
+  sparsec.[hc], sha256.h    load and run the directory from C
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from sparsec.errors import ArtifactError, MachineError
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
+from sparsec.files import contents, open_to_others
 from sparsec.flat_program import flat_program
 from sparsec.kernels import find_tvm_runtime
 from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
 from sparsec.runtime import Runner
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RUNTIME = "libtvm_runtime.so"
 FFI = "libtvm_ffi.so"
 FLAT = "program.bin"
-_C_FILES = ("sparsec.h", "sparsec.c")
+_C_FILES = ("sparsec.h", "sparsec.c", "sha256.h")
 _LICENCES = ("LICENSE", "NOTICE")
 #: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
 LINUX_NAMES = {"bmi": "bmi1"}
@@ -99,7 +100,7 @@ def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
     if runtime is None or ffi is None:
         missing = RUNTIME if runtime is None else FFI
         raise MachineError(f"{missing} was not found, so the artifact would not run elsewhere.", hint="Install apache-tvm.")
-    kernels = folder / f"kernels-{_digest(library.read_bytes())[:16]}.so"
+    kernels = folder / _library_name(_digest(library.read_bytes()))
     copies = {kernels: library, folder / RUNTIME: runtime, folder / FFI: ffi}
     copies |= {folder / f"{name}-tvm": source for name in _LICENCES if (source := runtime.parents[1] / name).exists()}
     copies |= {folder / f"{source.name}-tvm-ffi": source for source in _ffi_licences()}
@@ -107,6 +108,7 @@ def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
     for copy, source in copies.items():
         shutil.copyfile(source, copy)
     save_file(program.arrays(), folder / WEIGHTS)
+    open_to_others(folder / WEIGHTS)
     return [*copies, folder / WEIGHTS]
 
 
@@ -169,20 +171,22 @@ def load(path: Path | str, threads: int = 1) -> LoadedModel:
     _check_machine(manifest, folder)
     try:
         names = [str(name) for name in manifest["files"]]
-        contents = {name: _verified(folder, name, manifest["files"][name]) for name in names}
-        weights, kernels = contents[WEIGHTS], folder / str(manifest["library"])
-        if not {kernels.name, RUNTIME, FFI} <= set(contents):
+        read = {name: _verified(folder, name, manifest["files"][name]) for name in names}
+        library = str(manifest["library"])
+        if not {library, RUNTIME, FFI} <= set(read):
             raise ArtifactError("The artifact's list of files is incomplete.", where=str(folder), hint=_AGAIN)
-        program = Program.restored(manifest["program"], load_tensors(weights))
+        if library != _library_name(str(manifest["files"][library])):
+            raise ArtifactError("The artifact names another file as its kernel library.", where=library, hint=_AGAIN)
+        program = Program.restored(manifest["program"], load_tensors(read[WEIGHTS]))
         check_structure(manifest["signature"]["output"], program)
         explanation = Explanation.restored(manifest["explanation"])
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ArtifactError("The artifact is malformed.", where=str(folder), why=why, hint=_AGAIN) from error
     if threads > 1 and program.has_strips and program.thread_slots is None:
         why = "It does not say how many threads its buffers have room for."
         raise ArtifactError(f"The artifact cannot run on {threads} threads.", where=str(folder), why=why, hint="Load it with threads=1.")
-    runner = Runner(program, kernels, threads, folder / RUNTIME)
+    runner = Runner(program, folder / library, threads, folder / RUNTIME)
     return LoadedModel(runner, manifest["signature"]["output"], explanation, (load, (str(folder), threads)))
 
 
@@ -192,9 +196,9 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
     if not folder.is_dir():
         raise ArtifactError("There is no artifact here.", where=str(folder), why="No such directory.", hint="`sparsec compile` makes one.")
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(contents(folder / MANIFEST))
         form, digest = manifest["format"], manifest.pop("digest", None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError("The artifact has no readable manifest.", where=str(folder / MANIFEST), why=str(error), hint=_AGAIN) from error
     if form != FORMAT:
         hint = "Use the version of sparsec that wrote it, or compile the model again."
@@ -209,21 +213,28 @@ def read_explanation(path: Path | str) -> Explanation:
     manifest = read_manifest(path)
     try:
         return Explanation.restored(manifest["explanation"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError("The artifact's explanation is malformed.", where=str(path), why=str(error), hint=_AGAIN) from error
 
 
 def _verified(folder: Path, name: str, digest: Any) -> bytes:
-    if Path(name).name != name:
-        raise ArtifactError("The artifact names a file outside its directory.", where=name, hint=_AGAIN)
+    """What is in a file of the artifact, links out of it not followed."""
     file = folder / name
+    if Path(name).name != name or (file.is_symlink() and file.resolve().parent != folder.resolve()):
+        raise ArtifactError("The artifact names a file outside its directory.", where=str(file), hint=_AGAIN)
     try:
-        content = file.read_bytes()
+        content = contents(file)
     except OSError as error:
-        raise ArtifactError("A file of the artifact is missing.", where=str(file), why=str(error), hint=_AGAIN) from error
+        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise ArtifactError(f"A file of the artifact {what}.", where=str(file), why=str(error), hint=_AGAIN) from error
     if _digest(content) != digest:
         raise ArtifactError("A file of the artifact is incomplete or altered.", where=str(file), why="Its digest differs.", hint=_AGAIN)
     return content
+
+
+def _library_name(digest: str) -> str:
+    """A name that no other library has: a process takes one that it has loaded for the next of the same name."""
+    return f"kernels-{digest[:16]}.so"
 
 
 def _check_machine(manifest: Mapping[str, Any], folder: Path) -> None:

@@ -14,13 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sparsec.errors import InvalidInput, MachineError, SparsecError
+from sparsec.errors import InvalidInput, SparsecError
+from sparsec.needs import COMPILER, OPTIONAL, lacking
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sparsec.bench import Comparison, RivalResult
+
 FAILED = 2
-_COMPILER_PACKAGES = ("torch", "tvm", "networkx", "filelock")
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="model.onnx, model.pt2 or module:factory, a function returning a model or (model, inputs).")
@@ -46,10 +48,10 @@ class Reporting(TyperGroup):
         except SparsecError as error:
             _report(error, ctx.params.get("debug", False))
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _COMPILER_PACKAGES:
+            module = (error.name or "").partition(".")[0]
+            if module not in COMPILER and module not in OPTIONAL:
                 raise
-            needed = MachineError(f"This command needs {error.name}, which is not installed.", hint="pip install 'sparsec[compile]'")
-            _report(needed, ctx.params.get("debug", False))
+            _report(lacking(module), ctx.params.get("debug", False))
         raise typer.Exit(FAILED)
 
 
@@ -146,12 +148,18 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1)] = 10,
     seconds: Annotated[float, typer.Option(help="Time per rival.")] = 2.0,
     tune: TuneOption = "off",
+    inputs: ShapeOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_below: Annotated[float | None, typer.Option(metavar="RATIO", help="Exit with 1 if ours is not so many times as fast.")] = None,
 ) -> None:
-    """Time a model under several engines, in turns, each in its own process. Ours always takes part."""
-    from sparsec.bench import OURS, compare
+    """Time a model under several engines, in turns, each in its own process. Ours always takes part.
 
-    factory = _factory(model, batch)
+    Exits with 1 if one of ours fails, nothing else was measured, or --fail-below is not reached over the best dense float32 engine.
+    """
+    from sparsec.bench import OURS, compare
+    from sparsec.factories import is_model_file
+
+    factory = _factory(model, batch, inputs or ())
     names = [name.strip() for name in rivals.split(",") if name.strip()]
     names = names if any(name in OURS for name in names) else [OURS[0], *names]
     with _progress() as progress:
@@ -165,9 +173,29 @@ def bench(
             seconds_per_rival=seconds,
             tune=tune,
             progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+            shapes=() if is_model_file(model) else inputs or (),
         )
     result = replace(result, factory=model)
     typer.echo(result.to_json()) if json else _table_console().print(result.table())
+    if reason := _missed([rival for rival in result.rivals if rival.name in OURS], result, fail_below):
+        Console(stderr=True, soft_wrap=True).print(Text(reason, style="red"))
+        raise typer.Exit(1)
+
+
+def _missed(ours: Sequence[RivalResult], result: Comparison, fail_below: float | None) -> str:
+    """Why a comparison is no success, else empty."""
+    if failed := [rival.name for rival in ours if not rival.timed]:
+        return f"{', '.join(failed)} failed: see below the table."
+    others = [rival for rival in result.rivals if rival not in ours]
+    if others and not any(rival.timed for rival in others):
+        return "No other engine was measured: see below the table."
+    if fail_below is None:
+        return ""
+    ratios = {rival.name: result.ratio(rival.name) for rival in ours}
+    low = [name if ratio is None else f"{name} {ratio:.2f}" for name, ratio in ratios.items() if (ratio or 0) < fail_below]
+    if result.best_dense is None:
+        return f"No dense float32 engine was measured, so nothing is {fail_below:g} times as fast."
+    return f"Not {fail_below:g} times as fast as the best dense engine: {', '.join(low)}." if low else ""
 
 
 @app.command()
@@ -259,13 +287,15 @@ def _opened(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:
     return with_shapes(path, shapes)
 
 
-def _factory(model: str, batch: int) -> str:
-    """The name of a factory that a benchmark's processes can call, tried once for files."""
-    from sparsec.factories import checked_path, is_model_file, load_factory
+def _factory(model: str, batch: int, shapes: Sequence[str]) -> str:
+    """The name of a factory that a benchmark's processes can call, tried once."""
+    from sparsec.factories import checked_path, is_model_file, make_model
 
     if not is_model_file(model):
-        load_factory(model)
+        make_model(model, shapes)
         return model
+    if shapes:
+        raise InvalidInput("A model file has its shapes.", where=model, hint="Give --batch instead of --input.")
     path = checked_path(model)
     from sparsec.opened import name_of, opened
 
@@ -291,7 +321,7 @@ def _progress() -> Progress:
 
 def _table_console() -> Console:
     """Tables keep their full width in files and pipes."""
-    from sparsec.explain import WIDTH
+    from sparsec.explanation import WIDTH
 
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)

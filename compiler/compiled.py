@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsec.backends.base import Machine
 from sparsec.backends.lowering import Lowered
 from sparsec.errors import InvalidInput
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.from_torch.aliasing import Aliasing
 from sparsec.inputs import check_indices, sizes_of
 from sparsec.pipeline import Story

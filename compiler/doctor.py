@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from sparsec.settings import Settings
 
 #: What running an artifact needs, what compiling needs, and what makes comparisons possible: package -> version prefix that is tested.
 RUNNING = {"numpy": "2.", "apache-tvm-ffi": "0.1.", "safetensors": ""}
-COMPILING = {"torch": "2.13.", "apache-tvm": "0.27.", "networkx": "3."}
-COMPARING = {"onnx": "", "onnxruntime": "", "openvino": ""}
+COMPILING = {"torch": "2.13.", "apache-tvm": "0.27.", "networkx": "3.", "filelock": ""}
+COMPARING = {"onnx": "", "onnxruntime": "", "openvino": "", "scikit-learn": ""}
 _DATABASES = ("*.db", "*.sqlite", "*.sqlite3")
 
 
@@ -45,6 +46,7 @@ def examine(settings: Settings | None = None) -> list[Check]:
         _cores(settings),
         Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
+        *_compilers(),
         _guarded("TVM runtime", _runtime),
         _guarded("cache directory", lambda: _cache(settings.cache_dir)),
         *_records(settings.cache_dir),
@@ -92,7 +94,19 @@ def _packages() -> Iterator[Check]:
     else:
         yield Check("compiler", True, "torch and apache-tvm are not installed: artifacts run here, compiling does not")
     rivals = [f"{package} {found}" for package in COMPARING if (found := _version(package))]
-    yield Check("rivals", True, ", ".join(rivals) or "none installed (needed by `sparsec bench` only)")
+    yield Check("rivals", True, ", ".join(rivals) or "none installed")
+
+
+def _compilers() -> Iterator[Check]:
+    """What compiling calls; running artifacts takes neither."""
+    needed = _version("torch") is not None
+    for name, usual, purpose in (
+        ("linker", ("g++", "gcc", "clang++", "clang", "c++", "cc"), "a C or C++ compiler links every new kernel library"),
+        ("C++ compiler", ("g++", "clang++", "c++"), "Inductor compiles with it what no kernel covers"),
+    ):
+        found = next(filter(None, map(shutil.which, [os.environ["CXX"]] if os.environ.get("CXX") else usual)), None)
+        missing = f"none found; {purpose}" + ("" if needed else "; nothing is compiled here")
+        yield Check(name, found is not None or not needed, found or missing, "Install g++, or name a compiler in CXX.")
 
 
 def _package(name: str, tested: str, purpose: str) -> Check:

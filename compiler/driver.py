@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,7 +24,7 @@ from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.compiling import compiling
 from sparsec.doors import open_model
 from sparsec.errors import internal
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.captured import Captured
 from sparsec.inputs import batches_text
@@ -241,6 +242,13 @@ def _apart(results: Sequence[Tensor], inputs: Sequence[Tensor], fixed: Collectio
     return apart
 
 
+def _left_to_torch(explanation: Explanation) -> str:
+    """What the user should know of a model of which nothing is compiled."""
+    reasons = Counter(reason for _, reason in explanation.uncovered)
+    why = f" Most often: {reasons.most_common(1)[0][0]}." if reasons else ""
+    return f"No kernel of sparsec covers anything of this model: the dense compiler runs it.{why}"
+
+
 def compile(
     model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None, **options: Any
 ) -> CompiledModel:
@@ -266,7 +274,9 @@ def compile(
         with compiling():
             compiled = compile_graph(part, settings, keep_whole=True)
             if compiled.nothing_sparse:
-                compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not compiled.reasons)
+                given = compiled.reasons
+                compiled.reasons = given or [_left_to_torch(compiled.explanation)]
+                compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not given)
         for reason in compiled.reasons:
             warnings.warn(reason, RuntimeWarning, stacklevel=3)
         return compiled

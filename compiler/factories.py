@@ -6,11 +6,12 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.needs import lacking
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,8 @@ def checked_path(given: str | os.PathLike[str]) -> Path:
         hint = "Give a .pt2 or .onnx file; sparsec.load reads artifacts; the command line takes module:factory as well."
         raise UnsupportedModel(f"{path.name!r} is no model file.", where=str(path), hint=hint)
     if not path.is_file():
-        raise InvalidInput("The model file is a directory." if path.exists() else "The model file does not exist.", where=str(path))
+        what = "is a directory" if path.is_dir() else "is a device or a pipe" if path.exists() else "does not exist"
+        raise InvalidInput(f"The model file {what}.", where=str(path))
     return path
 
 
@@ -46,18 +48,26 @@ def load_factory(path: str) -> Callable[[], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or module == error.name or module.startswith(f"{error.name}."):
+            why = f"{type(error).__name__}: {error}"
+            raise InvalidInput(
+                f"The factory {path!r} cannot be imported.", why=why, hint="Modules are found in this folder too."
+            ) from error
+        raise lacking(error.name.partition(".")[0]) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"The factory {path!r} cannot be imported.", why=why, hint="--debug shows where it fails.") from error
     if not callable(factory):
-        raise InvalidInput(f"{path!r} is a {type(factory).__name__}, not a function that makes a model.")
+        raise InvalidInput(f"{path!r} is no function that makes a model, but {type(factory).__name__}.")
     return factory
 
 
-def make_model(path: str, shapes: Sequence[str] = ()) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    """The model of a factory in eval mode, and example inputs: normal numbers of ``shapes`` if given, else the factory's own.
+def make_model(path: str, shapes: Sequence[str] = ()) -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The model of a factory in eval mode, with positional and keyword example inputs: normal numbers of ``shapes`` if given.
 
-    The random generator is seeded first. InvalidInput where the factory fails or neither gives inputs.
+    The factory returns the model; or it with its inputs: one tensor or array, several in a tuple or list, a dictionary by name; or it with
+    positional ones and a dictionary. The random generator is seeded first. InvalidInput where the factory fails or neither gives inputs.
     """
     import torch
 
@@ -65,18 +75,39 @@ def make_model(path: str, shapes: Sequence[str] = ()) -> tuple[torch.nn.Module, 
     torch.manual_seed(0)
     try:
         made = factory()
+    except ModuleNotFoundError as error:
+        raise lacking((error.name or str(error)).partition(".")[0]) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"The factory {path!r} failed.", why=why, hint="--debug shows where it fails.") from error
-    model, inputs = made if isinstance(made, tuple) else (made, ())
+    model, *given = made if isinstance(made, tuple | list) and made else (made,)
     if not isinstance(model, torch.nn.Module):
-        raise InvalidInput(f"The factory {path!r} made a {type(model).__name__}, not a torch.nn.Module.")
+        raise InvalidInput(f"The factory {path!r} returned no torch.nn.Module, but {type(model).__name__}.")
     if shapes:
-        inputs = tuple(torch.randn(shape) for shape in _ordered(model, shapes))
-    if not inputs:
+        return model.eval(), tuple(torch.randn(shape) for shape in _ordered(model, shapes)), {}
+    args, kwargs = _inputs(path, given)
+    if not args and not kwargs:
         hint = "Return (model, inputs) from the factory, or give --input x=1,3,224,224."
         raise InvalidInput(f"There are no example inputs for {path!r}.", hint=hint)
-    return model.eval(), tuple(inputs)
+    return model.eval(), args, kwargs
+
+
+def _inputs(path: str, given: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a factory returned beside the model, as positional and keyword inputs."""
+    match given:
+        case []:
+            return (), {}
+        case [Mapping() as named]:
+            return (), dict(named)
+        case [tuple() | list() as several]:
+            return tuple(several), {}
+        case [tuple() | list() as several, Mapping() as named]:
+            return tuple(several), dict(named)
+        case [alone] if hasattr(alone, "shape"):
+            return (alone,), {}
+    kinds = ", ".join(type(value).__name__ for value in given)
+    hint = "Return (model, x), (model, (x, y)), (model, {'x': x}) or (model, (x,), {'y': y})."
+    raise InvalidInput(f"The factory {path!r} returned a model and {kinds}, which are no example inputs.", hint=hint)
 
 
 def named(text: str) -> tuple[str, str]:

@@ -1,12 +1,12 @@
 """The tables of a program as one flat file of 64-bit words, for readers without a JSON parser (``compiler/c/sparsec.c``).
 
-    word 0-4   magic, version, bytes of the file, two checksums of all words from word 5 on
-    word 5     number of sections; then four words each: tag, first word, rows, words per row
+    word 0-6   magic, version, bytes of the file, digest of all words from word 7 on
+    word 7     number of sections; then four words each: tag, first word, rows, words per row
     ...        the sections
 
 Words are little-endian and signed. A later version may add sections and words at the end of a row: a reader takes what it knows,
 and refuses unknown sections whose tag begins with a capital letter. A name is the offset of a string in section
-STRINGS that ends with a zero.
+STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in four words.
 
 | section | a row |
 |---|---|
@@ -16,13 +16,14 @@ STRINGS that ends with a zero.
 | PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, times |
 | RECORDS, GROUPS | as in ``sparsec.program`` |
 | MOVES | relocations: field, segment, offset, port |
-| FILES | name, bytes, two checksums; the kernel library, TVM's two libraries and the weights come first, in this order |
+| FILES | name, bytes, digest; the kernel library, TVM's two libraries and the weights come first, in this order |
 | WEIGHTS | offset and bytes of the weights in their file |
 | MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -31,27 +32,15 @@ import numpy as np
 from sparsec.errors import ArtifactError
 from sparsec.program import DTYPES, Port, Program, Segment
 
-MAGIC, VERSION = b"SPARSEC\0", 2
+MAGIC, VERSION = b"SPARSEC\0", 3
 MOST_AXES = 8
 _TABLES = ("records", "groups")
-_HEADER_WORDS = 5
+_HEADER_WORDS = 7
 
 
-def checksums(content: bytes) -> tuple[int, int]:
-    """Two sums over the 64-bit words w of ``content``, padded with zeros: of w[i], and of (i + 1) * w[i].
-
-    Both modulo 2**64, as signed numbers. They tell damage, not intent: every change of a single word changes the first.
-    """
-    whole = len(content) // 8
-    words = np.frombuffer(content, "<u8", whole)
-    tail = np.frombuffer(content[8 * whole :].ljust(8, b"\0"), "<u8")
-    weighted = int(np.dot(words, np.arange(1, whole + 1, dtype=np.uint64))) + int(tail[0]) * (whole + 1)
-    return _signed(int(words.sum(dtype=np.uint64)) + int(tail[0])), _signed(weighted)
-
-
-def _signed(value: int) -> int:
-    value %= 1 << 64
-    return value - (1 << 64) if value >> 63 else value
+def digest(content: bytes) -> tuple[int, ...]:
+    """SHA-256 of ``content`` as four words."""
+    return tuple(np.frombuffer(hashlib.sha256(content).digest(), "<i8").tolist())
 
 
 class _Strings:
@@ -86,7 +75,7 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
         b"RECORDS": program.records,
         b"GROUPS": program.groups,
         b"MOVES": _rows([[r.field, get_args(Segment).index(r.segment), r.offset, r.port] for r in program.relocations], 4),
-        b"FILES": _rows([[strings.add(name), len(content), *checksums(content)] for name, content in files.items()], 4),
+        b"FILES": _rows([[strings.add(name), len(content), *digest(content)] for name, content in files.items()], 6),
         b"WEIGHTS": _rows([[weights_offset, program.weights.nbytes]], 2),
         b"MACHINE": _rows([[strings.add(name)] for name in machine], 1),
     }
@@ -121,4 +110,4 @@ def _sealed(sections: Mapping[bytes, np.ndarray]) -> bytes:
         first += table.size
     content = np.array(directory, "<i8").tobytes() + b"".join(bodies)
     size = 8 * _HEADER_WORDS + len(content)
-    return MAGIC + np.array([VERSION, size, *checksums(content)], "<i8").tobytes() + content
+    return MAGIC + np.array([VERSION, size, *digest(content)], "<i8").tobytes() + content

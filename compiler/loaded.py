@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.errors import ArtifactError, InvalidInput
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.program import Port, Program
 from sparsec.runtime import Runner, StepTime
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from sparsec import artifact
 from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
-from sparsec.explain import Explanation
+from sparsec.explanation import Explanation
 from sparsec.from_torch.captured import Captured
 from sparsec.inputs import example_inputs
 from sparsec.runtime import StepTime
@@ -56,6 +56,10 @@ class CompiledModel:
         if arrays:
             args, kwargs = pytree.tree_map_only(np.ndarray, _tensor, (args, kwargs))
         given = self._captured.flatten(args, kwargs)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+            why = "A compiled model computes no gradients: the result would be cut off from its inputs."
+            hint = "Call it under torch.no_grad() or with x.detach(); torch.compile(model, backend='sparse') runs such calls dense."
+            raise InvalidInput("An input requires a gradient.", why=why, hint=hint)
         graph, inputs = self._prepared(given)
         with torch.no_grad():
             results = graph(inputs)
@@ -84,6 +88,10 @@ class CompiledModel:
             why="It holds machine code and memory of this process.",
             hint="Write model.save(path) and pickle sparsec.load(path), which is loaded again from there.",
         )
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{spec.name} {shape_text(spec.dims or spec.shape)} {spec.dtype}" for spec in self._captured.inputs)
+        return f"CompiledModel({inputs}; {self._compiled.explanation.summary()})"
 
     def _ready(self, tensor: Tensor, position: int) -> Tensor:
         spec = self._captured.inputs[position]

@@ -11,6 +11,7 @@ Sizes: numbers of tokens that are known at run time only. Tables hold what belon
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
@@ -23,6 +24,8 @@ from sparsec.errors import ArtifactError
 
 RECORD_WIDTH = 48
 GROUP_WIDTH = 5
+#: Bytes of an arena or of a sample stay below: sums and products of two indices do not overflow.
+MOST_BYTES = 1 << 46
 
 Segment = Literal["arena", "weights", "input", "output"]
 
@@ -176,7 +179,7 @@ class Program:
                 weights=Constants.of(arrays["weights"]),
                 **{name: arrays[name] for name in ("records", "groups")},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArtifactError("The program's description is malformed.", why=f"{type(error).__name__}: {error}") from error
         check_tables(program)
         return program
@@ -196,7 +199,10 @@ def _port(data: Mapping[str, Any]) -> Port:
 
 
 def check_tables(program: Program) -> None:
-    """ArtifactError where a table points outside another, so that running it could touch foreign memory."""
+    """ArtifactError where a table points outside another.
+
+    This finds damage, not intent: what a kernel touches from an address on is the kernel's own affair, and it is machine code.
+    """
     _check_shapes(program)
     records, groups = program.records, program.groups
     bad = np.flatnonzero((records[:, 0] < 0) | (records[:, 0] >= len(program.kernels)))
@@ -249,12 +255,14 @@ def _check_shapes(program: Program) -> None:
         _require(fits, f"the table of {name} is {table.dtype} {list(table.shape)}, not int64 [n, {width}]")
     steps, records = len(program.steps), len(program.records)
     _require(steps == records, f"there are {steps} steps for {records} records")
-    _require(program.arena_bytes >= 0, "the arena has a negative size")
-    _require(program.thread_slots is None or program.thread_slots > 0, "there is no room for any thread")
+    _require(0 <= program.arena_bytes < MOST_BYTES, f"the arena has {program.arena_bytes} bytes")
+    _require(program.thread_slots is None or 0 < program.thread_slots < 2**31, "there is no room for any thread")
     least, most = program.batches
     _require(least >= 0 and (most is None or most >= max(least, 1)), "it serves no batch size")
     ports = (*program.inputs, *program.outputs)
     _require(all(size >= 0 for port in ports for size in port.shape), "a tensor has a negative size")
+    # Also without the axes of size zero: a further size is a product of the others.
+    _require(all(8 * math.prod(filter(None, port.shape)) < MOST_BYTES for port in ports), "the size of a tensor makes no sense")
 
 
 def _check_relocation(program: Program, number: int, relocation: Relocation) -> None:

@@ -15,7 +15,7 @@ from sparsec.autotune import tune
 from sparsec.autotune.roofline import Roofline, roofline
 from sparsec.backends.plan import Call, Group
 from sparsec.backends.x86.backend import X86
-from sparsec.explain import Explanation, Layer
+from sparsec.explanation import Explanation, Layer
 from sparsec.facts import Fact
 from sparsec.forms import notes
 from sparsec.pipeline import Result

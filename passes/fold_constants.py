@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
+from sparsec.budget import Budget, bytes_of
 from sparsec.calls import is_identity
 from sparsec.forms import constant, is_value
 from sparsec.pipeline import Context, Editor, Form, Pass
@@ -41,6 +42,7 @@ class FoldConstants(Pass):
     def apply(self, edit: Editor, context: Context) -> None:
         """One walk in order: a value known from constants alone is computed at once, so its users are too."""
         known: dict[fx.Node, Any] = {}
+        budget = Budget(bytes_of([constant(node) for node in edit.nodes() if node.op == "get_attr"]))
         for node in edit.nodes():
             if node.target in ASSERTIONS and not node.users:
                 edit.hit(node, "assertion dropped")
@@ -48,7 +50,7 @@ class FoldConstants(Pass):
             elif is_identity(node):
                 _bypass(edit, node)
             elif _is_computable(node, known):
-                _compute(edit, node, known)
+                _compute(edit, node, known, budget)
         for node, value in known.items():
             if isinstance(value, Tensor) and not node._erased and _is_needed(node, known):
                 edit.hit(node, "computed from constants")
@@ -82,7 +84,7 @@ def _is_computable(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
     return torch.Tag.nondeterministic_seeded not in tags and (is_builtin or (schema is not None and not schema.is_mutable))
 
 
-def _compute(edit: Editor, node: fx.Node, known: dict[fx.Node, Any]) -> None:
+def _compute(edit: Editor, node: fx.Node, known: dict[fx.Node, Any], budget: Budget) -> None:
     if not node.all_input_nodes and is_value(node) and node.meta["val"].numel() > LARGEST_CREATED:
         edit.miss(node, f"{node.meta['val'].numel()} created values would have to be stored")
         return
@@ -91,6 +93,9 @@ def _compute(edit: Editor, node: fx.Node, known: dict[fx.Node, Any]) -> None:
         return known[source] if source in known else constant(source)
 
     args, kwargs = tree_map_only(fx.Node, value, (tuple(node.args), dict(node.kwargs)))
+    if reason := budget.spend(node.target, args, kwargs, node.meta.get("val")):
+        edit.miss(node, reason)
+        return
     with torch.no_grad():
         known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
 

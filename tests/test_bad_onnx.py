@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel  # noqa: E402
 from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
@@ -157,6 +158,65 @@ def test_sizes_are_checked_before_memory_is_taken(nodes: list, match: str) -> No
     constants = {"huge": np.array(HUGE), "one": np.ones((1, 1), np.float32), "wide": np.array([0, 0, 1 << 30, 1 << 10])}
     constants |= {"zero": np.array(0), "many": np.array(1 << 40), "step": np.array(1)}
     refused(small(nodes, constants), match)
+
+
+def doubled(op: str, times: int) -> list:
+    """A constant of 1024 x 1024 that is joined with itself again and again, or multiplied."""
+    inputs = ["c", *(f"v{i}" for i in range(times - 1))]
+    attributes = {"axis": 0} if op == "Concat" else {}
+    return [node(op, [name, name], [f"v{i}" if i < times - 1 else "y"], **attributes) for i, name in enumerate(inputs)]
+
+
+@pytest.mark.parametrize("nodes", [doubled("Concat", 40), doubled("Add", 200), doubled("MatMul", 300)], ids=["joined", "sums", "products"])
+def test_what_is_computed_from_constants_is_bounded_in_all(nodes: list) -> None:
+    """Each step is within what one may do; together they would take all memory or hours."""
+    before = time.monotonic()
+    refused(small(nodes, {"c": np.ones((1024, 1024), np.float32)}), "too large")
+    assert time.monotonic() - before < 20
+
+
+def test_a_file_does_not_make_more_constants_than_it_holds() -> None:
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    constant = node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones((512, 1024), np.float32)))
+    body = [constant, node("ReduceMax", ["c"], ["m"], keepdims=0), node("Add", ["a", "m"], ["b"])]
+    function = helper.make_function("f", "F", ["a"], ["b"], body, opset)
+    calls = [node("F", [f"v{i}" if i else "x"], [f"v{i + 1}" if i < 999 else "y"], domain="f") for i in range(1000)]
+    refused(small(calls, functions=[function]), "constants are too large")
+    sparse = onnx_files.sparse("w", np.diag(np.ones(2048, np.float32)))
+    several = [type(sparse).FromString(sparse.SerializeToString()) for _ in range(40)]
+    for number, proto in enumerate(several):
+        proto.values.name = f"w{number}"
+    nodes = [node("ReduceMax", [f"w{i}"], [f"m{i}"], keepdims=0) for i in range(40)]
+    nodes += [node("Add", [f"s{i - 1}" if i else "x", f"m{i}"], [f"s{i}" if i < 39 else "y"]) for i in range(40)]
+    refused(small(nodes, sparse=several), "constants are too large")
+
+
+def test_one_file_of_weights_for_many_constants_is_counted_once(tmp_path: Path) -> None:
+    content = np.ones((1024, 1024), np.float32)
+    (tmp_path / "weights").write_bytes(content.tobytes())
+    nodes = [node("ReduceMax", [f"c{i}"], [f"m{i}"], keepdims=0) for i in range(100)]
+    model = small(
+        [*nodes, *(node("Add", [f"s{i - 1}" if i else "x", f"m{i}"], [f"s{i}" if i < 99 else "y"]) for i in range(100))],
+        {f"c{i}": np.ones((1, 1), np.float32) for i in range(100)},
+    )
+    for proto in model.graph.initializer:
+        proto.ClearField("raw_data")
+        proto.dims[:] = content.shape
+        proto.data_location = TensorProto.EXTERNAL
+        entry = proto.external_data.add()
+        entry.key, entry.value = "location", "weights"
+    refused(written(tmp_path, model.SerializeToString()), "constants are too large")
+
+
+def test_functions_without_outputs_are_counted_too() -> None:
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+
+    def level(number: int):
+        calls = [node(f"F{number - 1}", [], [], domain="f") for _ in range(3)] if number else []
+        return helper.make_function("f", f"F{number}", [], [], calls, opset)
+
+    model = small([node("F40", [], [], domain="f"), node("Relu", ["x"], ["y"])], functions=[level(number) for number in range(41)])
+    refused(model, "calls local functions more than")
 
 
 def claims(change) -> "onnx.ModelProto":

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import pickle
 import random
 import zipfile
@@ -191,6 +192,13 @@ def pickled(place: Path) -> bytes:
     return content.getvalue()
 
 
+def weights(path_name: str, use_pickle: bool) -> bytes:
+    """The configuration of weights with one elsewhere."""
+    config = json.loads(PARTS[CONFIG])
+    config["config"]["first.weight"] |= {"path_name": path_name, "use_pickle": use_pickle}
+    return json.dumps(config).encode()
+
+
 def attacks(place: Path) -> dict[str, dict[str, bytes]]:
     """Archives that would write the file `place` if what they hold were run."""
     code = f"__import__('pathlib').Path({str(place)!r}).touch()"
@@ -198,13 +206,28 @@ def attacks(place: Path) -> dict[str, dict[str, bytes]]:
     guards = json.dumps(["L['x'].size()[0] == L['x'].size()[0]" + f" or {code}"])
     document = json.loads(PARTS[MODEL])
     document["guards_code"] = json.loads(guards)
-    config = json.loads(PARTS[CONFIG])
-    config["config"]["first.weight"]["use_pickle"] = True
+    bomb = pickle.dumps(Bomb(place))
+    constants = f"{ROOT}/data/constants/model_constants_config.json"
+    below = {f"{ROOT}/models/sub/x.json": PARTS[MODEL], f"{ROOT}/data/sample_inputs/sub/x.pt": PARTS[EXAMPLES]}
+    below |= {f"{ROOT}/data/constants/sub/x_constants_config.json": PARTS[constants]}
     return {
         "examples": {**PARTS, EXAMPLES: pickled(place)},
         "legacy weights": {**PARTS, f"{ROOT}/data/weights/model.pt": pickled(place)},
-        "pickled weight": {**PARTS, CONFIG: json.dumps(config).encode(), f"{ROOT}/data/weights/weight_0": pickle.dumps(Bomb(place))},
-        "object": {**PARTS, f"{ROOT}/data/constants/opaque_obj_0": pickle.dumps(Bomb(place))},
+        "pickled weight": {**PARTS, CONFIG: weights("weight_0", True), f"{ROOT}/data/weights/weight_0": bomb},
+        "object": {**PARTS, f"{ROOT}/data/constants/opaque_obj_0": bomb},
+        "second program below the first": {
+            **PARTS,
+            **below,
+            f"{ROOT}/data/weights/sub/x_weights_config.json": weights("weight_0", True),
+            f"{ROOT}/data/weights/weight_0": bomb,
+        },
+        "weight outside of its folder": {**PARTS, CONFIG: weights("/x", True), f"{ROOT}/data/weights//x": PARTS[MODEL], f"{ROOT}/x": bomb},
+        "names that differ in case": {**PARTS, CONFIG.upper().replace(ROOT.upper(), ROOT): weights("weight_0", True)},
+        "object outside of its folder": {
+            **PARTS,
+            constants: json.dumps({"config": {"x": {**json.loads(weights("opaque_obj_/x", True))["config"]["first.weight"]}}}).encode(),
+            f"{ROOT}/data/constants/opaque_obj_/x": bomb,
+        },
         "library": {**PARTS, f"{ROOT}/data/aotinductor/model/model.so": b"elf"},
         "size": with_text(size, json.dumps(code)),
         "size as text": with_text(size, json.dumps(f"Add(1, {code!r})")),
@@ -221,7 +244,7 @@ def test_nothing_in_a_file_runs(path: Path, tmp_path: Path, attack: str) -> None
     if attack == "guard":
         open_model(path)
     else:
-        with pytest.raises(SparsecError, match=r"may run code|not an allowed operator"):
+        with pytest.raises(SparsecError, match=r"may run code|not an allowed operator|same name twice"):
             open_model(path)
     assert not place.exists()
 
@@ -245,6 +268,57 @@ def test_what_is_wrong_is_said(path: Path, content: bytes, message: str) -> None
     path.write_bytes(content)
     with pytest.raises(InvalidInput, match=message):
         open_model(path)
+
+
+def nested(depth: int) -> bytes:
+    """Example inputs that are 2**depth values in a file of some kilobytes."""
+    values: list[object] = [torch.ones(1)]
+    for _ in range(depth):
+        values = [values, values]
+    content = io.BytesIO()
+    torch.save(((values,), {}), content)
+    return content.getvalue()
+
+
+def examples(value: object) -> bytes:
+    content = io.BytesIO()
+    torch.save(((value,), {}), content)
+    return content.getvalue()
+
+
+def expanded() -> bytes:
+    """A weight of 2**40 elements, all in one place."""
+    config = json.loads(PARTS[CONFIG])
+    meta = config["config"]["first.weight"]["tensor_meta"]
+    meta |= {"sizes": [{"as_int": 2**20}] * 2, "strides": [{"as_int": 0}] * 2}
+    return json.dumps(config).encode()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({EXAMPLES: nested(60)}, "far larger than what is stored"),
+        ({EXAMPLES: examples(torch.ones(1).expand(2**20, 2**20))}, "far larger than what is stored"),
+        ({EXAMPLES: archive(entries(examples(torch.zeros(1000))), zipfile.ZIP_DEFLATED)}, "are compressed"),
+        ({CONFIG: expanded()}, "far larger than what is stored"),
+        ({MODEL: b"[" * 1_000_000}, "no whole exported program"),
+    ],
+    ids=["nested", "expanded", "compressed", "weight", "deep"],
+)
+def test_small_files_do_not_take_all_memory(path: Path, parts: dict[str, bytes], message: str) -> None:
+    path.write_bytes(archive({**PARTS, **parts}))
+    with pytest.raises(InvalidInput, match=message):
+        open_model(path)
+
+
+def test_pipes_and_endless_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt2")
+    (tmp_path / "zero.pt2").symlink_to("/dev/zero")
+    (tmp_path / "huge.pt2").touch()
+    os.truncate(tmp_path / "huge.pt2", 1 << 42)
+    for name in ("pipe", "zero", "huge"):
+        with pytest.raises(InvalidInput, match=r"device or a pipe|more than the memory"):
+            open_model(tmp_path / f"{name}.pt2")
 
 
 def test_a_changed_byte_of_a_weight_is_found(path: Path) -> None:

@@ -17,7 +17,9 @@ from tvm.support.cc import get_cc
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.x86 import executor
 from sparsec.errors import MachineError
+from sparsec.files import contents
 from sparsec.forks import opened_in_children
+from sparsec.scratch import Scratch
 
 logger = logging.getLogger("sparsec")
 
@@ -28,7 +30,7 @@ _POOL = Path(__file__).with_name("pool.c")
 #: The linker's driver compiles the entry of the library too.
 _OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-x", "c", str(_POOL), "-x", "none")
 #: Part of every key: a new number leaves old libraries aside.
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 def target(machine: Machine) -> tvm.target.Target:
@@ -55,23 +57,26 @@ def key(kernels: Sequence[Source], machine: Machine) -> str:
 def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Path:
     """Compile ``kernels`` into a shared library and return its path.
 
-    A library already in ``cache`` is returned as it is. An unwritable or absent cache means a temporary directory of this process.
-    Concurrent builders write to a private name and rename it: the last one wins with identical content. MachineError if linking fails.
+    A whole library already in ``cache`` is returned as it is, a damaged one is made again. An unwritable or absent cache means a temporary
+    directory of this process. Concurrent builders write to a private folder and rename: the last one wins with identical content.
+    MachineError if linking fails.
     """
     directory = _writable(cache)
     path = directory / f"kernels-{key(kernels, machine)}.so"
     if path.exists():
-        return path
+        if _is_whole(path):
+            return path
+        logger.warning("The kernel library %s in the cache is damaged. It is made again.", path)
     with _parsing:
         module = executor.module(kernels)
     compiled = tvm.compile(module, target=target(machine))
-    handle, scratch = tempfile.mkstemp(dir=directory, suffix=".so")
-    os.close(handle)
     try:
-        compiled.export_library(scratch, options=list(_OPTIONS))
-        os.replace(scratch, path)
+        with Scratch(directory) as scratch:
+            made = scratch.path / path.name
+            compiled.export_library(str(made), options=list(_OPTIONS), workspace_dir=str(scratch.path))
+            _seal(made)
+            os.replace(made, path)
     except Exception as error:
-        Path(scratch).unlink(missing_ok=True)
         raise MachineError(
             "The kernels cannot be linked into a library.",
             where=str(directory),
@@ -81,15 +86,38 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     return path
 
 
+def _seal(path: Path) -> None:
+    """Append the digest, which loaders leave unread, and see that all of it is on the disk before it gets its name."""
+    content = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(hashlib.sha256(content).digest())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library ends with the digest of the rest."""
+    try:
+        content = contents(path)
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
 @lru_cache(maxsize=1)
-def _process_directory() -> Path:
-    return Path(tempfile.mkdtemp(prefix="sparsec-"))
+def _process_directory() -> Scratch:
+    return Scratch()
+
+
+# The parent's ends with the parent.
+os.register_at_fork(after_in_child=_process_directory.cache_clear)
 
 
 def _writable(cache: Path | None) -> Path:
     """``cache`` if files can be made there, else a directory of this process; says so."""
     if cache is None:
-        return _process_directory()
+        return _process_directory().path
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache):
@@ -98,7 +126,7 @@ def _writable(cache: Path | None) -> Path:
         _say_once(
             f"Kernels are not kept: the cache directory {cache} cannot be written ({error.strerror}). Set SPARSEC_CACHE_DIR to another."
         )
-        return _process_directory()
+        return _process_directory().path
 
 
 @lru_cache(maxsize=16)

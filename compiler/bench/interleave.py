@@ -8,7 +8,6 @@ All rivals are loaded before the first round. In its turn a rival makes as many 
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from sparsec.bench.child import Child, RivalFailed
 from sparsec.bench.comparison import Comparison, Kernel, RivalResult
 from sparsec.bench.names import RIVALS
 from sparsec.errors import SparsecError
+from sparsec.scratch import Scratch
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,10 +42,12 @@ def compare(
     cores: Sequence[int] | None = None,
     load_timeout_s: float = LOAD_TIMEOUT_S,
     progress: Progress | None = None,
+    shapes: Sequence[str] = (),
 ) -> Comparison:
     """Time one model under several engines, in turns, each in its own pinned process.
 
-    `factory` is "module:function", a function without arguments that returns a model or (model, example inputs).
+    `factory` is "module:function", a function without arguments that returns a model, with its example inputs unless `shapes` says which,
+    as "x=1,3,224,224".
     `rivals` are names of `RIVALS` or "module:function" loaders of one's own, which take a `Program` and return
     something callable without arguments. Every rival gets about `seconds_per_rival` seconds of calls spread over
     `rounds`; `cores` defaults to the last `threads` cores this process may use. `progress(what, done, total)` is
@@ -55,11 +57,18 @@ def compare(
     cores = tuple(cores) if cores is not None else _last_cores(threads)
     _check(factory, rivals, rounds, threads, cores)
     steps = _Steps(progress, len(rivals) * (rounds + 1))
-    with tempfile.TemporaryDirectory(prefix="sparsec-bench-") as folder, _Race(Path(folder), cores) as race:
+    with Scratch() as scratch, _Race(scratch.path, cores) as race:
         for name in rivals:
             steps.next(f"load {name}")
-            load = {"factory": factory, "batch": batch, "threads": threads, "folder": folder, "tune": tune}
-            race.load(name, load, load_timeout_s)
+            load = {
+                "factory": factory,
+                "batch": batch,
+                "threads": threads,
+                "folder": str(scratch.path),
+                "tune": tune,
+                "shapes": list(shapes),
+            }
+            race.load(name, {**load, "shapes": list(shapes)}, load_timeout_s)
         order = rotations(rivals, rounds)
         for names in order:
             for name in names:

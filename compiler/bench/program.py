@@ -1,7 +1,7 @@
 """What every rival of one comparison is given: the same model, the same inputs, the same expected outputs."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,19 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-IMAGE = (3, 224, 224)
+from sparsec.errors import InvalidInput
+from sparsec.factories import make_model
+
+
+class Positional(torch.nn.Module):
+    """A model that takes inputs by name, taking them in order: engines and exporters know no names."""
+
+    def __init__(self, model: torch.nn.Module, count: int, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.count, self.names = model, count, tuple(names)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.model(*inputs[: self.count], **dict(zip(self.names, inputs[self.count :], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -36,16 +48,18 @@ def load_attribute(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def load_program(factory: str, batch: int, folder: Path, threads: int, tune: str) -> Program:
-    """Call `factory`, bring its example inputs to `batch` rows and run it once in eager mode.
+def load_program(factory: str, batch: int, folder: Path, threads: int, tune: str, shapes: Sequence[str] = ()) -> Program:
+    """Call `factory`, bring its example inputs (normal numbers of `shapes` if given) to `batch` rows and run it once in eager mode.
 
-    A factory that returns a bare model is given `[batch, 3, 224, 224]` normal inputs. The random generator is seeded
-    first, so that a factory that draws from it makes the same model in every process.
+    The random generator is seeded first, so that a factory that draws from it makes the same model in every process. InvalidInput where
+    there are no inputs, or where some are no tensors.
     """
-    torch.manual_seed(0)
-    made = load_attribute(factory)()
-    model, inputs = made if isinstance(made, tuple) else (made, (torch.randn(batch, *IMAGE),))
-    inputs = tuple(with_batch(value, batch) for value in inputs)
+    model, args, kwargs = make_model(factory, shapes)
+    given = (*args, *kwargs.values())
+    if not all(isinstance(value, torch.Tensor | np.ndarray) for value in given):
+        raise InvalidInput(f"The factory {factory!r} gives inputs that are no tensors.", hint="Engines are compared on tensors only.")
+    inputs = tuple(with_batch(torch.as_tensor(value), batch) for value in given)
+    model = Positional(model, len(args), tuple(kwargs)) if kwargs else model
     with torch.no_grad():
         expected = arrays(model.eval()(*inputs))
     return Program(model, inputs, expected, folder, threads, tune)

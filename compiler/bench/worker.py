@@ -10,7 +10,7 @@ pinning and thread counts are set by the parent before this file is imported.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,9 @@ class Worker:
         except Exception as error:
             return {"failure": _reason(error)}
 
-    def _load(self, rival: str, factory: str, batch: int, threads: int, folder: str, tune: str) -> dict[str, Any]:
+    def _load(
+        self, rival: str, factory: str, batch: int, threads: int, folder: str, tune: str, shapes: Sequence[str] = ()
+    ) -> dict[str, Any]:
         import torch
 
         from sparsec.bench.program import arrays, load_program, relative_error
@@ -48,7 +50,7 @@ class Worker:
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        program = load_program(factory, batch, Path(folder), threads, tune)
+        program = load_program(factory, batch, Path(folder), threads, tune, shapes)
         begin = time.perf_counter()
         self._rival = load_rival(rival, program)
         outputs = arrays(self._rival.run())

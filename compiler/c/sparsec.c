@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); nothing of it is used before it
- * is known to stay inside the file, the arena, the weights and the caller's tensors. */
+/* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); no entry is used before it is known
+ * to point inside the file, the arena, the weights or the caller's tensors. That finds damage, not intent: kernels are machine code. */
 #define _GNU_SOURCE
 #include "sparsec.h"
+#include "sha256.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -14,8 +16,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
-enum { VERSION = 2, HEADER = 5, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 3, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
 enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
@@ -118,7 +121,10 @@ static int read_file(const char *folder, const char *name, size_t shift, blob *b
     char path[MOST_PATH];
     *b = (blob){.shift = shift};
     if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path) return fail("The path %.99s... is too long.", folder);
-    FILE *stream = fopen(path, "rb");
+    /* Opening a pipe would wait for its writer. */
+    const int handle = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    FILE *stream = handle < 0 ? NULL : fdopen(handle, "rb");
+    if (!stream && handle >= 0) close(handle);
     if (!stream) return fail("%s cannot be read. Is %s a directory that `sparsec compile` wrote?", path, folder);
     const int bad = read_stream(stream, path, b);
     fclose(stream);
@@ -126,23 +132,22 @@ static int read_file(const char *folder, const char *name, size_t shift, blob *b
     return bad;
 }
 
-/* As checksums() in flat_program.py: the sum of the words, and of the words times their numbers from 1 on. */
-static void checksums(const char *data, size_t bytes, int64_t sums[2]) {
-    uint64_t plain = 0, weighted = 0, word;
-    for (size_t i = 0; i < bytes; i += 8) {
-        word = 0;
-        memcpy(&word, data + i, bytes - i < 8 ? bytes - i : 8);
-        plain += word;
-        weighted += word * (i / 8 + 1);
-    }
-    sums[0] = (int64_t)plain;
-    sums[1] = (int64_t)weighted;
+/* Whether `folder`/`name` is, links followed, a file of the folder itself. */
+static bool inside(const char *folder, const char *name) {
+    char path[MOST_PATH], *home = realpath(folder, NULL), *real = NULL;
+    if (home && (size_t)snprintf(path, sizeof path, "%s/%s", folder, name) < sizeof path) real = realpath(path, NULL);
+    const size_t length = home ? strlen(home) : 0;
+    const bool found = real && !strncmp(real, home, length) && real[length] == '/' && !strchr(real + length + 1, '/');
+    free(real);
+    free(home);
+    return found;
 }
 
-static bool same_sums(const char *data, size_t bytes, const int64_t *sums) {
-    int64_t found[2];
-    checksums(data, bytes, found);
-    return found[0] == sums[0] && found[1] == sums[1];
+/* `wanted`: a digest as four words of a table. */
+static bool same_digest(const char *data, size_t bytes, const int64_t *wanted) {
+    unsigned char found[32];
+    sha256(data, bytes, found);
+    return !memcmp(found, wanted, sizeof found);
 }
 
 /* ---- program.bin ---- */
@@ -158,7 +163,7 @@ static int read_sections(sparsec_model *m) {
                  {"RECORDS", &m->records, RECORD_WIDTH},
                  {"GROUPS", &m->groups, GROUP_WIDTH},
                  {"MOVES", &m->moves, 4},
-                 {"FILES", &m->files, 4},
+                 {"FILES", &m->files, FILE_WIDTH},
                  {"WEIGHTS", &m->weights, 2},
                  {"SIZES", &m->sizes, 3},
                  {"PATCHES", &m->patches, 6},
@@ -171,7 +176,7 @@ static int read_sections(sparsec_model *m) {
         return fail("program.bin has version %lld, this loader reads %d. Use the sparsec.c of the same directory.", (long long)words[1],
                     VERSION);
     if (words[2] != (int64_t)bytes || bytes % 8) return damaged("program.bin is not complete");
-    if (!same_sums((const char *)(words + HEADER), bytes - 8 * HEADER, words + 3)) return damaged("program.bin has been altered");
+    if (!same_digest((const char *)(words + HEADER), bytes - 8 * HEADER, words + 3)) return damaged("program.bin has been altered");
     if (words[HEADER] < 0 || words[HEADER] > (length - HEADER - 1) / 4) return damaged("program.bin has no directory");
     for (int64_t s = 0; s < words[HEADER]; s++) {
         const int64_t *row = words + HEADER + 1 + 4 * s, first = row[1], rows = row[2], width = row[3];
@@ -340,16 +345,20 @@ static int check_machine(const sparsec_model *m) {
 
 /* Checks every file that the artifact will use and keeps the weights, on a line boundary. */
 static int read_files(sparsec_model *m, const char *folder) {
+    /* Their names begin like this: no file is taken for another one. */
+    static const char *const names[FILE_COUNT] = {"kernels-", "libtvm_ffi.so", "libtvm_runtime.so", "weights.safetensors"};
     if (m->files.rows < FILE_COUNT) return damaged("its list of files is incomplete");
     for (int64_t i = 0; i < m->files.rows; i++) {
         const int64_t *row = row_of(&m->files, i);
         const char *name = text_at(m, row[0]);
         blob b;
         if (!name || !*name || strchr(name, '/')) return damaged("it names a file outside its directory");
+        if (i < FILE_COUNT && strncmp(name, names[i], strlen(names[i]))) return damaged("it takes one file for another");
         if (read_file(folder, name, i == WEIGHTS ? (size_t)(LINE - m->weights.data[0] % LINE) : 0, &b)) return -1;
-        const bool whole = (int64_t)b.bytes == row[1] && same_sums(content(&b), b.bytes, row + 2);
+        const bool whole = (int64_t)b.bytes == row[1] && same_digest(content(&b), b.bytes, row + 2);
         if (i == WEIGHTS) m->constants = b;
         else forget(&b);
+        if (!inside(folder, name)) return fail("%s/%s is a link out of the artifact. Copy the file itself.", folder, name);
         if (!whole) return fail("%s/%s is incomplete or altered. Copy or save the artifact again.", folder, name);
     }
     const int64_t offset = m->weights.data[0], size = m->weights.data[1], bytes = (int64_t)m->constants.bytes;

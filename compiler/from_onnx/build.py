@@ -13,14 +13,13 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from sparsec.budget import Budget
 from sparsec.errors import UnsupportedModel
 from sparsec.from_onnx.graph import Network
 from sparsec.from_onnx.nodes import OnnxNode, Subgraph
 
 Value: TypeAlias = Tensor | fx.Node
 aten = torch.ops.aten
-LARGEST_FOLDED = 1 << 26
-GROWTH = 4
 _REQUIRED = object()
 
 
@@ -29,12 +28,14 @@ class Constants:
 
     def __init__(self, network: Network) -> None:
         self._network = network
+        self.bytes = network.bytes()
+        self._budget = Budget(self.bytes)
         self._read: dict[str, Tensor] = {}
         self._transposed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._read:
-            self._read[name] = self._network.constant(name)
+            self._read[name] = held(self._budget, self._network.constant(name), name)
         return self._read[name]
 
     def transposed(self, weight: Tensor) -> Tensor:
@@ -47,6 +48,13 @@ class Constants:
         return turned
 
 
+def held(budget: Budget, tensor: Tensor, where: str) -> Tensor:
+    """A constant that was read; UnsupportedModel where the file makes more of them than its size accounts for."""
+    if reason := budget.hold(tensor):
+        raise UnsupportedModel("The model's constants are too large.", where=where, why=reason)
+    return tensor
+
+
 class Builder:
     """One graph in the making."""
 
@@ -56,6 +64,7 @@ class Builder:
         self.graph = fx.Graph()
         self.source = ""
         self._mode = FakeTensorMode()
+        self.budget = Budget(constants.bytes)
         self._placed: dict[int, tuple[Tensor, fx.Node]] = {}
         self._names: dict[int, tuple[Tensor, str]] = {}
         self._transposed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -108,13 +117,10 @@ class Builder:
         return self._transposed[id(weight)][1]
 
     def _fold(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Computed for real, once fake tensors have shown that the result is of a size that the inputs justify."""
-        given = sum(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        fakes = tree_map_only(Tensor, self._like, (tuple(args), kwargs))
-        results = tree_leaves(self._run(target, *fakes))
-        size = max((result.numel() for result in results if isinstance(result, Tensor)), default=0)
-        if size > max(LARGEST_FOLDED, GROWTH * given):
-            raise UnsupportedModel("A value computed from constants is too large.", where=self.source, why=f"{size} elements")
+        """Computed for real, once fake tensors have shown that there is room and time for it."""
+        fakes, named = tree_map_only(Tensor, self._like, (tuple(args), kwargs))
+        if reason := self.budget.spend(target, fakes, named, self._run(target, fakes, named)):
+            raise UnsupportedModel("A value computed from constants is too large.", where=self.source, why=reason)
         with torch.no_grad():
             return target(*args, **kwargs)
 

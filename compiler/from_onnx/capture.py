@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.from_onnx.batches import NodeCall, dependence, node_call
-from sparsec.from_onnx.build import Builder, Constants, Step, Value
+from sparsec.from_onnx.build import Builder, Constants, Step, Value, held
 from sparsec.from_onnx.file import read_model
 from sparsec.from_onnx.fuse import fuse
 from sparsec.from_onnx.graph import Network, OnnxInput, read_network
@@ -205,7 +205,7 @@ class _Import:
             value = constant_value(node.attributes, self.network.folder, node.place)
             if value is None:
                 raise UnsupportedModel("A constant is no tensor.", where=node.place)
-            return (value,)
+            return (held(self.build.budget, value, node.place),)
         result = OPERATORS[node.kind](Step(self.build, node, inputs))
         return result if isinstance(result, tuple) else (result,)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsec.errors import InvalidInput, MachineError, UnsupportedModel
+from sparsec.errors import InvalidInput, UnsupportedModel
+from sparsec.files import contents
+from sparsec.needs import lacking
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +21,7 @@ def read_model(source: Path | str | onnx.ModelProto) -> tuple[onnx.ModelProto, P
     try:
         import onnx
     except ImportError as error:
-        raise MachineError("ONNX models need the package onnx.", why=str(error), hint="pip install 'sparsec[onnx]'") from error
+        raise lacking("onnx") from error
     if isinstance(source, onnx.ModelProto):
         return source, None
     if not isinstance(source, str | Path):
@@ -30,7 +32,7 @@ def read_model(source: Path | str | onnx.ModelProto) -> tuple[onnx.ModelProto, P
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return contents(path)
     except (OSError, ValueError) as error:
         raise InvalidInput("The ONNX file cannot be read.", where=str(path), why=str(error)) from error
 

@@ -45,7 +45,10 @@ class _Inlining:
         versions = opset_versions(function.opset_import)
         if "" in versions:
             check_opset(versions[""])
-        prefix = f"{call.place}_{next(self.calls)}/"
+        number = next(self.calls)
+        if number == LARGEST:
+            raise UnsupportedModel(f"The model calls local functions more than {LARGEST} times.", where=call.place)
+        prefix = f"{call.place}_{number}/"
         produced = {name for proto in function.node for name in proto.output}
         names, copies = self._names(call, function, produced)
         given = {proto.name: read_attribute(proto) for proto in function.attribute_proto} | dict(call.attributes)

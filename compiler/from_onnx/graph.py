@@ -41,6 +41,13 @@ class Network:
         """Every length of every initialiser."""
         return {int(length) for proto in self.stored.values() for length in proto.dims}
 
+    def bytes(self) -> int:
+        """What the model's file and the files of its external data hold of constants, each file counted once."""
+        places = [entry.value for proto in self.stored.values() for entry in getattr(proto, "external_data", ()) if entry.key == "location"]
+        files = [self.folder / place for place in set(places) if self.folder is not None]
+        held = sum(proto.ByteSize() for proto in self.stored.values())
+        return held + sum(file.stat().st_size for file in files if "\0" not in str(file) and file.is_file())
+
     def constant(self, name: str) -> Tensor:
         """The initialiser of this name, dense."""
         return attribute_tensor(self.stored[name], self.folder, name)

@@ -21,6 +21,7 @@ from sparsec.from_torch.aliasing import shows_unsaid
 from sparsec.from_torch.batches import dependence_on_batch, only_batch, unlike_one
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
+from sparsec.from_torch.exporting import first_line, quiet_export, uncaptured
 from sparsec.from_torch.lower import Lowered, lower
 from sparsec.from_torch.plain import is_plain, plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
@@ -122,7 +123,7 @@ def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
     except Exception as error:
         raise UnsupportedModel(
             "The exported program cannot be captured.",
-            why=_first_line(error),
+            why=first_line(error),
             hint="Check that program.module() runs, or export the model again.",
         ) from error
 
@@ -187,18 +188,13 @@ def _export(
 ) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, stand_in or _stand_in, (args, kwargs))
     try:
-        with DropoutReturnsItsInput(), asked or Asked():
+        with DropoutReturnsItsInput(), asked or Asked(), quiet_export(module):
             program = torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
         return _decomposed(program)
     except UnsupportedModel:
         raise
     except Exception as error:
-        raise UnsupportedModel(
-            "torch.export cannot capture this model.",
-            where=type(module).__name__,
-            why=_first_line(error),
-            hint="Remove control flow that depends on tensor values, or use torch.compile, which splits the model there.",
-        ) from error
+        raise uncaptured(type(module).__name__, error) from error
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -308,8 +304,3 @@ def _asks(asked: Asked, described: Captured) -> bool:
 
 def _holds_tensor(node: fx.Node) -> bool:
     return node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,7 @@ class Captured:
         ordered = {name: given.pop(name) for name in self.keywords if name in given} | given
         leaves, spec = pytree.tree_flatten((tuple(args), ordered))
         if spec != self.in_spec:
-            raise InvalidInput("The arguments are nested otherwise than when compiling.", why=f"{spec} ≠ {self.in_spec}")
+            raise InvalidInput("The arguments are not those that the model was compiled for.", why=_unlike(self.in_spec, spec))
         for leaf, slot in zip(leaves, self.in_slots, strict=True):
             _check_leaf(leaf, slot)
         return [leaf for leaf, slot in zip(leaves, self.in_slots, strict=True) if not isinstance(slot, Fixed)]
@@ -157,3 +157,33 @@ def _check_leaf(leaf: Any, slot: Slot) -> None:
         raise InvalidInput(f"The program was compiled for the argument {slot.value!r}.", why=f"{leaf!r} was given.", hint="Compile again.")
     if not isinstance(slot, Fixed) and not isinstance(leaf, Tensor):
         raise InvalidInput(f"A tensor is expected, got {type(leaf).__name__}.")
+
+
+def _unlike(wanted: pytree.TreeSpec, given: pytree.TreeSpec) -> str:
+    """What is otherwise about the arguments of a call: their number and names, or how one is nested."""
+    for place, was, now in _parts(wanted, given):
+        if was != now:
+            return f"{place}: compiled for {was}, got {now}."
+    return f"Compiled for {_nest(wanted)}, got {_nest(given)}."
+
+
+def _parts(wanted: pytree.TreeSpec, given: pytree.TreeSpec) -> Iterator[tuple[str, str, str]]:
+    (args, kwargs), (new_args, new_kwargs) = ([spec.child(0), spec.child(1)] for spec in (wanted, given))
+    yield "Positional arguments", str(args.num_children), str(new_args.num_children)
+    yield "Keyword arguments", ", ".join(map(str, kwargs.context or ())) or "none", ", ".join(map(str, new_kwargs.context or ())) or "none"
+    for number, (was, now) in enumerate(zip(args.children(), new_args.children(), strict=True)):
+        yield f"Argument {number}", _nest(was), _nest(now)
+    for name, was, now in zip(kwargs.context or (), kwargs.children(), new_kwargs.children(), strict=True):
+        yield f"Argument {name!r}", _nest(was), _nest(now)
+
+
+def _nest(spec: pytree.TreeSpec) -> str:
+    """A nest of values in Python's own notation."""
+    parts = [_nest(child) for child in spec.children()]
+    if spec.is_leaf():
+        return "a value"
+    if spec.type is dict:
+        return "{" + ", ".join(f"{name!r}: {part}" for name, part in zip(spec.context, parts, strict=True)) + "}"
+    inside = ", ".join(parts)
+    plain = {tuple: f"({inside})", list: f"[{inside}]", type(None): "None"}
+    return plain.get(spec.type) or f"{getattr(spec.type, '__name__', spec.type)}({inside})"

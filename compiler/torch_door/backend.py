@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from sparsec.compiling import compiling
 from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.explanation import Explanation
 from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import capture_graph
 from sparsec.from_torch.captured import Captured, InputSpec
@@ -24,13 +25,14 @@ from sparsec.settings import Settings
 from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
+from sparsec.torch_door.notes import GraphNote, new_note
 from sparsec.torch_door.sizes import TOKENS, TokenSizes, token_sizes, use_of_samples
 from sparsec.torch_door.steps import follow_steps
 from sparsec.torch_door.template import Template, signature
 from sparsec.torch_door.watch import Watch
 
 logger = logging.getLogger("sparsec")
-MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}}
+MODES = {None: {}, "default": {}, "reduce-overhead": {}, "max-autotune": {"tune": "full"}, "max-autotune-no-cudagraphs": {"tune": "full"}}
 FREEZES = 4
 TEMPLATES = 8
 STALE_IN_A_ROW = 8
@@ -60,7 +62,8 @@ def sparse_backend(
     if reason := _dense_reason(example_inputs, numbers):
         # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
         dense = compile_dense(graph_module, example_inputs)
-        say(next(_graphs), f"Compiled dense: {reason}.")
+        note = new_note(next(_graphs), dense_explanation(graph_module.graph, reason))
+        say(note, f"Compiled dense: {reason}.")
         return dense
     follow_steps()
     own = copied(graph_module)
@@ -79,11 +82,16 @@ def refresh(compiled: object = None) -> None:
     drop_entries(None if tensors is None else memory_of(tensors))
 
 
-def say(graph: int, message: str) -> None:
+def say(graph: GraphNote, message: str) -> None:
     """Warn, once per graph and message."""
-    if (graph, message) not in _said:
-        _said.add((graph, message))
-        logger.warning(message)
+    if (graph.number, message) not in _said:
+        _said.add((graph.number, message))
+        logger.warning("sparsec: %s: %s", graph.place, message)
+
+
+def dense_explanation(graph: fx.Graph, reason: str) -> Explanation:
+    """Everything is left to torch."""
+    return Explanation(uncovered=tuple((node.name, reason) for node in graph.nodes if node.op.startswith("call_")))
 
 
 class Door:
@@ -106,7 +114,7 @@ class Door:
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
         self.refusals: set[Any] = set()
-        self.graph = next(_graphs)
+        self.note = new_note(next(_graphs))
         self.lock = opened_in_children(threading.RLock())
 
     @waited_for
@@ -156,7 +164,7 @@ class Door:
                 with self.lock:
                     self.table.add(entry, args, made_of)
         if entry is None:
-            say(self.graph, "A call runs dense: its weights were written to while a program was made of them.")
+            say(self.note, "A call runs dense: its weights were written to while a program was made of them.")
         return entry
 
     def _is_dense(self, args: tuple) -> bool:
@@ -167,7 +175,7 @@ class Door:
         if any(args[position].is_inference() for position in self.weights):
             reason = "the weights were made in inference mode, which hides later writes to them"
         if reason:
-            say(self.graph, f"Compiled dense: {reason}.")
+            say(self.note, f"Compiled dense: {reason}.")
         return bool(reason) or len(self.refusals) >= REFUSALS
 
     def _make(self, args: tuple) -> Entry:
@@ -177,16 +185,23 @@ class Door:
             return dense
         try:
             return self._compiled(args)
-        except UnsupportedModel as error:
-            self.refusals.add(key)
-            say(self.graph, f"Compiled dense: {error}")
         except SparsecError as error:
-            say(self.graph, f"Compiled dense: {error}")
+            if isinstance(error, UnsupportedModel):
+                self.refusals.add(key)
+            reason, said = error.what, f"Compiled dense: {error}"
         except Exception as error:
             if os.environ.get("SPARSEC_STRICT") == "1":
                 raise
-            say(self.graph, f"Compiled dense after an internal error, please report it: {type(error).__name__}: {error}")
+            reason = f"an internal error, please report it: {type(error).__name__}: {error}"
+            said = f"Compiled dense after {reason}"
+        self._note(dense_explanation(self.graph_module.graph, reason))
+        say(self.note, said)
         return dense
+
+    def _note(self, explanation: Explanation) -> None:
+        """Remember what a compilation found and chose, for ``sparsec.explain``."""
+        self.note.explanation = explanation
+        logger.info("sparsec: %s: %s", self.note.place, explanation.summary())
 
     def _compiled(self, args: tuple) -> Entry:
         from sparsec.driver import compile_graph
@@ -195,9 +210,10 @@ class Door:
             return entry
         captured = self._capture(args)
         program = compile_graph(captured, self.settings)
+        self._note(program.explanation)
         self.refusals.clear()
         for reason in program.reasons:
-            say(self.graph, reason)
+            say(self.note, reason)
         if program.nothing_sparse:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
             if program.reasons or captured.depends_on_strides or self.frozen >= FREEZES:
@@ -234,8 +250,9 @@ class Door:
         if fixed or not program.fully_compiled or not program.programs[0].program.sizes:
             return None
         self.tokens = tokens
+        self._note(program.explanation)
         for reason in program.reasons:
-            say(self.graph, reason)
+            say(self.note, reason)
         return _entry(program, captured, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
 
     def _capture(self, args: tuple) -> Captured:

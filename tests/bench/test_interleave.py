@@ -113,7 +113,7 @@ def test_a_worker_has_the_cores_and_threads_asked_for_and_survives_a_bad_request
 
 def test_a_broken_factory_is_the_reason_of_every_rival() -> None:
     result = compare(f"{HERE}:broken", ["eager"], rounds=1)
-    assert result.result("eager").failure == "ValueError: the weights are on holiday"
+    assert "ValueError: the weights are on holiday" in (result.result("eager").failure or "")
 
 
 @pytest.mark.slow

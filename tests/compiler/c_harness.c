@@ -176,9 +176,9 @@ static void seal(char *data, size_t bytes) {
     const int64_t header[2] = {VERSION, (int64_t)bytes};
     memcpy(data, "SPARSEC", 8);
     memcpy(data + 8, header, 16);
-    int64_t sums[2];
-    checksums(data + 8 * HEADER, bytes - 8 * HEADER, sums);
-    memcpy(data + 24, sums, 16);
+    unsigned char digest[32];
+    sha256(data + 8 * HEADER, bytes - 8 * HEADER, digest);
+    memcpy(data + 24, digest, sizeof digest);
 }
 
 /* mutate ARTIFACT FILE COUNT SEED SEALED THREADS: prints how many mutations loaded and how many were refused, with a text each. */

@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsec.explanation import Explanation
+
 
 class Baked:
     """A compiled graph that keeps its own copy of every constant and checks what it is given."""
 
     fully_compiled = True
     held: dict[int, int] = {}  # noqa: RUF012
+    explanation = Explanation()
 
     def __init__(self, captured, any_batch, nothing_sparse, reasons) -> None:
         self.graph_module = captured.graph_module

@@ -17,7 +17,7 @@ import pytest
 from sparsec import artifact
 from sparsec.artifact import load, read_explanation, save
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, SparsecError
-from sparsec.explain import Explanation, Layer
+from sparsec.explanation import Explanation, Layer
 from sparsec.loaded import check_structure
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
@@ -31,6 +31,7 @@ NAMES = {
     "libtvm_ffi.so",
     "sparsec.h",
     "sparsec.c",
+    "sha256.h",
 }
 NAMES |= {f"{name}-{library}" for name in ("LICENSE", "NOTICE") for library in ("tvm", "tvm-ffi")}
 X = np.random.default_rng(0).standard_normal((3, 4, 24)).astype(np.float32)
@@ -165,7 +166,7 @@ def test_damaged_files(saved: Path, pattern: str, damage: str) -> None:
     file.unlink()
     if damage != "remove":
         file.write_bytes({"truncate": content[:middle], "flip": flipped, "empty": b""}[damage])
-    with pytest.raises(ArtifactError, match=r"altered|missing|readable"):
+    with pytest.raises(ArtifactError, match=r"altered|missing|cannot be read|readable"):
         load(saved)
 
 
@@ -183,7 +184,7 @@ def test_edited_manifest(saved: Path) -> None:
         load(saved)
 
 
-@pytest.mark.parametrize("form", [0, 1, 2, 4, "3", None])
+@pytest.mark.parametrize("form", [0, 1, 2, 3, 5, "4", None])
 def test_unknown_format(saved: Path, form: Any) -> None:
     rewrite(saved, lambda m: m.update(format=form))
     with pytest.raises(ArtifactError, match="format"):
@@ -212,6 +213,17 @@ SEALED: list[Callable[[dict[str, Any]], object]] = [
     lambda m: m.update(explanation=7),
     lambda m: m.update(library="weights.safetensors"),
     lambda m: m.update(library="../kernels.so"),
+    lambda m: m.update(library="/elsewhere/" + m["library"]),
+    lambda m: m.update(library="./" + m["library"]),
+    lambda m: m.update(library="libtvm_runtime.so"),
+    lambda m: m.update(library="libtvm_ffi.so"),
+    lambda m: m["program"].update(arena_bytes=1 << 63),
+    lambda m: m["program"].update(arena_bytes=10**30),
+    lambda m: m["program"]["inputs"][0].update(shape=[10**30]),
+    lambda m: m["program"]["outputs"][0].update(shape=[2**40, 2**40]),
+    lambda m: m["program"]["outputs"][0].update(shape=[0, 2**40, 2**40]),
+    lambda m: m["program"]["relocations"][0].__setitem__(2, 1 << 63),
+    lambda m: m["program"].update(thread_slots=1 << 63),
     lambda m: m.update(files={}),
     lambda m: m["files"].update({"../outside": "00"}),
     lambda m: m["files"].pop("libtvm_runtime.so"),
@@ -226,8 +238,54 @@ def test_manipulated_manifests_never_run(saved: Path, number: int) -> None:
         load(saved)(X)
 
 
+def test_a_library_elsewhere_is_not_loaded(saved: Path, tmp_path: Path) -> None:
+    """Not even to look at it: what a library constructs runs when it is loaded."""
+    (kernels,) = saved.glob("kernels-*.so")
+    shutil.copy(kernels, tmp_path / kernels.name)
+    rewrite(saved, lambda m: m.update(library=f"../{kernels.name}"))
+    with pytest.raises(ArtifactError):
+        load(saved)
+    assert str(tmp_path / kernels.name) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("pattern", ["manifest.json", "kernels-*.so", "weights.safetensors", "program.bin"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link out", "sparse", "link inside"])
+def test_files_of_other_kinds(saved: Path, tmp_path: Path, pattern: str, kind: str) -> None:
+    (file,) = saved.glob(pattern)
+    elsewhere = (tmp_path if kind == "link out" else saved) / "copied"
+    file.rename(elsewhere)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "sparse":
+        file.touch()
+        os.truncate(file, 1 << 42)
+    else:
+        file.symlink_to("/dev/zero" if kind == "device" else elsewhere)
+    if kind == "link inside" or (kind == "link out" and pattern == "manifest.json"):
+        np.testing.assert_allclose(load(saved)(X), Y, rtol=1e-6, atol=1e-6)
+        return
+    with pytest.raises(ArtifactError, match=r"outside its directory|no regular file|more than the memory"):
+        load(saved)
+
+
+def test_a_deep_manifest(saved: Path) -> None:
+    (saved / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="manifest"):
+        load(saved)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_files_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save(tmp_path / "net.sparsec", chain(), library(), None, {"output": "leaf"}, ANY_MACHINE)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~mask}
+
+
 def test_more_memory_than_there_is(saved: Path) -> None:
-    rewrite(saved, lambda m: m["program"].update(arena_bytes=1 << 62))
+    rewrite(saved, lambda m: m["program"].update(arena_bytes=1 << 45))
     with pytest.raises(MachineError, match="memory"):
         load(saved)(X)
 

@@ -1,6 +1,7 @@
 """Artifacts from C: the shipped loader against Python's, bit for bit, and against everything that can be wrong with a directory."""
 
 import dataclasses
+import hashlib
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from sparsec.artifact import load, save
-from sparsec.flat_program import MOST_AXES, checksums, flat_program
+from sparsec.flat_program import MOST_AXES, flat_program
 from sparsec.program import DTYPES, GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Size
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
@@ -230,6 +231,20 @@ def test_damaged_files(harness: Path, tmp_path: Path, pattern: str, damage: str)
     assert any(word in said for word in ("altered", "damaged", "cannot be read", "is not a file"))
 
 
+@pytest.mark.parametrize("name", ["program.bin", "weights.safetensors", "libtvm_runtime.so"])
+def test_pipes_devices_and_links_out_are_refused(harness: Path, tmp_path: Path, name: str) -> None:
+    file = saved(tmp_path, chain()) / name
+    copy = shutil.copy(file, tmp_path / "copy")
+    for make, word in ((os.mkfifo, "is not a file"), (lambda path: path.symlink_to("/dev/zero"), "is not a file")):
+        file.unlink()
+        make(file)
+        assert word in refused(harness, file.parent)
+    if name != "program.bin":
+        file.unlink()
+        file.symlink_to(copy)
+        assert "link out of" in refused(harness, file.parent)
+
+
 @pytest.mark.parametrize(("program", "outputs"), [(chain(), 1), (growing(), 1), (pair(), 2)])
 def test_mutated_programs_are_refused(harness: Path, tmp_path: Path, program: Program, outputs: int) -> None:
     loaded, found = map(int, called(harness, "mutate", saved(tmp_path, program, outputs), "program.bin", 500, 1, 0, 1).split())
@@ -253,21 +268,24 @@ def test_the_header_and_the_writer_agree() -> None:
     assert f"RECORD_WIDTH = {RECORD_WIDTH}, GROUP_WIDTH = {GROUP_WIDTH}," in (ROOT / "compiler/c/sparsec.c").read_text()
 
 
-def test_checksums_see_every_word() -> None:
-    content = RANDOM.integers(0, 256, 83, np.uint8).tobytes()
-    words = [int.from_bytes(content[i : i + 8], "little") for i in range(0, 83, 8)]
-    plain, weighted = checksums(content)
-    assert plain % (1 << 64) == sum(words) % (1 << 64)
-    assert weighted % (1 << 64) == sum((i + 1) * w for i, w in enumerate(words)) % (1 << 64)
-    swapped = content[8:16] + content[:8] + content[16:]
-    assert checksums(swapped)[0] == plain and checksums(swapped)[1] != weighted
+def test_two_flips_that_sums_do_not_see(harness: Path, tmp_path: Path) -> None:
+    """The highest bits of two words at an even distance: their sums, and those of words times numbers, stay modulo 2**64."""
+    artifact = saved(tmp_path, chain())
+    for name in ("program.bin", "weights.safetensors"):
+        content = bytearray((artifact / name).read_bytes())
+        whole, place = bytes(content), len(content) // 2 // 8 * 8
+        content[place + 7] ^= 0x80
+        content[place + 16 + 7] ^= 0x80
+        (artifact / name).write_bytes(content)
+        assert "altered" in refused(harness, artifact)
+        (artifact / name).write_bytes(whole)
 
 
 def test_the_flat_program_is_made_of_words(tmp_path: Path) -> None:
     content = flat_program(chain(), {"a": b"1", "b": b"", "c": b"", "d": b"2" * 9}, 0, ["x86_64"])
     words = np.frombuffer(content, "<i8")
     assert content[:8] == b"SPARSEC\0" and words[2] == len(content)
-    assert tuple(words[3:5]) == checksums(content[40:])
+    assert words[3:7].tobytes() == hashlib.sha256(content[56:]).digest()
 
 
 def test_too_many_axes_cannot_be_saved(tmp_path: Path) -> None:

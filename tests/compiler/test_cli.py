@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, how it fails. The compiler itself is a stand-in here."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,8 @@ from sparsec import artifact
 from sparsec.bench import Comparison, RivalResult
 from sparsec.cli import app
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.explain import Explanation, Layer
+from sparsec.explanation import Explanation, Layer
+from sparsec.factories import make_model
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
 
 EXPLANATION = Explanation((Layer("layer0", "conv2d", (8, 8, 1, 1), 0.1, "unstructured", "affine", "spmm"),), notes=("a note",))
@@ -32,6 +34,37 @@ def both():
 
 def bare():
     return nn.Bilinear(8, 4, 2)
+
+class Difference(nn.Module):
+    def forward(self, left, right):
+        return left - right
+
+def alone():
+    return nn.Linear(24, 24), torch.ones(2, 24)
+
+def listed():
+    return [nn.Linear(24, 24), torch.ones(2, 24)]
+
+def in_lists():
+    return nn.Linear(24, 24), [torch.ones(2, 24)]
+
+def named():
+    return Difference(), {"right": torch.ones(2, 24), "left": torch.zeros(2, 24)}
+
+def mixed():
+    return Difference(), (torch.ones(2, 24),), {"right": torch.ones(2, 24)}
+
+def arrays():
+    return Difference(), (torch.ones(2, 24).numpy(), torch.ones(2, 24).numpy())
+
+def of_a_number():
+    return nn.Linear(24, 24), 3
+
+def of_nothing():
+    return nn.Linear(24, 24), ()
+
+def of_three():
+    return nn.Linear(24, 24), torch.ones(2, 24), torch.ones(2, 24)
 
 def fails():
     raise RuntimeError("no weights today")
@@ -50,6 +83,7 @@ class Compiled:
     model: Any
     inputs: Any
     options: dict[str, Any]
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def explain(self) -> Explanation:
         return EXPLANATION
@@ -89,7 +123,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
     def compile(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> Compiled:
         if options["tune"] == "never":
             raise UnsupportedModel("This model is beyond us.", where="layer 3", hint="Try another.")
-        made.append(Compiled(model, inputs, options))
+        made.append(Compiled(model, inputs, options, kwargs or {}))
         return made[-1]
 
     driver = types.ModuleType("sparsec.driver")
@@ -148,9 +182,9 @@ def test_shapes_of_inputs(invoke: Invoke, calls: list[Compiled], arguments: tupl
         (("compile", "shop_of_models", "-o", "y"), "does not name a factory"),
         (("compile", "no_such_shop:x", "-o", "y"), "No module named"),
         (("compile", "shop_of_models:missing", "-o", "y"), "no attribute"),
-        (("compile", "shop_of_models:constant", "-o", "y"), "not a function"),
+        (("compile", "shop_of_models:constant", "-o", "y"), "no function"),
         (("compile", "shop_of_models:fails", "-o", "y"), "no weights today"),
-        (("compile", "shop_of_models:number", "-o", "y"), "made a int"),
+        (("compile", "shop_of_models:number", "-o", "y"), "returned no torch.nn.Module, but int"),
         (("compile", "shop_of_models:bare", "-o", "y"), "no example inputs"),
         (("compile", "shop_of_models:bare", "-o", "y", "--input", "z=1,8"), "no input named z"),
         (("compile", "shop_of_models:bare", "-o", "y", "--input", "1,a"), "not a shape"),
@@ -332,6 +366,81 @@ def test_bench_always_includes_ours(invoke: Invoke, monkeypatch: pytest.MonkeyPa
     assert seen["names"] == asked
     assert seen["rounds"] == 3
     assert all(name in done.output for name in asked)
+
+
+MEDIANS = {"sparsec": 2000, "sparsec-artifact": 1000, "eager": 3000, "onnxruntime": 2500}
+
+
+@pytest.mark.parametrize(
+    ("failed", "arguments", "code", "said"),
+    [
+        ((), (), 0, ""),
+        (("sparsec",), (), 1, "sparsec failed"),
+        (("eager",), (), 0, ""),
+        (("eager", "onnxruntime"), (), 1, "No other engine"),
+        (("sparsec", "eager", "onnxruntime"), (), 1, "sparsec failed"),
+        ((), ("--fail-below", "1.2"), 0, ""),
+        ((), ("--fail-below", "1.3"), 1, "sparsec 1.25"),
+        ((), ("--fail-below", "2", "--rivals", "sparsec-artifact,onnxruntime"), 0, ""),
+        ((), ("--fail-below", "1", "--rivals", "sparsec"), 1, "No dense float32 engine"),
+        (("sparsec",), ("--json",), 1, "sparsec failed"),
+    ],
+)
+def test_bench_says_by_its_exit_code_what_came_of_it(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, failed: tuple[str, ...], arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    def compare(factory: str, names: list[str], **options: Any) -> Comparison:
+        results = [RivalResult(name, failure="it broke") if name in failed else RivalResult(name, ((MEDIANS[name],),)) for name in names]
+        return Comparison(factory, 1, 1, (0,), (tuple(names),), tuple(results))
+
+    monkeypatch.setattr("sparsec.bench.compare", compare)
+    done = invoke("bench", "shop_of_models:both", *(() if "--rivals" in arguments else ("--rivals", "eager,onnxruntime")), *arguments)
+    assert (done.exit_code, said in done.stderr) == (code, True), done.output
+    if "--json" in arguments:
+        summary = json.loads(done.stdout)["summary"]
+        assert summary["sparsec"]["median_ms"] is None and summary["eager"] == {
+            "median_ms": 0.003,
+            "min_ms": 0.003,
+            "over_best_dense": 2500 / 3000,
+        }
+
+
+def test_bench_invents_no_inputs(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def compare(factory: str, names: list[str], **options: Any) -> Comparison:
+        seen.update(options)
+        return Comparison(factory, 1, 1, (0,), (), (RivalResult("sparsec", ((1,),)),))
+
+    monkeypatch.setattr("sparsec.bench.compare", compare)
+    done = invoke("bench", "shop_of_models:bare")
+    assert done.exit_code == 2 and "no example inputs" in done.stderr and not seen
+    shapes = ("input1=3,8", "input2=3,4")
+    assert invoke("bench", "shop_of_models:bare", *(part for shape in shapes for part in ("--input", shape))).exit_code == 0
+    assert tuple(seen["shapes"]) == shapes
+
+
+@pytest.mark.parametrize("name", ["alone", "listed", "in_lists", "named", "mixed", "arrays"])
+def test_factories_return_what_people_return(invoke: Invoke, name: str) -> None:
+    model, args, kwargs = make_model(f"shop_of_models:{name}")
+    assert model(*map(torch.as_tensor, args), **kwargs).shape == (2, 24)
+
+
+@pytest.mark.parametrize("name", ["of_a_number", "of_nothing", "of_three"])
+def test_what_is_no_input_is_said(invoke: Invoke, name: str) -> None:
+    done = invoke("compile", f"shop_of_models:{name}", "-o", "y")
+    assert done.exit_code == 2
+    assert "Return (model" in done.stderr and "Traceback" not in done.output
+
+
+def test_models_of_named_inputs_are_compiled_and_timed(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
+    from sparsec.bench.program import load_program
+
+    assert invoke("explain", "shop_of_models:named").exit_code == 0
+    assert calls[0].inputs == () and {*calls[0].kwargs} == {"right", "left"}
+    program = load_program("shop_of_models:named", 3, tmp_path, 1, "off")
+    assert [tuple(x.shape) for x in program.inputs] == [(3, 24), (3, 24)]
+    np.testing.assert_allclose(program.model(*program.inputs).detach(), program.expected[0], rtol=1e-6)
 
 
 def test_doctor(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

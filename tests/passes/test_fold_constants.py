@@ -2,10 +2,12 @@
 
 import operator
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from sparsec import budget
 from sparsec.from_torch.capture import capture
 from sparsec.passes import FoldConstants
 from sparsec.pipeline import Context, Result, run
@@ -111,3 +113,33 @@ def test_dead_code_and_its_constants_go() -> None:
     result = folded(net.returns(net.values[0]))
     assert targets(result) == []
     assert not list(result.graph_module.buffers())
+
+
+class Grown(nn.Module):
+    """A weight that is joined with itself, and one that is multiplied by itself."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps, self.weight = steps, nn.Parameter(torch.rand(64, 64) / 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grown = product = self.weight
+        for _ in range(self.steps):
+            grown, product = torch.cat([grown, grown]), product @ self.weight
+        return x @ product + grown.mean(0)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("SPARE_BYTES", 1 << 18), ("MOST_FLOPS", 1 << 22), ("", 0)])
+def test_what_is_computed_is_bounded_in_all(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    """Beyond the budget the graph computes at run time what it would, and says so."""
+    monkeypatch.setattr(budget, "GROWTH", 0)
+    if limit:
+        monkeypatch.setattr(budget, limit, value)
+    model, x = Grown(10).eval(), torch.randn(2, 64)
+    captured = capture(model, (x,))
+    result = run(captured.graph_module, (FoldConstants(),), Context())
+    left = {aten.mm.default, aten.cat.default} & {*targets(result)}
+    assert bool(left - {aten.mm.default}) == (limit == "SPARE_BYTES")
+    assert ("constants would take" in str(result.story)) == bool(limit)
+    with torch.no_grad():
+        torch.testing.assert_close(captured.restore(result.graph_module(x)), model(x))

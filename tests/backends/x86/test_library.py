@@ -1,5 +1,6 @@
 """Libraries are compiled once per set of kernels and machine, wherever they may be written."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,3 +59,29 @@ def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
     with pytest.raises(MachineError, match="No C compiler was found"):
         library.build([ROWS], AVX2, tmp_path / "cache")
     assert not [*(tmp_path / "cache").iterdir()]
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "flipped", "unsealed", "directory of links"])
+def test_a_damaged_library_is_made_again(tmp_path, compilations, caplog, damage):
+    path = library.build([ROWS], AVX2, tmp_path)
+    content = path.read_bytes()
+    changed = {"empty": b"", "short": content[: len(content) // 2], "unsealed": content[:-32]}
+    path.unlink()
+    if damage == "directory of links":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(changed.get(damage, content[:500] + bytes([content[500] ^ 1]) + content[501:]))
+    with caplog.at_level("WARNING", "sparsec"):
+        assert library.build([ROWS], AVX2, tmp_path) == path
+    assert len(compilations) == 2 and "damaged" in caplog.text
+    assert load_kernels(path) and library.build([ROWS], AVX2, tmp_path) == path and len(compilations) == 2
+
+
+def test_libraries_follow_the_umask_and_nothing_else_is_left(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = library.build([ROWS], AVX2, tmp_path)
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o750
