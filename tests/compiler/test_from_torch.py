@@ -127,7 +127,7 @@ def test_nested_arguments_and_results():
 def test_other_structure_or_constant_is_refused():
     x, scale = torch.randn(3, 4), torch.tensor(2.0)
     captured = capture(Structured().eval(), (x, True), {"scale": scale, "table": {"t": None}})
-    with pytest.raises(InvalidInput, match="nested otherwise"):
+    with pytest.raises(InvalidInput, match="Positional arguments: compiled for 2, got 1"):
         captured.flatten((x,), {"scale": scale, "table": {"t": None}})
     with pytest.raises(InvalidInput, match="compiled for the argument True"):
         captured.flatten((x, False), {"scale": scale, "table": {"t": None}})
