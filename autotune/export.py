@@ -80,7 +80,7 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
 
     Raises:
         InvalidInput: ``model`` is an artifact, which holds no specs, or has no kernels.
-        ArtifactError: the directory cannot be written. MachineError: linking fails.
+        ArtifactError: the directory cannot be written or holds something else. MachineError: linking fails.
     """
     if isinstance(model, LoadedModel):
         why = "An artifact holds programs and one library, neither specs nor schedules."
@@ -89,6 +89,8 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
     if not programs:
         raise InvalidInput("The model has no kernels to export.", why="No region was compiled.", hint="See explain().")
     folder = Path(directory)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "selftest.h").is_file():
+        raise ArtifactError("This folder holds something that is no export of kernels.", where=str(folder), hint="Choose another one.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "Makefile").write_text(MAKEFILE)

@@ -35,6 +35,7 @@ from sparsec.kernels import find_tvm_runtime
 from sparsec.loaded import LoadedModel, check_structure
 from sparsec.program import Program, check_tables
 from sparsec.runtime import Runner
+from sparsec.settings import default_threads
 
 FORMAT = 4
 MANIFEST = "manifest.json"
@@ -158,8 +159,10 @@ def _swap(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(path: Path | str, threads: int = 1) -> LoadedModel:
-    """Load an artifact to run on ``threads`` threads. Imports neither torch nor tvm.
+def load(path: Path | str, threads: int | None = None) -> LoadedModel:
+    """Load an artifact to run on ``threads`` threads; None: see ``settings.default_threads``, at most those that it was compiled for.
+
+    Imports neither torch nor tvm.
 
     Raises:
         ArtifactError: missing, incomplete, altered, or of a format that this version does not read.
@@ -183,6 +186,9 @@ def load(path: Path | str, threads: int = 1) -> LoadedModel:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ArtifactError("The artifact is malformed.", where=str(folder), why=why, hint=_AGAIN) from error
+    most = 1 if program.has_strips and program.thread_slots is None else program.thread_slots
+    if threads is None:
+        threads = min(default_threads(), most or default_threads())
     if threads > 1 and program.has_strips and program.thread_slots is None:
         why = "It does not say how many threads its buffers have room for."
         raise ArtifactError(f"The artifact cannot run on {threads} threads.", where=str(folder), why=why, hint="Load it with threads=1.")

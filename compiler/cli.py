@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json as _json
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +32,12 @@ ModelArgument = Annotated[
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that `sparsec compile` wrote.")]
 ShapeOption = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="Shape of an example input: x=1,3,224,224.")]
 TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that the network runs on.")]
+PaddingOption = Annotated[bool, typer.Option("--remove-padding", help="Run each sentence of a padded batch with its own tokens.")]
+PruningOption = Annotated[str | None, typer.Option(metavar="JSON", help='Leave tokens out, which changes answers: {"keep": 0.5}.')]
+CacheOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Kernels and records, instead of SPARSEC_CACHE_DIR.")]
+DumpOption = Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph after each pass.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the network, by default OMP_NUM_THREADS or all cores.")]
 
 
 class Reporting(TyperGroup):
@@ -61,11 +68,31 @@ def _report(error: SparsecError, debug: bool) -> None:
     Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
 
 
-app = typer.Typer(cls=Reporting, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_VARIABLES = """Environment: SPARSEC_CACHE_DIR (kernels and records), SPARSEC_DUMP (graphs after each pass), SPARSEC_ISA=avx2 (no AVX512),
+SPARSEC_STRICT=1 (raise internal errors), TORCH_LOGS=sparsec (a line for each graph)."""
+
+app = typer.Typer(
+    cls=Reporting,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_VARIABLES,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from sparsec import __version__
+
+        typer.echo(f"sparsec {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def sparsec(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def sparsec(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """A graph compiler for sparse neural networks."""
 
 
@@ -75,12 +102,21 @@ def compile_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The artifact to write.")],
     inputs: ShapeOption = None,
     tune: TuneOption = "off",
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
+    remove_padding: PaddingOption = False,
+    token_pruning: PruningOption = None,
+    cache_dir: CacheOption = None,
+    dump: DumpOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Compile a model and write an artifact that runs without torch."""
-    compiled, seconds = _compiled(model, inputs or (), tune, threads)
+    """Compile a model and write an artifact that runs without torch: sparsec compile net.onnx -o net.sparsec --input x=1,3,224,224"""
+    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, cache_dir=cache_dir, dump_dir=dump)
+    compiled, seconds = _compiled(model, inputs or (), tune, threads, options)
     compiled.save(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    if json:
+        _print_json(artifact=str(output), bytes=size, seconds=seconds, explanation=compiled.explain().described())
+        return
     _print(f"{output}: {size / 2**20:.1f} MiB, compiled in {seconds:.1f} s")
     _summarise(compiled.explain())
 
@@ -90,7 +126,7 @@ def run(
     artifact: ArtifactArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="y.npy, or y.npz for several results.")],
     inputs: Annotated[list[str], typer.Option("--input", metavar="[NAME=]FILE", help="float32 arrays: x.npy.")],
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
 ) -> None:
     """Run an artifact on arrays from files."""
     import numpy as np
@@ -128,14 +164,20 @@ def explain(
     what: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL")],
     inputs: ShapeOption = None,
     tune: TuneOption = "off",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    threads: ThreadsOption = None,
+    remove_padding: PaddingOption = False,
+    token_pruning: PruningOption = None,
+    cache_dir: CacheOption = None,
+    dump: DumpOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Say for each layer what was found, which kernel won, and why it stayed dense if it did."""
     from sparsec.artifact import read_explanation
     from sparsec.factories import is_model_file
 
     is_artifact = not is_model_file(what) and (":" not in what or Path(what).exists())
-    explanation = read_explanation(what) if is_artifact else _compiled(what, inputs or (), tune, 1)[0].explain()
+    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, cache_dir=cache_dir, dump_dir=dump)
+    explanation = read_explanation(what) if is_artifact else _compiled(what, inputs or (), tune, threads, options)[0].explain()
     typer.echo(explanation.to_json()) if json else _table_console().print(explanation)
 
 
@@ -143,13 +185,13 @@ def explain(
 def bench(
     model: ModelArgument,
     rivals: Annotated[str, typer.Option(help="Names with commas.")] = "inductor-freezing,onnxruntime,openvino",
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     rounds: Annotated[int, typer.Option(min=1)] = 10,
     seconds: Annotated[float, typer.Option(help="Time per rival.")] = 2.0,
     tune: TuneOption = "off",
     inputs: ShapeOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     fail_below: Annotated[float | None, typer.Option(metavar="RATIO", help="Exit with 1 if ours is not so many times as fast.")] = None,
 ) -> None:
     """Time a model under several engines, in turns, each in its own process. Ours always takes part.
@@ -158,6 +200,7 @@ def bench(
     """
     from sparsec.bench import OURS, compare
     from sparsec.factories import is_model_file
+    from sparsec.settings import default_threads
 
     factory = _factory(model, batch, inputs or ())
     names = [name.strip() for name in rivals.split(",") if name.strip()]
@@ -167,7 +210,7 @@ def bench(
         result = compare(
             factory,
             names,
-            threads=threads,
+            threads=threads or default_threads(),
             batch=batch,
             rounds=rounds,
             seconds_per_rival=seconds,
@@ -202,12 +245,18 @@ def _missed(ours: Sequence[RivalResult], result: Comparison, fail_below: float |
 def tune(
     model: ModelArgument,
     inputs: ShapeOption = None,
-    level: Annotated[str, typer.Option(help="quick or full.")] = "quick",
-    threads: ThreadsOption = 1,
+    level: Annotated[str, typer.Option("--tune", "--level", help="quick or full.")] = "quick",
+    threads: ThreadsOption = None,
+    cache_dir: CacheOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Measure kernels for a model on this machine and keep the records for later compilations."""
-    compiled, seconds = _compiled(model, inputs or (), level, threads)
-    _print(f"tuned in {seconds:.1f} s; records are in {_cache_directory()}")
+    compiled, seconds = _compiled(model, inputs or (), level, threads, _options(cache_dir=cache_dir))
+    records = cache_dir or _cache_directory()
+    if json:
+        _print_json(records=str(records), seconds=seconds, explanation=compiled.explain().described())
+        return
+    _print(f"tuned in {seconds:.1f} s; records are in {records}")
     _summarise(compiled.explain())
 
 
@@ -217,7 +266,7 @@ def export(
     kernels: Annotated[Path, typer.Option("--kernels", metavar="DIR", help="The folder to write to.")],
     inputs: ShapeOption = None,
     tune: TuneOption = "off",
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
 ) -> None:
     """Write each kernel that a model calls as a C library with its header, what is known of it, and a self-test."""
     from sparsec.artifact import load
@@ -235,6 +284,7 @@ def bisect(
     model: ModelArgument,
     inputs: ShapeOption = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference, relative to the largest output.")] = 1e-4,
+    json: JsonOption = False,
 ) -> None:
     """Find the first pass that changes the model's answer; exits with 1 if there is one."""
     from sparsec.backends.x86.backend import X86
@@ -248,6 +298,9 @@ def bisect(
     captured = open_model(*opened)
     context = Context(Settings(), X86().offers, {"keep_dense": True})
     culprit = first_wrong(captured.graph_module, inputs_of(captured, *opened[1:]), PIPELINE, context, tolerance)
+    if json:
+        _print_json(culprit=None if culprit is None else culprit.name, passes=[each.name for each in PIPELINE], tolerance=tolerance)
+        raise typer.Exit(int(culprit is not None))
     if culprit is None:
         _print(f"None of the {len(PIPELINE)} passes changes the answer by more than {tolerance:g}.")
     else:
@@ -256,23 +309,42 @@ def bisect(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: JsonOption = False) -> None:
     """Check this machine, its packages and caches; exits with 1 if something is wrong."""
     from sparsec.doctor import examine
 
     checks = examine()
-    for check in checks:
+    if json:
+        _print_json(checks=[asdict(check) for check in checks])
+    for check in checks if not json else ():
         _print(str(check), "" if check.ok else "red")
     raise typer.Exit(int(not all(check.ok for check in checks)))
 
 
-def _compiled(model: str, shapes: Sequence[str], tune: str, threads: int) -> tuple[Any, float]:
+def _options(*, token_pruning: str | None = None, **given: Any) -> dict[str, Any]:
+    """Fields of ``Settings``; what was not given is left to the environment. InvalidInput for what is no JSON object."""
+    if token_pruning is not None:
+        try:
+            given["token_pruning"] = dict(_json.loads(token_pruning))
+        except (ValueError, TypeError) as error:
+            hint = """Write --token-pruning '{"keep": 0.5, "after": [3, 6]}'."""
+            raise InvalidInput("--token-pruning takes a JSON object.", why=str(error), hint=hint) from error
+    return {name: value for name, value in given.items() if value}
+
+
+def _print_json(**values: Any) -> None:
+    typer.echo(_json.dumps(values, allow_nan=False))
+
+
+def _compiled(
+    model: str, shapes: Sequence[str], tune: str, threads: int | None, options: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Any, float]:
     """The compiled model and the seconds that took."""
     opened = _opened(model, shapes)
     from sparsec import driver
 
     begin = time.perf_counter()
-    return driver.compile(*opened, tune=tune, threads=threads), time.perf_counter() - begin
+    return driver.compile(*opened, tune=tune, threads=threads, **options), time.perf_counter() - begin
 
 
 def _opened(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:
@@ -333,7 +405,7 @@ def _print(line: str, style: str = "") -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    app(prog_name="sparsec")
 
 
 if __name__ == "__main__":

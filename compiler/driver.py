@@ -47,7 +47,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
     Raises SparsecError subclasses for machines and inputs that cannot be served. An internal error costs the region or the rewrite where it
     happens, at worst makes the graph dense, and is among the reasons; SPARSEC_STRICT=1 raises it.
     """
-    settings = replace(settings, threads=settings.threads or torch.get_num_threads())
+    settings = replace(settings, threads=settings.thread_count)
     try:
         compiled = _compile_graph(captured, settings, keep_whole)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,12 +27,24 @@ def _dump_directory() -> Path | None:
     return Path(chosen) if chosen else None
 
 
+def default_threads() -> int:
+    """The threads of a program where nobody says how many, at every door.
+
+    Those of torch where it is loaded (``torch.set_num_threads``), else OMP_NUM_THREADS, else the cores that the process may use.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        return int(torch.get_num_threads())
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(wished) if wished.isdecimal() and int(wished) else len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to compile; the defaults come from the environment at the time of construction.
 
     tune: "off" (good defaults at once), "quick" or "full" (measure candidates). threads: how many the program runs
-    on; None means as many cores as the process may use. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
+    on; None means what ``default_threads`` says. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
     where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
     (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.tokens.budget`). remove_padding:
     compute a batch of sequences of unequal length without their padding. check_weights: how a call of ``torch.compile`` makes sure that
@@ -66,7 +79,7 @@ class Settings:
     @property
     def thread_count(self) -> int:
         """The threads to run on, at least one."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or default_threads()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any] | None) -> Self:

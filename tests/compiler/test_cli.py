@@ -16,12 +16,14 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import sparsec
 from sparsec import artifact
 from sparsec.bench import Comparison, RivalResult
 from sparsec.cli import app
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.explanation import Explanation, Layer
 from sparsec.factories import make_model
+from sparsec.settings import Settings
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
 
 EXPLANATION = Explanation((Layer("layer0", "conv2d", (8, 8, 1, 1), 0.1, "unstructured", "affine", "spmm"),), notes=("a note",))
@@ -273,6 +275,7 @@ def test_a_file_with_another_batch_is_no_factory(invoke: Invoke, tmp_path: Path)
 
 def test_bisect_of_a_file(invoke: Invoke, tmp_path: Path) -> None:
     save_program(tmp_path / "two.pt2")
+    assert json.loads(invoke("bisect", "two.pt2", "--json").stdout)["culprit"] is None
     done = invoke("bisect", "two.pt2")
     assert done.exit_code == 0, done.output
     assert "passes changes the answer" in done.output
@@ -345,7 +348,7 @@ def test_tune(invoke: Invoke, calls: list[Compiled], monkeypatch: pytest.MonkeyP
     done = invoke("tune", "shop_of_models:both", "--level", "full")
     assert done.exit_code == 0, done.output
     assert re.search(r"tuned in .* s; records are in .*cache", done.output)
-    assert calls[0].options == {"tune": "full", "threads": 1}
+    assert calls[0].options == {"tune": "full", "threads": None}
 
 
 @pytest.mark.parametrize(
@@ -366,6 +369,45 @@ def test_bench_always_includes_ours(invoke: Invoke, monkeypatch: pytest.MonkeyPa
     assert seen["names"] == asked
     assert seen["rounds"] == 3
     assert all(name in done.output for name in asked)
+
+
+def test_options_are_those_of_settings(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
+    given = ("--remove-padding", "--token-pruning", '{"keep": 0.5, "after": [3]}', "--cache-dir", "cache", "--dump", "graphs")
+    assert invoke("explain", "shop_of_models:both", *given, "--threads", "3", "--tune", "quick").exit_code == 0
+    pruning = {"keep": 0.5, "after": [3]}
+    wanted = {"remove_padding": True, "token_pruning": pruning, "cache_dir": Path("cache"), "dump_dir": Path("graphs")}
+    assert calls[0].options == {"tune": "quick", "threads": 3, **wanted}
+    assert {*calls[0].options} <= {field.name for field in dataclasses.fields(Settings)}
+    assert invoke("tune", "shop_of_models:both", "--tune", "full", "--cache-dir", "cache").exit_code == 0
+    assert calls[1].options == {"tune": "full", "threads": None, "cache_dir": Path("cache")}
+
+
+@pytest.mark.parametrize("text", ["keep=0.5", "[1]", "3", "{"])
+def test_token_pruning_that_is_no_object(invoke: Invoke, calls: list[Compiled], text: str) -> None:
+    done = invoke("explain", "shop_of_models:both", "--token-pruning", text)
+    assert done.exit_code == 2 and '{"keep": 0.5' in done.stderr and not calls
+
+
+def test_every_table_is_there_as_json(invoke: Invoke, calls: list[Compiled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEC_CACHE_DIR", str(tmp_path / "cache"))
+    made = json.loads(invoke("compile", "shop_of_models:both", "-o", "out.sparsec", "--json").stdout)
+    assert made["artifact"] == "out.sparsec" and made["bytes"] > 0 and Explanation.restored(made["explanation"]) == EXPLANATION
+    assert Explanation.restored(json.loads(invoke("tune", "shop_of_models:both", "--json").stdout)["explanation"]) == EXPLANATION
+    checks = json.loads(invoke("doctor", "--json").stdout)["checks"]
+    assert {"name", "ok", "detail", "hint"} == {*checks[0]} and any(check["name"] == "torch" for check in checks)
+
+
+@pytest.mark.parametrize("how", [("--version",), ("-h",), ("compile", "-h")])
+def test_what_every_command_has(invoke: Invoke, how: tuple[str, ...]) -> None:
+    done = invoke(*how)
+    assert done.exit_code == 0
+    assert ("sparsec 0." in done.output) if how == ("--version",) else ("Usage: " in done.output)
+    assert how != ("-h",) or "SPARSEC_CACHE_DIR" in done.output
+
+
+def test_it_is_a_module_too(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "sparsec", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"sparsec {sparsec.__version__}\n"
 
 
 MEDIANS = {"sparsec": 2000, "sparsec-artifact": 1000, "eager": 3000, "onnxruntime": 2500}

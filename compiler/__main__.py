@@ -1,0 +1,5 @@
+"""``python -m sparsec``: the command."""
+
+from sparsec.cli import main
+
+main()
