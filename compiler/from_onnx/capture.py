@@ -27,6 +27,8 @@ from sparsec.from_onnx.ops_elementwise import TABLE as ELEMENTWISE
 from sparsec.from_onnx.ops_gather import TABLE as GATHER
 from sparsec.from_onnx.ops_matmul import TABLE as MATMUL
 from sparsec.from_onnx.ops_norm import TABLE as NORM
+from sparsec.from_onnx.ops_quantize import TABLE as QUANTIZE
+from sparsec.from_onnx.ops_resize import TABLE as RESIZE
 from sparsec.from_onnx.ops_shape import TABLE as SHAPE
 from sparsec.from_onnx.ops_shape import constant_value
 from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, other_size, signature_of
@@ -37,7 +39,7 @@ from sparsec.symbols import Dim, Signature
 if TYPE_CHECKING:
     import onnx
 
-OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **SHAPE}
+OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **QUANTIZE, **RESIZE, **SHAPE}
 LARGEST_INPUT = 1 << 31
 _FREE_BATCH = "the model", "dynamic_axes or dynamic_shapes"
 Outputs = tuple[tuple[Dim | None, ...], ...]

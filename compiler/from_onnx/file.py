@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.files import contents
+from sparsec.from_onnx.nodes import OLDEST, OPSETS, STANDARD
 from sparsec.needs import lacking
 
 if TYPE_CHECKING:
@@ -23,11 +24,40 @@ def read_model(source: Path | str | onnx.ModelProto) -> tuple[onnx.ModelProto, P
     except ImportError as error:
         raise lacking("onnx") from error
     if isinstance(source, onnx.ModelProto):
-        return source, None
+        return current(source, "a model in memory"), None
     if not isinstance(source, str | Path):
         raise InvalidInput(f"A {type(source).__name__} is no ONNX model.", hint="Give a path or an onnx.ModelProto.")
     path = Path(source)
-    return _parsed(onnx.ModelProto(), _content(path), path), path.parent
+    return current(_parsed(onnx.ModelProto(), _content(path), path), str(path)), path.parent
+
+
+def current(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """The model with operators of an opset that is read here; as it is where it has one already, or none that onnx converts.
+
+    UnsupportedModel where onnx cannot convert it.
+    """
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
+    if len(versions) != 1 or not OLDEST <= versions[0] < OPSETS[0]:
+        return model
+    import onnx.helper
+    import onnx.version_converter
+
+    try:
+        found = onnx.version_converter.convert_version(model, OPSETS[0])
+    except Exception as error:
+        raise UnsupportedModel(
+            f"The model uses opset {versions[0]} of the ONNX operators, which cannot be converted.",
+            where=where,
+            why=next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            hint=f"Export it again with opset {OPSETS[0]} or later.",
+        ) from error
+    if versions[0] < 11:
+        # Elements lie at multiples of the scale there, and places are rounded down; onnx leaves the later defaults in their stead.
+        for node in found.graph.node:
+            if node.op_type == "Resize":
+                node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+                node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+    return found
 
 
 def _content(path: Path) -> bytes:

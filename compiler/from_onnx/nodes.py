@@ -6,7 +6,8 @@ from typing import Any
 
 from sparsec.errors import UnsupportedModel
 
-OPSETS = range(13, 29)
+#: Versions of the standard operators that are read; files from OLDEST on are brought to the first of them by onnx itself.
+OPSETS, OLDEST = range(13, 29), 9
 STANDARD = ("", "ai.onnx")
 
 
@@ -81,6 +82,6 @@ def check_opset(version: int) -> None:
         convert = "onnx.version_converter.convert_version(model, 17) may help"
         raise UnsupportedModel(
             f"The model uses opset {version} of the ONNX operators.",
-            why=f"Opsets {OPSETS[0]} to {OPSETS[-1]} are known.",
+            why=f"Opsets {OLDEST} to {OPSETS[-1]} are known.",
             hint=f"Export with opset_version=17 or 18; {convert}.",
         )

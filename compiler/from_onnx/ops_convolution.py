@@ -13,6 +13,7 @@ aten = torch.ops.aten
 _CONVOLUTIONS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 _AVERAGES = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
 _MAXIMA = {1: aten.max_pool1d.default, 2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
+_TRANSPOSED = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}
 _GLOBAL = {1: aten.adaptive_avg_pool1d.default, 2: aten.adaptive_avg_pool2d.default}
 
 
@@ -28,6 +29,49 @@ def _convolution(step: Step) -> Value:
     if not window.symmetric:
         x, pads = padded(step, x, window), [0] * len(kernel)
     return step.call(_CONVOLUTIONS[len(kernel)], x, weight, step.maybe(2), list(window.stride), pads, list(window.dilation), groups)
+
+
+def _transposed(step: Step) -> Value:
+    """The gradient of a convolution: full result, of which `pads` are cut off."""
+    x, weight, groups = step[0], step[1], step.integer("group", 1)
+    kernel, rank = list(shape(weight)[2:]), len(shape(weight)) - 2
+    if rank not in _TRANSPOSED or len(shape(x)) != rank + 2 or step.listed("kernel_shape", kernel) != kernel or 0 in kernel:
+        raise step.refusal(f"a kernel {kernel} on {list(shape(x))}")
+    if groups < 1 or shape(x)[1] != shape(weight)[0] or shape(x)[1] % groups:
+        raise step.refusal(f"{shape(x)[1]} channels do not fit a weight {list(shape(weight))} in {groups} groups")
+    stride, dilation, extra = (step.listed(name, [each] * rank) for name, each in (("strides", 1), ("dilations", 1), ("output_padding", 0)))
+    if not all(len(each) == rank and min(each, default=1) >= 0 for each in (stride, dilation, extra)) or 0 in stride + dilation:
+        raise step.refusal(f"strides {stride}, dilations {dilation}, output_padding {extra}")
+    full = [s * (n - 1) + d * (k - 1) + 1 + e for s, n, d, k, e in zip(stride, shape(x)[2:], dilation, kernel, extra, strict=True)]
+    before, after = _cut(step, full, stride)
+    if before == after and min(before) >= 0 and all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        return step.call(_TRANSPOSED[rank], x, weight, step.maybe(2), stride, before, extra, groups, dilation)
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)) or min(*before, *after) < 0:
+        raise step.refusal(f"output_padding {extra}, pads {before} and {after}")
+    whole = step.call(_TRANSPOSED[rank], x, weight, step.maybe(2), stride, [0] * rank, extra, groups, dilation)
+    for axis, (size, first, last) in enumerate(zip(full, before, after, strict=True), start=2):
+        whole = step.call(aten.slice.Tensor, whole, axis, first, size - last) if first or last else whole
+    return whole
+
+
+def _cut(step: Step, full: list[int], stride: list[int]) -> tuple[list[int], list[int]]:
+    """What is cut off a full result before and after, per axis."""
+    mode, rank = step.text("auto_pad", "NOTSET"), len(full)
+    wanted = step.listed("output_shape", [])[-rank:]
+    if mode in ("SAME_UPPER", "SAME_LOWER") and not wanted:
+        wanted = [size * s for size, s in zip(shape(step[0])[2:], stride, strict=True)]
+    if wanted:
+        totals = [max(size - want, 0) for size, want in zip(full, wanted, strict=True)]
+        less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
+        if any(size < want for size, want in zip(full, wanted, strict=True)):
+            raise step.refusal(f"output_shape {wanted} of a full result {full}")
+        return (less, more) if mode == "SAME_UPPER" else (more, less)
+    if mode == "VALID":
+        return [0] * rank, [0] * rank
+    pads = step.listed("pads", [0] * (2 * rank))
+    if mode != "NOTSET" or len(pads) != 2 * rank or any(size <= a + b for size, a, b in zip(full, pads[:rank], pads[rank:], strict=True)):
+        raise step.refusal(f"auto_pad {mode!r}, pads {pads}")
+    return pads[:rank], pads[rank:]
 
 
 def _pooling_window(step: Step) -> Window:
@@ -85,6 +129,7 @@ def _global_maximum(step: Step) -> Value:
 TABLE: dict[str, Callable[[Step], Any]] = {
     "AveragePool": _average_pool,
     "Conv": _convolution,
+    "ConvTranspose": _transposed,
     "GlobalAveragePool": _global_average,
     "GlobalMaxPool": _global_maximum,
     "MaxPool": _max_pool,
