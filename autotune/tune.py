@@ -8,8 +8,12 @@ import logging
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sparsec.autotune.child import Failed
 from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring
@@ -140,7 +144,7 @@ def _tuned(region: Region, backend: Lowerer, settings: Settings, place: Place, l
             if missing:
                 cache = settings.cache_dir if records.persistent else None
                 with Measuring(place, effort, cache, limits, tools(), is_emulated()) as measuring:
-                    entries += _measure(missing, measuring, records, backend)
+                    entries += _measure(missing, measuring, records, place, backend, _turn(cache))
     except TuningError as error:
         logger.warning("Tuning stops, defaults serve: %s", error)
         entries = []
@@ -152,26 +156,57 @@ Candidates = dict[int, Schedule]
 
 def _missing(
     distinct: Mapping[str, tuple[Task, list[Schedule]]], entries: Iterable[Entry], effort: Effort
-) -> list[tuple[Task, Candidates]]:
+) -> dict[str, tuple[Task, Candidates]]:
     """Tasks whose latest run lacks a candidate that ``effort`` asks for, with all candidates by rank: they are compared within one run."""
-    runs, missing = latest_runs(entries), []
+    runs, missing = latest_runs(entries), {}
     for key, (task, schedules) in distinct.items():
-        ranks = effort.ranks(schedules)
-        if not {entry.rank for entry in runs.get(key, ())}.issuperset(ranks):
-            missing.append((task, {rank: schedules[rank] for rank in ranks}))
+        candidates = {rank: schedules[rank] for rank in effort.ranks(schedules)}
+        if not _covers(runs.get(key, ()), candidates):
+            missing[key] = task, candidates
     return missing
 
 
-def _measure(missing: Sequence[tuple[Task, Candidates]], measuring: Measuring, records: Records, backend: Lowerer) -> list[Entry]:
+def _covers(run: Sequence[Entry], candidates: Candidates) -> bool:
+    return {entry.rank for entry in run}.issuperset(candidates)
+
+
+def _turn(cache: Path | None) -> AbstractContextManager[Any]:
+    """One process measures at a time: they would disturb each other. Where files cannot be locked there is no such order."""
+    if cache is None:
+        return nullcontext()
+    lock = FileLock(cache / "measuring.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return lock
+    except Timeout:
+        return lock
+    except (OSError, NotImplementedError):
+        return nullcontext()
+
+
+def _measure(
+    missing: Mapping[str, tuple[Task, Candidates]],
+    measuring: Measuring,
+    records: Records,
+    place: Place,
+    backend: Lowerer,
+    turn: AbstractContextManager[Any],
+) -> list[Entry]:
+    """``turn``: held while a task is measured. What another process has measured meanwhile is taken."""
     entries = []
-    for task, candidates in shown(missing, len(missing), "tuning"):
-        try:
-            measured = measuring.measure(task, candidates, backend)
-        except Failed as failed:
-            logger.warning("%s keeps its default schedule: it could not be measured (%s).", task.node, failed)
-            continue
-        entries += [_entry(record) for record in measured]
-        records.add(measured)
+    for key, (task, candidates) in shown(missing.items(), len(missing), "tuning"):
+        with turn:
+            found = records.entries(place, [key])
+            if _covers(latest_runs(found).get(key, ()), candidates):
+                entries += found
+                continue
+            try:
+                measured = measuring.measure(task, candidates, backend)
+            except Failed as failed:
+                logger.warning("%s keeps its default schedule: it could not be measured (%s).", task.node, failed)
+                continue
+            entries += [_entry(record) for record in measured]
+            records.add(measured)
     return entries
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -204,3 +206,26 @@ def test_no_progress_in_files_and_pipes(capsys, monkeypatch):
     monkeypatch.setattr("sparsec.autotune.progress._PATIENCE_S", 0.0)
     assert list(shown(iter("abc"), 3, "tuning")) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
+
+
+def test_two_that_tune_one_network_at_once_measure_it_once(monkeypatch, tmp_path):
+    """One measures at a time, and takes what the other has measured before."""
+    torch.manual_seed(0)
+    settings = Settings(threads=1, cache_dir=tmp_path, tune="quick")
+    region, backend = region_of(Variety(), torch.randn(1, 3, 12, 12), settings), X86()
+    measured, inside = [], []
+
+    def measure(self, task, candidates, backend):
+        assert not inside
+        inside.append(task.node)
+        time.sleep(0.05)
+        measured.append(task_key(task))
+        named = {"task": task_key(task), "shape": shape_key(task)}
+        made = [record(settings, **named, rank=rank, schedule=schedule) for rank, schedule in candidates.items()]
+        inside.pop()
+        return made
+
+    monkeypatch.setattr("sparsec.autotune.measure.Measuring.measure", measure)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: tune.choose(region, backend, settings), range(2))
+    assert first == second and len(measured) == len(set(measured)) > 2
