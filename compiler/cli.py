@@ -280,6 +280,29 @@ def export(
 
 
 @app.command()
+def compare(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option("--data", metavar="FILE|DIR", help="x.npy, x.npz by input names, or a folder of these.")],
+    artifact: Annotated[Path | None, typer.Option(metavar="DIR", help="Compare this artifact, not what is compiled now.")] = None,
+    inputs: ShapeOption = None,
+    tune: TuneOption = "off",
+    threads: ThreadsOption = None,
+    tolerance: Annotated[float, typer.Option(help="Largest difference, relative to the largest output.")] = 1e-4,
+    json: JsonOption = False,
+) -> None:
+    """Compare answers on your own data with those of eager mode, or of ONNX Runtime for .onnx files; exits with 1 if they differ.
+
+    Says the largest and mean differences, how often the best classes agree, and the node where a difference begins.
+    """
+    from sparsec.comparing import compare as compared
+
+    opened = _opened(model, inputs or ())
+    made = compared(*opened, data, artifact=artifact, tolerance=tolerance, tune=tune, threads=threads)
+    typer.echo(made.to_json()) if json else _table_console().print(made)
+    raise typer.Exit(int(not made.holds))
+
+
+@app.command()
 def bisect(
     model: ModelArgument,
     inputs: ShapeOption = None,

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"compiler": "sparsec", "passes": "sparsec.passes", "backends": "sparsec.backends", "autotune": "sparsec.autotune"}
 # Front doors in the core folder; everything else there is core.
-FRONT = {"driver", "compiled", "model", "rows", "explaining", "__main__", "torch_door", "cli", "doctor", "bench", "bisect"}
+FRONT = {"driver", "compiled", "model", "rows", "explaining", "comparing", "__main__", "torch_door", "cli", "doctor", "bench", "bisect"}
 BELOW = {
     "core": {"core"},
     "passes": {"core", "passes"},
