@@ -13,13 +13,16 @@ aten = torch.ops.aten
 INTEGERS = (torch.int32, torch.int64)
 
 
-def _positions(step: Step, position: int, sizes: tuple[int, ...] | int) -> Value:
-    """Indices counted from 0 and inside: known ones are checked, others are the caller's to keep there."""
+def _positions(step: Step, position: int, sizes: tuple[int, ...] | int, plain: bool = False) -> Value:
+    """Indices counted from 0: known ones are checked, others are the caller's to keep inside, and from 0 on where ``plain``."""
     index = step[position]
     if dtype(index) not in INTEGERS:
         raise step.refusal(f"indices of {dtype(index)}")
     if not isinstance(index, Tensor):
-        return index
+        if plain:
+            return index
+        size = torch.tensor(sizes, dtype=dtype(index))
+        return step.call(aten.where.self, step.call(aten.lt.Scalar, index, 0), step.call(aten.add.Tensor, index, size), index)
     limit = torch.tensor(sizes, dtype=torch.int64)
     wide = index.to(torch.int64)
     if ((wide < -limit) | (wide >= limit)).any():
@@ -29,12 +32,14 @@ def _positions(step: Step, position: int, sizes: tuple[int, ...] | int) -> Value
 
 def _gather(step: Step) -> Value:
     table, axis = step[0], step.axis(step[0], step.integer("axis", 0))
-    index = _positions(step, 1, shape(table)[axis])
+    # A table of embeddings is looked up by a kernel, which refuses what is outside.
+    looked_up = isinstance(table, Tensor) and axis == 0 and table.dim() == 2
+    index = _positions(step, 1, shape(table)[axis], looked_up)
     if isinstance(index, Tensor) and index.dim() == 0:
         return step.call(aten.select.int, table, axis, int(index))
     if isinstance(index, Tensor) and (run := _run(index)) is not None:
         return part(step, table, axis, run)
-    if isinstance(table, Tensor) and axis == 0 and table.dim() == 2:
+    if looked_up:
         return step.call(aten.embedding.default, table, index)
     if len(shape(index)) == 1:
         return step.call(aten.index_select.default, table, axis, index)

@@ -13,6 +13,8 @@ from sparsec.from_onnx.build import Step, Value, dtype, shape
 from sparsec.from_onnx.tensors import dtype_of
 
 aten = torch.ops.aten
+#: TensorProto.FLOAT.
+_FLOAT = 1
 #: Integers that float32 holds exactly.
 _SMALL = (torch.int8, torch.uint8, torch.int16)
 
@@ -35,6 +37,8 @@ def _number(step: Step, value: Value) -> Value:
 
 def _dequantize(step: Step) -> Value:
     x, scale = step[0], _along(step, 1, step[0])
+    if step.integer("output_dtype", 0) not in (0, _FLOAT):
+        raise step.refusal("a result of another type than float32")
     if dtype(scale) != torch.float32 or (dtype(x) not in _SMALL and dtype(x) != torch.int32):
         raise step.refusal(f"{dtype(x)} by a scale of {dtype(scale)}")
     if step.maybe(2) is None:
@@ -49,7 +53,7 @@ def _quantize(step: Step) -> Value:
     x, scale = step[0], _along(step, 1, step[0])
     zero = step.maybe(2)
     made = dtype(zero) if zero is not None else dtype_of(step.integer("output_dtype", 0) or 2, step.node.place)
-    if made not in _SMALL or dtype(x) != torch.float32:
+    if made not in _SMALL or dtype(x) != torch.float32 or step.integer("precision", 0) not in (0, _FLOAT):
         raise step.refusal(f"{dtype(x)} to {made}")
     steps = step.call(aten.round.default, step.call(aten.div.Tensor, x, scale))
     if zero is not None:

@@ -209,11 +209,12 @@ def _depth_to_space(step: Step) -> Value:
 
 def _space_to_depth(step: Step) -> Value:
     n, c, h, w = shape(step[0])
-    block = step.integer("blocksize")
-    if block < 1 or h % block or w % block:
-        raise step.refusal(f"a map {h}x{w} in blocks of {block}")
+    block, mode = step.integer("blocksize"), step.text("mode", "DCR")
+    if block < 1 or h % block or w % block or mode not in ("DCR", "CRD"):
+        raise step.refusal(f"a map {h}x{w} in blocks of {block}, mode {mode!r}")
     split = reshaped(step, step[0], [n, c, h // block, block, w // block, block])
-    return reshaped(step, step.call(aten.permute.default, split, [0, 3, 5, 1, 2, 4]), [n, c * block**2, h // block, w // block])
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    return reshaped(step, step.call(aten.permute.default, split, order), [n, c * block**2, h // block, w // block])
 
 
 def constant_value(attributes: Mapping[str, Any], folder: Any, where: str) -> Tensor | None:

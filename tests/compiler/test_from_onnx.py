@@ -9,12 +9,16 @@ import torch
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.version_converter")
+pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
+
 
 from onnx import TensorProto, helper  # noqa: E402
 
 from sparsec.forms import Form  # noqa: E402
+from sparsec.from_onnx import build  # noqa: E402
 from sparsec.from_onnx.capture import OPERATORS, capture_onnx  # noqa: E402
+from sparsec.from_onnx.nodes import OPSETS  # noqa: E402
 from sparsec.from_torch.captured import Captured  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
@@ -190,6 +194,10 @@ INDICES = [
     case("GatherND", reals(2, 3, 4), np.array([[1], [0]], np.int64), batch_dims=1),
     case("ScatterND", reals(4, 3), np.array([[1], [3]], np.int64), reals(2, 3)),
     case("ScatterElements", reals(3, 3), np.array([[1, 0, 2]], np.int64), reals(1, 3), axis=0),
+    case("GatherElements", reals(3, 3), np.array([[1, 2, 0], [-1, 0, 0]], np.int64), axis=0),
+    case("GatherND", reals(2, 3, 4), np.array([[0, -1], [-1, 2]], np.int64)),
+    case("Gather", reals(2, 5, 4), np.array([[1, -3]], np.int32), axis=2),
+    case("ScatterElements", reals(3, 3), np.array([[1, -3, 2]], np.int64), reals(1, 3), axis=0),
     case("NonZero", FLAGS, known=(0,)),
 ]
 PRODUCTS = [
@@ -310,6 +318,49 @@ def test_of_constants_nothing_is_left_to_compute(each: Case) -> None:
 
 def test_every_operator_of_the_tables_is_tested() -> None:
     assert set(OPERATORS) - {"Upsample"} == {each.op for each in CASES}
+
+
+#: Attributes that say nothing of the values: of training, of precisions above float32, of results and types that are refused.
+HARMLESS = {
+    "Attention": {"qk_matmul_output_mode", "softmax_precision"},
+    "BatchNormalization": {"momentum"},
+    **{key: {"round_mode", "saturate"} for key in ("Cast", "CastLike")},
+    "Dropout": {"ratio", "seed"},
+    **{key: {"stash_type"} for key in ("GroupNormalization", "LayerNormalization", "RMSNormalization", "Range")},
+    "MaxPool": {"storage_order"},
+    "QuantizeLinear": {"saturate"},
+    "Resize": {"extrapolation_value"},
+}
+
+
+def test_every_attribute_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every operator at every opset: what is not read is not honoured, and nobody would say so."""
+    read: dict[str, set[str]] = {"ConstantOfShape": {"value"}}
+    attribute = build.Step._attribute
+
+    def noted(self: build.Step, name: str, kind: type, default: Any) -> Any:
+        read.setdefault(self.node.op, set()).add(name)
+        return attribute(self, name, kind, default)
+
+    monkeypatch.setattr(build.Step, "_attribute", noted)
+    names = [op for op in OPERATORS if op.startswith("Reduce")]
+    reductions = [case(op, POSITIVE, whole(), known=(1,), opset=18) for op in names]
+    reductions += [case(op, POSITIVE, axes=[1], opset=13) for op in names if op != "ReduceSum"]
+    for each in [*CASES, *reductions]:
+        capture_onnx(built(each, each.known)[0])
+    for op in sorted({*OPERATORS} - {"Upsample"}):
+        schemas = [onnx.defs.get_schema(op, opset, "") for opset in OPSETS if onnx.defs.has(op, opset, "")]
+        known = read.get(op, set()) | HARMLESS.get(op, set())
+        assert not {name for schema in schemas for name in schema.attributes} - known, op
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_blocks_in_either_order(mode: str) -> None:
+    opset = next((opset for opset in OPSETS if "mode" in onnx.defs.get_schema("SpaceToDepth", opset, "").attributes), None)
+    if opset is None:
+        pytest.skip("this version of onnx has no mode of SpaceToDepth")
+    model, given = built(case("SpaceToDepth", reals(1, 2, 4, 6), blocksize=2, mode=mode, opset=opset), ())
+    same(computed(capture_onnx(model), given), onnx.reference.ReferenceEvaluator(model).run(None, given))
 
 
 #: What operators were before opset 13: axes, splits and limits as attributes, a softmax of all that follows, other names.
