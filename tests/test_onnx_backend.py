@@ -16,7 +16,7 @@ import sparsec  # noqa: E402
 #: TensorProto types that are tested: float32, int32, int64, bool.
 TYPES = (1, 6, 7, 9)
 #: Models that run of those of one node. A new version of onnx has more models.
-RUN = 0.46
+RUN = 0.5
 
 
 def cases() -> Iterator[Any]:

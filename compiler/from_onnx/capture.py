@@ -28,6 +28,7 @@ from sparsec.from_onnx.ops_gather import TABLE as GATHER
 from sparsec.from_onnx.ops_matmul import TABLE as MATMUL
 from sparsec.from_onnx.ops_norm import TABLE as NORM
 from sparsec.from_onnx.ops_quantize import TABLE as QUANTIZE
+from sparsec.from_onnx.ops_recurrent import TABLE as RECURRENT
 from sparsec.from_onnx.ops_resize import TABLE as RESIZE
 from sparsec.from_onnx.ops_shape import TABLE as SHAPE
 from sparsec.from_onnx.ops_shape import constant_value
@@ -39,7 +40,7 @@ from sparsec.symbols import Dim, Signature
 if TYPE_CHECKING:
     import onnx
 
-OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **QUANTIZE, **RESIZE, **SHAPE}
+OPERATORS = {**CONVOLUTION, **ELEMENTWISE, **GATHER, **MATMUL, **NORM, **QUANTIZE, **RECURRENT, **RESIZE, **SHAPE}
 LARGEST_INPUT = 1 << 31
 _FREE_BATCH = "the model", "dynamic_axes or dynamic_shapes"
 Outputs = tuple[tuple[Dim | None, ...], ...]

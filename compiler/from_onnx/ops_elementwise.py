@@ -1,5 +1,6 @@
 """ONNX operators that act on each element by itself."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -156,6 +157,40 @@ def _prelu(step: Step) -> Value:
     return step.call(aten.add.Tensor, step.call(aten.relu.default, step[0]), negative)
 
 
+def _selu(step: Step) -> Value:
+    alpha, gamma = step.real("alpha", 1.67326319217681884765625), step.real("gamma", 1.05070102214813232421875)
+    return step.call(aten.elu.default, step[0], alpha, gamma)
+
+
+def _celu(step: Step) -> Value:
+    alpha = step.real("alpha", 1.0)
+    return step.call(aten.elu.default, step[0], alpha, 1.0, 1 / alpha)
+
+
+def _softsign(step: Step) -> Value:
+    return step.call(aten.div.Tensor, step[0], step.call(aten.add.Tensor, step.call(aten.abs.default, step[0]), 1.0))
+
+
+def _shrink(step: Step) -> Value:
+    """x + bias below -lambd, x - bias above lambd, 0 between."""
+    limit, bias, x = step.real("lambd", 0.5), step.real("bias", 0.0), step[0]
+    if not dtype(x).is_floating_point:
+        raise step.refusal(f"a value of {dtype(x)}")
+    low = step.call(
+        aten.where.self, step.call(aten.lt.Scalar, x, -limit), step.call(aten.add.Tensor, x, bias), torch.zeros((), dtype=dtype(x))
+    )
+    return step.call(aten.where.self, step.call(aten.gt.Scalar, x, limit), step.call(aten.sub.Tensor, x, bias), low)
+
+
+def _is_infinite(step: Step) -> Value:
+    sides = bool(step.integer("detect_positive", 1)), bool(step.integer("detect_negative", 1))
+    if sides == (True, True):
+        return step.call(aten.isinf.default, step[0])
+    if sides == (False, False):
+        return step.call(aten.zeros_like.default, step[0], dtype=torch.bool)
+    return step.call(aten.eq.Scalar, step[0], math.inf if sides[0] else -math.inf)
+
+
 def _where(step: Step) -> Value:
     if dtype(step[1]) != dtype(step[2]):
         raise step.refusal(f"the types {dtype(step[1])} and {dtype(step[2])} differ")
@@ -176,10 +211,16 @@ def _dropout(step: Step) -> tuple[Value, ...]:
 
 _UNARY = {
     "Abs": aten.abs.default,
+    "Acos": aten.acos.default,
+    "Acosh": aten.acosh.default,
+    "Asin": aten.asin.default,
+    "Asinh": aten.asinh.default,
     "Atan": aten.atan.default,
+    "Atanh": aten.atanh.default,
     "BitwiseNot": aten.bitwise_not.default,
     "Ceil": aten.ceil.default,
     "Cos": aten.cos.default,
+    "Cosh": aten.cosh.default,
     "Erf": aten.erf.default,
     "Exp": aten.exp.default,
     "Floor": aten.floor.default,
@@ -195,8 +236,10 @@ _UNARY = {
     "Sigmoid": aten.sigmoid.default,
     "Sign": aten.sign.default,
     "Sin": aten.sin.default,
+    "Sinh": aten.sinh.default,
     "Softplus": aten.softplus.default,
     "Sqrt": aten.sqrt.default,
+    "Tan": aten.tan.default,
     "Tanh": aten.tanh.default,
 }
 _COMMUTATIVE = {"Add": aten.add.Tensor, "Mul": aten.mul.Tensor}
@@ -218,6 +261,7 @@ TABLE: dict[str, Callable[[Step], Any]] = {
     **{name: partial(_compare, packet) for name, packet in _COMPARISONS.items()},
     **{name: partial(_fold_inputs, target) for name, target in _VARIADIC.items()},
     "Cast": _cast,
+    "Celu": _celu,
     "CastLike": lambda step: cast(step, step[0], dtype(step[1])),
     "Clip": _clip,
     "Div": _divide,
@@ -226,11 +270,16 @@ TABLE: dict[str, Callable[[Step], Any]] = {
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "Identity": _identity,
+    "IsInf": _is_infinite,
     "LeakyRelu": lambda step: step.call(aten.leaky_relu.default, step[0], step.real("alpha", 0.01)),
     "Mod": _modulo,
     "PRelu": _prelu,
     "Pow": _power,
+    "Selu": _selu,
+    "Shrink": _shrink,
+    "Softsign": _softsign,
     "Sub": _subtract,
     "Swish": _swish,
+    "ThresholdedRelu": lambda step: step.call(aten.threshold.default, step[0], step.real("alpha", 1.0), 0.0),
     "Where": _where,
 }

@@ -108,11 +108,38 @@ def _nonzero(step: Step) -> Value:
     return step.known(0).nonzero().t().contiguous()
 
 
+def _one_hot(step: Step) -> Value:
+    """values = [off, on]: on at the index along a new axis, off elsewhere; nothing is on for an index outside."""
+    index, depth, values = step[0], step.number(1), step[2]
+    axis = step.axis(index, step.integer("axis", -1), extra=1)
+    if depth is None or not 0 < depth <= 1 << 20 or shape(values) != (2,):
+        raise step.refusal(f"a depth of {depth}, values {list(shape(values))}")
+    wide = step.call(aten._to_copy.default, index, dtype=torch.int64)
+    size = torch.tensor(int(depth))
+    wide = step.call(aten.where.self, step.call(aten.lt.Scalar, wide, 0), step.call(aten.add.Tensor, wide, size), wide)
+    places = torch.arange(int(depth)).reshape([-1, *[1] * (len(shape(index)) - axis)])
+    on = step.call(aten.eq.Tensor, step.call(aten.unsqueeze.default, wide, axis), places)
+    off_value, on_value = (step.call(aten.select.int, values, 0, place) for place in (0, 1))
+    return step.call(aten.where.self, on, on_value, off_value)
+
+
+def _grid_sample(step: Step) -> Value:
+    modes = {"linear": 0, "bilinear": 0, "nearest": 1, "cubic": 2, "bicubic": 2}
+    mode, padding = step.text("mode", "linear"), step.text("padding_mode", "zeros")
+    places = {"zeros": 0, "border": 1, "reflection": 2}
+    rank = len(shape(step[0]))
+    if mode not in modes or padding not in places or rank not in (4, 5) or (rank == 5 and modes[mode] == 2):
+        raise step.refusal(f"mode {mode!r}, padding_mode {padding!r} on {rank} dimensions")
+    return step.call(aten.grid_sampler.default, step[0], step[1], modes[mode], places[padding], bool(step.integer("align_corners", 0)))
+
+
 TABLE: dict[str, Callable[[Step], Any]] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "GridSample": _grid_sample,
     "NonZero": _nonzero,
+    "OneHot": _one_hot,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
 }

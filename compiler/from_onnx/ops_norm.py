@@ -105,6 +105,28 @@ def _norm_1(step: Step, x: Value, axes: list[int], keep: bool) -> Value:
     return _sum(step, step.call(aten.abs.default, x), axes, keep)
 
 
+def _log_sum(step: Step, x: Value, axes: list[int], keep: bool) -> Value:
+    return step.call(aten.log.default, _sum(step, x, axes, keep))
+
+
+def _hardmax(step: Step) -> Value:
+    """1 at the first largest element along an axis, 0 elsewhere."""
+    axis = step.axis(step[0], step.integer("axis", -1))
+    places = torch.arange(shape(step[0])[axis]).reshape([-1, *[1] * (len(shape(step[0])) - axis - 1)])
+    first = step.call(aten.argmax.default, step[0], axis, True)
+    return step.call(aten._to_copy.default, step.call(aten.eq.Tensor, places, first), dtype=dtype(step[0]))
+
+
+def _lp_normalization(step: Step) -> Value:
+    axis, power = step.axis(step[0], step.integer("axis", -1)), step.integer("p", 2)
+    if power not in (1, 2):
+        raise step.refusal(f"the norm {power}")
+    norm = (_norm_1 if power == 1 else _norm_2)(step, step[0], [axis], True)
+    # What is zero stays zero.
+    safe = step.call(aten.where.self, step.call(aten.eq.Scalar, norm, 0.0), torch.ones((), dtype=dtype(step[0])), norm)
+    return step.call(aten.div.Tensor, step[0], safe)
+
+
 def _log_sum_exp(step: Step, x: Value, axes: list[int], keep: bool) -> Value:
     return step.call(aten.logsumexp.default, x, axes, keep)
 
@@ -145,6 +167,7 @@ def _top_k(step: Step) -> tuple[Value, Value]:
 _REDUCTIONS: dict[str, Callable[[Step, Value, list[int], bool], Value]] = {
     "ReduceL1": _norm_1,
     "ReduceL2": _norm_2,
+    "ReduceLogSum": _log_sum,
     "ReduceLogSumExp": _log_sum_exp,
     "ReduceMax": partial(_extreme, aten.amax.default),
     "ReduceMean": _mean,
@@ -161,8 +184,10 @@ TABLE: dict[str, Callable[[Step], Any]] = {
     "BatchNormalization": _batch_norm,
     "CumSum": _cumulative_sum,
     "GroupNormalization": _group_norm,
+    "Hardmax": _hardmax,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
+    "LpNormalization": _lp_normalization,
     "LogSoftmax": partial(_softmax, aten.log_softmax.int),
     "RMSNormalization": _rms_norm,
     "Softmax": partial(_softmax, aten.softmax.int),

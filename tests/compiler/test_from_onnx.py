@@ -54,6 +54,7 @@ def case(op: str, *inputs: Any, known: tuple[int, ...] = (), opset: int = 17, re
 
 
 POSITIVE = np.abs(reals(2, 3, 4)) + 0.5
+ODD = np.array([1, np.inf, -np.inf, np.nan], np.float32)
 FLAGS = np.array([[True, False, True], [False, False, True]])
 IMAGE, MAP = reals(2, 4, 7, 6), reals(1, 3, 6, 6)
 PARAMETERS = (reals(4), reals(4), reals(4), np.abs(reals(4)) + 0.5)
@@ -61,6 +62,18 @@ ELEMENTWISE = [
     *(case(op, reals(2, 3, 4)) for op in ("Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Exp", "Erf", "Floor", "Ceil", "Round", "Identity")),
     *(case(op, reals(2, 3, 4)) for op in ("Softplus", "Sign", "Sin", "Cos", "Atan", "HardSwish", "Elu", "LeakyRelu", "HardSigmoid")),
     *(case(op, POSITIVE) for op in ("Sqrt", "Reciprocal", "Log")),
+    *(case(op, reals(2, 3, 4)) for op in ("Asinh", "Cosh", "Sinh", "Tan", "Softsign", "Selu", "Celu", "Shrink", "ThresholdedRelu")),
+    *(case(op, np.tanh(reals(2, 3, 4))) for op in ("Acos", "Asin", "Atanh")),
+    case("Acosh", POSITIVE + 1),
+    case("Selu", reals(9), alpha=1.5, gamma=0.7),
+    case("Celu", reals(9), alpha=0.4),
+    case("Shrink", reals(9), lambd=0.4, bias=0.2),
+    case("ThresholdedRelu", reals(9), alpha=0.3),
+    *(
+        case("IsInf", np.array([1, np.inf, -np.inf, np.nan], np.float32), detect_positive=p, detect_negative=n)
+        for p in (0, 1)
+        for n in (0, 1)
+    ),
     *(case(op, reals(2, 3, 4), reals(3, 1)) for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Less", "GreaterOrEqual")),
     *(case(op, reals(2, 3, 4), np.float32(0.7), known=(1,)) for op in ("Add", "Sub", "Mul", "Div", "Less", "Greater", "LessOrEqual")),
     *(case(op, np.float32(0.7), POSITIVE, known=(0,)) for op in ("Add", "Sub", "Mul", "Div", "Pow", "Less")),
@@ -134,6 +147,12 @@ NORMS = [
     *(case(op, POSITIVE, axes=[-1], keepdims=0) for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")),
     *(case(op, POSITIVE, whole(0, 2), known=(1,), opset=18) for op in ("ReduceMean", "ReduceMax", "ReduceLogSumExp", "ReduceSumSquare")),
     case("ReduceMean", POSITIVE),
+    case("ReduceLogSum", POSITIVE, axes=[1]),
+    case("ReduceLogSum", POSITIVE, whole(0, 2), known=(1,), opset=18, keepdims=0),
+    case("Hardmax", np.array([[1, 3, 3, 2], [0, -1, 0, -2]], np.float32)),
+    case("Hardmax", reals(2, 3, 4), axis=1),
+    case("LpNormalization", reals(2, 3, 4)),
+    case("LpNormalization", reals(2, 3, 4), axis=1, p=1),
     case("ReduceSum", POSITIVE, whole(1), known=(1,), keepdims=0),
     case("ReduceSum", POSITIVE, whole(), known=(1,), noop_with_empty_axes=1),
     case("ReduceSum", POSITIVE, whole(), known=(1,)),
@@ -194,6 +213,12 @@ INDICES = [
     case("GatherND", reals(2, 3, 4), np.array([[1], [0]], np.int64), batch_dims=1),
     case("ScatterND", reals(4, 3), np.array([[1], [3]], np.int64), reals(2, 3)),
     case("ScatterElements", reals(3, 3), np.array([[1, 0, 2]], np.int64), reals(1, 3), axis=0),
+    case("OneHot", whole(1, -2, 7), whole(4)[0], np.array([0.5, 2], np.float32), known=(1,)),
+    case("OneHot", np.array([[0, 2], [1, 1]], np.int64), whole(3)[0], np.array([1, 5], np.int64), known=(1, 2), axis=1),
+    *(
+        case("GridSample", IMAGE, np.tanh(2 * reals(2, 5, 3, 2)), opset=16, mode=mode, padding_mode=padding, align_corners=align)
+        for mode, padding, align in (("bilinear", "zeros", 0), ("nearest", "border", 1), ("bicubic", "reflection", 0))
+    ),
     case("GatherElements", reals(3, 3), np.array([[1, 2, 0], [-1, 0, 0]], np.int64), axis=0),
     case("GatherND", reals(2, 3, 4), np.array([[0, -1], [-1, 2]], np.int64)),
     case("Gather", reals(2, 5, 4), np.array([[1, -3]], np.int32), axis=2),
@@ -212,6 +237,24 @@ PRODUCTS = [
     case("Attention", reals(2, 3, 5, 4), reals(2, 3, 6, 4), reals(2, 3, 6, 4), opset=23),
     case("Attention", reals(2, 5, 8), reals(2, 6, 8), reals(2, 6, 8), reals(5, 6), opset=23, q_num_heads=2, kv_num_heads=2, scale=0.3),
     case("Attention", reals(2, 4, 5, 4), reals(2, 2, 5, 4), reals(2, 2, 5, 4), opset=23, is_causal=1),
+]
+STEPS, PREVIOUS, HIDDEN = reals(5, 2, 3), reals(1, 2, 4), {"hidden_size": 4}
+LSTM, GRU = (reals(1, 16, 3), reals(1, 16, 4), reals(1, 32)), (reals(1, 12, 3), reals(1, 12, 4), reals(1, 24))
+RECURRENT = [
+    *(
+        case(op, STEPS, reals(2, gates * 4, 3), reals(2, gates * 4, 4), reals(2, gates * 8), known=(1, 2, 3), results=2, **more)
+        for op, gates, more in (
+            ("LSTM", 4, {"direction": "bidirectional", "hidden_size": 4}),
+            ("GRU", 3, {"direction": "bidirectional", "hidden_size": 4, "linear_before_reset": 1}),
+            ("RNN", 1, {"direction": "bidirectional", "hidden_size": 4}),
+        )
+    ),
+    case("LSTM", STEPS, reals(1, 16, 3), reals(1, 16, 4), known=(1, 2), results=3, **HIDDEN),
+    case("LSTM", STEPS, *LSTM, None, PREVIOUS, PREVIOUS * 2, known=(1, 2, 3), results=3, **HIDDEN),
+    case("LSTM", STEPS, *LSTM, known=(1, 2, 3), results=3, direction="reverse", **HIDDEN),
+    case("GRU", STEPS, *GRU, None, PREVIOUS, known=(1, 2, 3), results=2, linear_before_reset=1, **HIDDEN),
+    case("GRU", STEPS, *GRU[:2], known=(1, 2), results=2, linear_before_reset=1, direction="reverse", **HIDDEN),
+    case("RNN", STEPS, reals(1, 4, 3), reals(1, 4, 4), reals(1, 8), known=(1, 2, 3), results=2, activations=["Relu"], **HIDDEN),
 ]
 SCALES, ROI = np.array([1, 1, 2, 1.5], np.float32), np.zeros(0, np.float32)
 HALVES = np.array([1, 1, 0.5, 0.7], np.float32)
@@ -259,7 +302,7 @@ QUANTISED = [
     case("MatMulInteger", BYTES[0, 0], SIGNED[0, 1].T.copy(), np.uint8(12), np.int8(-3), known=(1, 2, 3)),
     case("MatMulInteger", BYTES[0, 0], BYTES[0, 1].T.copy()),
 ]
-CASES = [*ELEMENTWISE, *WINDOWS, *NORMS, *SHAPES, *INDICES, *PRODUCTS, *RESIZES, *TRANSPOSED, *QUANTISED]
+CASES = [*ELEMENTWISE, *WINDOWS, *NORMS, *SHAPES, *INDICES, *PRODUCTS, *RESIZES, *TRANSPOSED, *QUANTISED, *RECURRENT]
 
 
 def built(each: Case, known: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray]]:
@@ -329,6 +372,7 @@ HARMLESS = {
     **{key: {"stash_type"} for key in ("GroupNormalization", "LayerNormalization", "RMSNormalization", "Range")},
     "MaxPool": {"storage_order"},
     "QuantizeLinear": {"saturate"},
+    **{key: {"activation_alpha", "activation_beta"} for key in ("LSTM", "GRU", "RNN")},
     "Resize": {"extrapolation_value"},
 }
 
