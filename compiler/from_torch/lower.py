@@ -17,7 +17,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsec.errors import UnsupportedModel
 from sparsec.from_torch.aliasing import Aliasing, aliasing_of, root_of
@@ -191,6 +191,10 @@ class _Lowering:
             self._describe(self.moved[user], user)
 
     def _describe(self, node: fx.Node, origin: fx.Node) -> None:
+        for value in tree_leaves(origin.meta["val"]):
+            if isinstance(value, Tensor) and value.device.type != "cpu":
+                hint = "Programs run on the CPU: make all values there. torch.compile leaves such graphs to torch."
+                raise UnsupportedModel(f"A value is on the device {value.device}.", where=source_of(origin), why=origin.name, hint=hint)
         kept = dict(origin.meta.get("custom", {}).get("sparsec", {}))
         kept.setdefault("source", source_of(origin))
         node.meta = {"val": tree_map_only(Tensor, self.like, origin.meta["val"]), "custom": {"sparsec": kept}}

@@ -12,7 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import sparsec
-from sparsec.errors import InvalidInput
+from sparsec.errors import InvalidInput, UnsupportedModel
 from tests.fuzz.prelude import seeded
 
 AUTO = {0: Dim.AUTO, 1: Dim.AUTO}
@@ -227,3 +227,50 @@ def test_objects_do_not_hold_on_to_tensors_of_the_model(strict, kernels):
     wanted = model(x)
     torch.utils.swap_tensors(model.first.weight, nn.Parameter(torch.randn(32, 32)))
     same(fast(x), wanted)
+
+
+class Numbered(Whole):
+    """Makes values where the default device is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(16, 32)
+
+    def forward(self, x):
+        return super().forward(x + self.places(torch.arange(x.shape[1])))
+
+
+class Elsewhere(Whole):
+    """Makes values on another device, whatever is the default."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.zeros(32, device="meta")
+
+
+@pytest.mark.parametrize("make", [Numbered, Elsewhere])
+def test_what_is_made_on_another_device_becomes_no_constant(strict, without_inductor, kernels, make):
+    """It was folded into whatever its memory held. There eager mode raises, or reads such memory itself; later calls are right."""
+    model, x = seeded(make(), "90%", 0), torch.randn(*SHAPE)
+    fast = torch.compile(model, backend="sparse", options={"threads": 1, "cache_dir": kernels})
+    with torch.device("meta"), torch.no_grad():
+        outcome(lambda: fast(x))
+    assert not sparsec.explain(fast).layers
+    wanted, found = outcome(lambda: model(x)), outcome(lambda: fast(x))
+    assert (found is None) == (wanted is None)
+    if wanted is not None:
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert sparsec.explain(fast).layers
+
+
+def outcome(call):
+    """None where it raises."""
+    try:
+        with torch.no_grad():
+            return call()
+    except Exception:
+        return None
+
+
+def test_an_object_with_values_on_another_device_is_refused():
+    with pytest.raises(UnsupportedModel, match=r"on the device meta|found at least two devices"):
+        sparsec.compile(seeded(Elsewhere(), "90%", 0), (torch.randn(*SHAPE),), threads=1)

@@ -58,7 +58,7 @@ EVENTS = (
     ), live=True),
     Event("gradients wanted", 0.7, ("tensors(fast(*inputs(0)))",), live=True),
     Event("surroundings", 2, (
-        "around = lambda: «torch.inference_mode()|torch.device('meta')|torch.enable_grad()|FlopCounterMode(display=False)|torch.no_grad()»",
+        "around = lambda: «torch.inference_mode()|elsewhere(right, inputs)|torch.enable_grad()|FlopCounterMode(display=False)|torch.no_grad()»",
         "check(within(around, fast), right, inputs, aliases=False{checks})",
     )),
 )  # fmt: skip
