@@ -296,8 +296,8 @@ def compare(
     """
     from sparsec.comparing import compare as compared
 
-    opened = _opened(model, inputs or ())
-    made = compared(*opened, data, artifact=artifact, tolerance=tolerance, tune=tune, threads=threads)
+    opened, examples, kwargs = _opened(model, inputs or ())
+    made = compared(opened, examples, kwargs, data, artifact=artifact, tolerance=tolerance, tune=tune, threads=threads)
     typer.echo(made.to_json()) if json else _table_console().print(made)
     raise typer.Exit(int(not made.holds))
 

@@ -166,7 +166,8 @@ class _Keeping(fx.Interpreter):
 
 def _cut(graph_module: fx.GraphModule, node: fx.Node) -> fx.GraphModule:
     """The graph up to a node, whose value it returns."""
-    graph, moved = fx.Graph(), {}
+    graph = fx.Graph()
+    moved: dict[fx.Node, fx.Node] = {}
     for each in graph_module.graph.nodes:
         if each.op != "output":
             moved[each] = graph.node_copy(each, lambda n: moved[n])
