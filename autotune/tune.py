@@ -180,7 +180,8 @@ def _turn(cache: Path | None) -> AbstractContextManager[Any]:
             return lock
     except Timeout:
         return lock
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s cannot be locked (%s): other processes that tune now would disturb the measurements.", cache, error)
         return nullcontext()
 
 

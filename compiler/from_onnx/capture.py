@@ -35,6 +35,7 @@ from sparsec.from_onnx.ops_shape import constant_value
 from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, other_size, signature_of
 from sparsec.from_torch.batches import only_batch
 from sparsec.from_torch.captured import Captured, InputSpec
+from sparsec.from_torch.exporting import first_line
 from sparsec.symbols import Dim, Signature
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class _Import:
             raise
         except Exception as error:
             shapes = [None if x is None else list((x if isinstance(x, Tensor) else x.meta["val"]).shape) for x in inputs]
-            why = f"{_first_line(error)} (inputs {shapes})"
+            why = f"{first_line(error)} (inputs {shapes})"
             raise UnsupportedModel(f"{node.kind} cannot be translated.", where=node.place, why=why) from error
         if (call := node_call(node.kind, node.place, inputs, results)) is not None:
             self.calls.append(call)
@@ -235,7 +236,3 @@ def _check_sizes(inputs: Sequence[OnnxInput], shapes: Sequence[tuple[int, ...]])
     for entry, shape in zip(inputs, shapes, strict=True):
         if math.prod(shape) > LARGEST_INPUT:
             raise InvalidInput(f"Input {entry.name!r} is too large.", why=str(list(shape)))
-
-
-def _first_line(error: Exception) -> str:
-    return next((f"{type(error).__name__}: {line.strip()}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
