@@ -22,6 +22,7 @@ from sparsec.forms import notes
 from sparsec.from_onnx.file import read_model
 from sparsec.from_onnx.graph import read_network
 from sparsec.from_torch.captured import Captured
+from sparsec.from_torch.lower import Fixed
 
 Batch = Mapping[str, np.ndarray]
 Call = Callable[[Batch], dict[str, np.ndarray]]
@@ -42,11 +43,18 @@ def compare(
     The reference is eager mode in the model's own precision; of an .onnx file ONNX Runtime. ``options``: fields of ``Settings``.
     InvalidInput for data that do not fit, and whatever compiling raises.
     """
-    captured = open_model(model, example_inputs, kwargs)
-    onnx = isinstance(model, Path) and model.suffix.lower() == ".onnx"
-    reference, said, names = _of_onnx(model) if onnx else _of_torch(model, captured, example_inputs, kwargs)
-    batches = read_data(data, names)
-    ours = _of_artifact(artifact, names) if artifact else _compiled(model, example_inputs, kwargs, captured, names, options)
+    if isinstance(model, Path) and model.suffix.lower() == ".onnx":
+        reference, said, names = _of_onnx(model)
+        batches = read_data(data, names)
+        # The data are the best examples: inputs that must be known are compiled in.
+        example_inputs, kwargs = {name: batches[0][name] for name in names}, None
+        captured = open_model(model, example_inputs)
+        taken = [name for name, slot in zip(names, captured.in_slots, strict=True) if not isinstance(slot, Fixed)]
+    else:
+        captured = open_model(model, example_inputs, kwargs)
+        reference, said, names = _of_torch(model, captured, example_inputs, kwargs)
+        batches, taken = read_data(data, names), names
+    ours = _of_artifact(artifact, taken) if artifact else _compiled(model, example_inputs, kwargs, captured, options)
     found: list[str] = []
 
     def pairs() -> Iterator[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]:
@@ -63,7 +71,7 @@ def compare(
     made = Agreement(said, samples, tolerance, results)
     if made.holds or artifact:
         return made
-    return replace(made, begins=_begins(captured, [torch.as_tensor(batches[0][name]) for name in names], tolerance, options))
+    return replace(made, begins=_begins(captured, [torch.as_tensor(batches[0][name]) for name in taken], tolerance, options))
 
 
 def _after(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -112,10 +120,10 @@ def _of_artifact(path: Path, names: Sequence[str]) -> Call:
     ports = [port.name for port in loaded.inputs]
     if len(ports) != len(names):
         raise InvalidInput(f"The artifact has {len(ports)} inputs, the model {len(names)}.", where=str(path))
-    return lambda batch: loaded.flat(*batch.values())
+    return lambda batch: loaded.flat(*(batch[name] for name in names))
 
 
-def _compiled(model: Any, example_inputs: Any, kwargs: Any, captured: Captured, names: Sequence[str], options: Mapping[str, Any]) -> Call:
+def _compiled(model: Any, example_inputs: Any, kwargs: Any, captured: Captured, options: Mapping[str, Any]) -> Call:
     fast = driver.compile(model, example_inputs, kwargs, **options)
     if captured.names:
         return lambda batch: _named(fast(**{name: np.asarray(value) for name, value in batch.items()}))

@@ -91,12 +91,13 @@ def inputs_of(opened: Captured, example_inputs: Any = None, kwargs: Mapping[str,
 def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[str, Tensor] | None:
     from sparsec.from_onnx.file import read_model
     from sparsec.from_onnx.graph import read_network
+    from sparsec.from_onnx.specialize import RandomExamples
 
     if not texts and batch is None:
         return None
     entries = read_network(*read_model(path)).inputs
     given = shapes_by_name([entry.name for entry in entries], texts)
-    examples = {}
+    examples = RandomExamples()
     for entry in entries:
         dims = [1 if isinstance(dim, str) and not axis else dim for axis, dim in enumerate(entry.dims or ())]
         shape = list(given.get(entry.name) or [dim for dim in dims if isinstance(dim, int)])

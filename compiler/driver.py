@@ -27,6 +27,7 @@ from sparsec.errors import internal
 from sparsec.explanation import Explanation
 from sparsec.forms import Form, notes
 from sparsec.from_torch.captured import Captured
+from sparsec.from_torch.lower import Fixed
 from sparsec.inputs import batches_text
 from sparsec.model import CompiledModel
 from sparsec.passes import PIPELINE
@@ -72,7 +73,7 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batches))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
     explanation = explanation_of(result, programs, backend, settings, failed)
-    explanation = replace(explanation, notes=(*explanation.notes, *rigid, *_one_batch(captured)))
+    explanation = replace(explanation, notes=(*explanation.notes, *rigid, *_one_batch(captured), *_compiled_in(captured)))
     kept = captured.graph_module if settings.token_pruning is None else result.graph_module
     reasons += dict.fromkeys(failed.values())
     compiled = CompiledGraph(programs, result.story, explanation, whole, not programs, reasons, dense=kept, aliasing=captured.aliasing)
@@ -153,6 +154,16 @@ def _compile_region(
 def _one_batch(captured: Captured) -> list[str]:
     """What the user should know where other batches are refused."""
     return [f"compiled for {batches_text(*captured.served)} only: {captured.one_batch}"] if captured.one_batch else []
+
+
+def _compiled_in(captured: Captured) -> list[str]:
+    """Inputs that are parts of the program."""
+    named = zip(captured.names, captured.in_slots, strict=False)
+    return [
+        f"input {name!r} is compiled in as {slot.value.tolist()}: calls with another value are refused, an artifact takes none"
+        for name, slot in named
+        if isinstance(slot, Fixed)
+    ]
 
 
 def _kernels(lowered: Lowered, backend: X86) -> list[Source]:

@@ -109,9 +109,9 @@ def test_every_unsupported_operator_is_named_with_its_nodes() -> None:
     assert all(word in said for word in ("Scan: first, second", "com.example.FusedConv: third"))
 
 
-@pytest.mark.parametrize("opset", [0, 7, 8, 29, 1000])
+@pytest.mark.parametrize("opset", [0, 5, 29, 1000])
 def test_unknown_opsets(opset: int) -> None:
-    assert "9 to 28" in refused(small([node("Relu", ["x"], ["y"])], opset=opset), f"opset {opset}")
+    assert "6 to 28" in refused(small([node("Relu", ["x"], ["y"])], opset=opset), f"opset {opset}")
 
 
 def test_a_model_without_opset() -> None:
@@ -128,11 +128,11 @@ def test_a_model_without_opset() -> None:
         ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], "computed twice"),
         ([node("Relu", ["x"], ["z"])], "'y' is never computed"),
         ([node("Conv", ["x", "c"], ["y"], name="here")], "Conv cannot be translated"),
-        ([node("Reshape", ["x", "x"], ["y"], name="here")], "depends on the model's inputs"),
+        ([node("Reshape", ["x", "x"], ["y"], name="here")], "depends on inputs of the model"),
         ([node("Softmax", ["x"], ["y"], name="here", axis=5)], "axis 5"),
         ([node("BatchNormalization", ["x", "c", "c", "c", "c"], ["y"], name="here", training_mode=1)], "training mode"),
         ([node("Relu", [], ["y"], name="here")], "input 0 is missing"),
-        ([node("LayerNormalization", ["x", "c"], ["y", "m"], name="here"), node("Neg", ["m"], ["z"])], "'m' of LayerNormalization"),
+        ([node("Relu", ["x"], ["y", "m"], name="here"), node("Neg", ["m"], ["z"])], "'m' of Relu"),
     ],
 )
 def test_malformed_graphs(nodes: list, match: str) -> None:

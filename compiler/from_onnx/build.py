@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from sparsec.budget import Budget
 from sparsec.errors import UnsupportedModel
 from sparsec.from_onnx.graph import Network
-from sparsec.from_onnx.nodes import OnnxNode, Subgraph
+from sparsec.from_onnx.nodes import OnnxNode
+from sparsec.from_onnx.specialize import MOST_ELEMENTS, DependsOnInputs, sources
 
 Value: TypeAlias = Tensor | fx.Node
 aten = torch.ops.aten
@@ -168,7 +169,9 @@ class Step:
         """An input that must be known when compiling. UnsupportedModel otherwise."""
         value = self[position]
         if not isinstance(value, Tensor):
-            raise self.refusal(f"input {position} depends on the model's inputs; only constants are supported there")
+            why = f"input {position} depends on inputs of the model and must be known when compiling"
+            hint = f"Give example inputs with values, of at most {MOST_ELEMENTS} elements each: what is compiled serves calls with these."
+            raise DependsOnInputs(self._refused(why), sources(value), where=self.node.place, hint=hint)
         return value
 
     def integers(self, position: int) -> list[int] | None:
@@ -211,7 +214,7 @@ class Step:
         value = self.node.attributes.get(name, default)
         if value is _REQUIRED:
             raise self.refusal(f"the attribute {name} is missing")
-        if isinstance(value, Subgraph) or (value is not default and not isinstance(value, kind)):
+        if value is not default and not isinstance(value, kind):
             raise self.refusal(f"the attribute {name} is of another type")
         return value
 
@@ -234,7 +237,10 @@ class Step:
 
     def refusal(self, reason: str) -> UnsupportedModel:
         """The error to raise for this node."""
-        return UnsupportedModel(f"{self.node.kind} cannot be translated: {reason}.", where=self.node.place)
+        return UnsupportedModel(self._refused(reason), where=self.node.place)
+
+    def _refused(self, reason: str) -> str:
+        return f"{self.node.kind} cannot be translated: {reason}."
 
 
 def shape(value: Value) -> tuple[int, ...]:

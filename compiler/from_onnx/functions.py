@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from sparsec.errors import UnsupportedModel
-from sparsec.from_onnx.nodes import STANDARD, OnnxNode, Reference, check_opset, opset_versions, read_attribute, read_node
+from sparsec.from_onnx.nodes import STANDARD, OnnxNode, Reference, Subgraph, check_opset, opset_versions, read_attribute, read_node
 
 LARGEST = 50_000
 DEEPEST = 64
@@ -17,29 +17,29 @@ DEEPEST = 64
 
 def inline(nodes: Sequence[OnnxNode], functions: Sequence[Any]) -> list[OnnxNode]:
     """The nodes without calls of local functions. UnsupportedModel for functions that call themselves or grow without bound."""
-    inlining = _Inlining({_key(function): function for function in functions})
-    result: list[OnnxNode] = []
-    for node in inlining.expand(nodes, 0):
-        result.append(node)
-        if len(result) > LARGEST:
-            raise UnsupportedModel(f"The model has more than {LARGEST} nodes after inlining its functions.")
-    return result
+    return [*_Inlining({_key(function): function for function in functions}).expand(nodes, 0)]
 
 
 class _Inlining:
     def __init__(self, functions: Mapping[tuple[str, str], Any]) -> None:
         self.functions = functions
-        self.calls = count()
+        self.calls, self.nodes = count(), count(1)
 
     def expand(self, nodes: Iterable[OnnxNode], depth: int) -> Iterator[OnnxNode]:
         for node in nodes:
             function = self.functions.get((node.domain, node.op))
             if function is None:
-                yield node
+                if next(self.nodes) > LARGEST:
+                    raise UnsupportedModel(f"The model has more than {LARGEST} nodes after inlining its functions.")
+                yield self._with_subgraphs(node, depth)
             elif depth == DEEPEST:
                 raise UnsupportedModel("Local functions call each other without end.", where=node.place)
             else:
                 yield from self.expand(self._body(node, function), depth + 1)
+
+    def _with_subgraphs(self, node: OnnxNode, depth: int) -> OnnxNode:
+        inner = {name: replace(graph, nodes=tuple(self.expand(graph.nodes, depth))) for name, graph in node.subgraphs.items()}
+        return replace(node, attributes={**node.attributes, **inner}) if inner else node
 
     def _body(self, call: OnnxNode, function: Any) -> Iterator[OnnxNode]:
         versions = opset_versions(function.opset_import)
@@ -51,7 +51,7 @@ class _Inlining:
         prefix = f"{call.place}_{number}/"
         produced = {name for proto in function.node for name in proto.output}
         names, copies = self._names(call, function, produced)
-        given = {proto.name: read_attribute(proto) for proto in function.attribute_proto} | dict(call.attributes)
+        given = {proto.name: read_attribute(proto, versions) for proto in function.attribute_proto} | dict(call.attributes)
         for proto in function.node:
             yield _renamed(read_node(proto, versions), names, prefix, given)
         for source, target in copies:
@@ -76,7 +76,13 @@ def _renamed(node: OnnxNode, names: Mapping[str, str], prefix: str, given: Mappi
     def outside(name: str) -> str:
         return names.get(name, prefix + name)
 
+    def inside(graph: Subgraph) -> Subgraph:
+        nodes = tuple(_renamed(each, names, prefix, given) for each in graph.nodes)
+        stored = {outside(name): proto for name, proto in graph.stored.items()}
+        return Subgraph(nodes, stored, tuple(map(outside, graph.inputs)), tuple(map(outside, graph.outputs)))
+
     resolved = {key: given.get(value.name) if isinstance(value, Reference) else value for key, value in node.attributes.items()}
+    resolved |= {key: inside(graph) for key, graph in node.subgraphs.items()}
     attributes = {key: value for key, value in resolved.items() if value is not None}
     inputs, outputs = tuple(map(outside, node.inputs)), tuple(map(outside, node.outputs))
     return replace(node, name=prefix + node.name if node.name else "", inputs=inputs, outputs=outputs, attributes=attributes)

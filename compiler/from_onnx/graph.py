@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsec.errors import UnsupportedModel
 from sparsec.from_onnx.functions import inline
-from sparsec.from_onnx.nodes import OnnxNode, check_opset, opset_versions, read_node
+from sparsec.from_onnx.nodes import OnnxNode, check_opset, initializers, opset_versions, read_node
 from sparsec.from_onnx.tensors import attribute_tensor, dtype_of
 
 
@@ -67,7 +67,7 @@ def read_network(model: Any, folder: Path | None = None) -> Network:
 def _read(model: Any, folder: Path | None) -> Network:
     graph = model.graph
     versions = _versions(model.opset_import)
-    stored = _initializers(graph)
+    stored = initializers(graph)
     nodes = inline([read_node(proto, versions) for proto in graph.node], model.functions)
     inputs = tuple(_input(value) for value in graph.input if value.name not in stored)
     outputs = tuple(value.name for value in graph.output)
@@ -83,15 +83,6 @@ def _versions(imports: Sequence[Any]) -> dict[str, int]:
         raise UnsupportedModel("The model names no version of the ONNX operators.", hint="The file may be damaged: export it again.")
     check_opset(versions[""])
     return versions
-
-
-def _initializers(graph: Any) -> dict[str, Any]:
-    dense = [(proto.name, proto) for proto in graph.initializer]
-    sparse = [(proto.values.name, proto) for proto in graph.sparse_initializer]
-    stored = dict(dense + sparse)
-    if len(stored) != len(dense) + len(sparse) or "" in stored:
-        raise UnsupportedModel("Two initialisers have one name, or one has none.")
-    return stored
 
 
 def _input(value: Any) -> OnnxInput:
@@ -112,18 +103,28 @@ def _dimension(dim: Any, where: str) -> int | str:
 
 def _check_order(nodes: Sequence[OnnxNode], inputs: Sequence[str], stored: Mapping[str, Any], outputs: Sequence[str]) -> None:
     """Every name is computed once, before it is read."""
-    known = {"", *inputs, *stored}
     if len(set(inputs)) != len(inputs) or "" in inputs:
         raise UnsupportedModel("Two inputs have one name, or one has none.")
+    known = _computed(nodes, {"", *inputs, *stored})
+    if missing := [name for name in outputs if name not in known or not name]:
+        raise UnsupportedModel(f"The output {missing[0]!r} is never computed.", hint="The file may be truncated: export it again.")
+
+
+def _computed(nodes: Sequence[OnnxNode], known: set[str]) -> set[str]:
+    """The names that are known after these nodes. Subgraphs read what is known before them, and make no name that is."""
     for node in nodes:
-        if missing := [name for name in node.inputs if name not in known]:
+        if missing := [name for name in node.reads if name not in known]:
             raise UnsupportedModel(f"A node reads {missing[0]!r}, which nothing before it computes.", where=node.place)
+        for subgraph in node.subgraphs.values():
+            own = [*subgraph.inputs, *subgraph.stored]
+            if len(set(own) - known) != len(own):
+                raise UnsupportedModel("A subgraph has names twice.", where=node.place)
+            _computed(subgraph.nodes, known | {*own})
         for name in filter(None, node.outputs):
             if name in known:
                 raise UnsupportedModel(f"The value {name!r} is computed twice.", where=node.place)
             known.add(name)
-    if missing := [name for name in outputs if name not in known or not name]:
-        raise UnsupportedModel(f"The output {missing[0]!r} is never computed.", hint="The file may be truncated: export it again.")
+    return known
 
 
 def _needed(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> tuple[OnnxNode, ...]:
@@ -131,7 +132,7 @@ def _needed(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> tuple[OnnxNode
         read = set(outputs)
         for node in reversed(nodes):
             if not read.isdisjoint(filter(None, node.outputs)):
-                read.update(node.inputs)
+                read.update(node.reads)
                 yield node
 
     return tuple(reversed(list(backwards())))

@@ -116,6 +116,10 @@ def _fold_inputs(target: Any, step: Step) -> Value:
     return result
 
 
+def _mean(step: Step) -> Value:
+    return step.call(aten.div.Tensor, _fold_inputs(aten.add.Tensor, step), len(step.inputs))
+
+
 def _clip(step: Step) -> Value:
     x = step[0]
     bounds = [step.maybe(1), step.maybe(2)]
@@ -272,6 +276,7 @@ TABLE: dict[str, Callable[[Step], Any]] = {
     "Identity": _identity,
     "IsInf": _is_infinite,
     "LeakyRelu": lambda step: step.call(aten.leaky_relu.default, step[0], step.real("alpha", 0.01)),
+    "Mean": _mean,
     "Mod": _modulo,
     "PRelu": _prelu,
     "Pow": _power,

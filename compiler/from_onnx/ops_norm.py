@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sparsec.from_onnx.build import Step, Value, dtype, shape
+from sparsec.from_onnx.ops_shape import part
 
 aten = torch.ops.aten
 
@@ -31,10 +32,13 @@ def _parameter(step: Step, position: int, sizes: list[int]) -> Value | None:
     return value if value is None or list(shape(value)) == sizes else step.call(aten.expand.default, value, sizes)
 
 
-def _layer_norm(step: Step) -> Value:
-    sizes = _trailing(step)
+def _layer_norm(step: Step) -> Value | tuple[Value, ...]:
+    sizes, epsilon = _trailing(step), step.real("epsilon", 1e-5)
     scale, bias = (_parameter(step, position, sizes) for position in (1, 2))
-    return step.call(aten.layer_norm.default, step[0], sizes, scale, bias, step.real("epsilon", 1e-5), False)
+    if not any(step.node.outputs[1:]):
+        return step.call(aten.layer_norm.default, step[0], sizes, scale, bias, epsilon, False)
+    found = step.call(aten.native_layer_norm.default, step[0], sizes, scale, bias, epsilon)
+    return tuple(step.item(found, number) for number in range(3))
 
 
 def _rms_norm(step: Step) -> Value:
@@ -127,6 +131,22 @@ def _lp_normalization(step: Step) -> Value:
     return step.call(aten.div.Tensor, step[0], safe)
 
 
+def _local_response(step: Step) -> Value:
+    """x / (bias + alpha / size * sum of the squares of `size` neighbouring channels)^beta (Krizhevsky et al., 2012)."""
+    x, size = step[0], step.integer("size")
+    if size < 1 or len(shape(x)) < 3:
+        raise step.refusal(f"{size} channels of {list(shape(x))}")
+    less = (size - 1) // 2
+    pads = [*[0, 0] * (len(shape(x)) - 2), less, size - 1 - less]
+    squares = step.call(aten.constant_pad_nd.default, step.call(aten.mul.Tensor, x, x), pads, 0.0)
+    total = step.call(aten.slice.Tensor, squares, 1, 0, shape(x)[1])
+    for first in range(1, size):
+        total = step.call(aten.add.Tensor, total, step.call(aten.slice.Tensor, squares, 1, first, first + shape(x)[1]))
+    scaled = step.call(aten.mul.Tensor, total, step.real("alpha", 1e-4) / size)
+    factor = step.call(aten.pow.Tensor_Scalar, step.call(aten.add.Tensor, scaled, step.real("bias", 1.0)), -step.real("beta", 0.75))
+    return step.call(aten.mul.Tensor, x, factor)
+
+
 def _log_sum_exp(step: Step, x: Value, axes: list[int], keep: bool) -> Value:
     return step.call(aten.logsumexp.default, x, axes, keep)
 
@@ -142,9 +162,11 @@ def _product(step: Step, x: Value, axes: list[int], keep: bool) -> Value:
 
 
 def _position(target: Any, step: Step) -> Value:
-    if step.integer("select_last_index", 0):
-        raise step.refusal("select_last_index is set")
-    return step.call(target, step[0], step.axis(step[0], step.integer("axis", 0)), bool(step.integer("keepdims", 1)))
+    x, axis = step[0], step.axis(step[0], step.integer("axis", 0))
+    last = bool(step.integer("select_last_index", 0))
+    x = step.call(aten.flip.default, x, [axis]) if last else x
+    found = step.call(target, x, axis, bool(step.integer("keepdims", 1)))
+    return step.call(aten.rsub.Scalar, found, shape(x)[axis] - 1) if last else found
 
 
 def _cumulative_sum(step: Step) -> Value:
@@ -160,8 +182,9 @@ def _top_k(step: Step) -> tuple[Value, Value]:
     count, axis = step.integers(1), step.axis(step[0], step.integer("axis", -1))
     if not count or not 0 <= count[0] <= shape(step[0])[axis]:
         raise step.refusal(f"{count} of an axis of {shape(step[0])[axis]}")
-    result = step.call(aten.topk.default, step[0], count[0], axis, bool(step.integer("largest", 1)), bool(step.integer("sorted", 1)))
-    return step.item(result, 0), step.item(result, 1)
+    # Of equal elements the first come first, which torch's topk does not promise. What need not be sorted may be.
+    result = step.call(aten.sort.stable, step[0], stable=True, dim=axis, descending=bool(step.integer("largest", 1)))
+    return part(step, step.item(result, 0), axis, range(count[0])), part(step, step.item(result, 1), axis, range(count[0]))
 
 
 _REDUCTIONS: dict[str, Callable[[Step, Value, list[int], bool], Value]] = {
@@ -186,6 +209,7 @@ TABLE: dict[str, Callable[[Step], Any]] = {
     "GroupNormalization": _group_norm,
     "Hardmax": _hardmax,
     "InstanceNormalization": _instance_norm,
+    "LRN": _local_response,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,
     "LogSoftmax": partial(_softmax, aten.log_softmax.int),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsec.from_onnx.build import Step, Value, dtype, shape
 from sparsec.from_onnx.tensors import dtype_of
@@ -19,19 +18,26 @@ _FLOAT = 1
 _SMALL = (torch.int8, torch.uint8, torch.int16)
 
 
-def _along(step: Step, position: int, like: Value) -> Value:
-    """A scale or zero point [] or [C] so that it meets axis `axis` of a value."""
-    value = step[position]
+def broadcast(step: Step, value: Value, like: Value, axis: int) -> Value:
+    """A scale or zero point [] or [C] so that it meets an axis of a value."""
     count = shape(value)
     if count in ((), (1,)):
         return step.call(aten.reshape.default, value, []) if count else value
-    axis = step.axis(like, step.integer("axis", 1))
-    if step.integer("block_size", 0) or len(count) != 1 or count[0] != shape(like)[axis]:
-        raise step.refusal(f"a scale of shape {list(count)} on {list(shape(like))}")
+    axis = step.axis(like, axis)
+    if len(count) != 1 or count[0] != shape(like)[axis]:
+        raise step.refusal(f"a scale or zero point of shape {list(count)} on {list(shape(like))}")
     return step.call(aten.reshape.default, value, [-1, *[1] * (len(shape(like)) - axis - 1)])
 
 
-def _number(step: Step, value: Value) -> Value:
+def _along(step: Step, position: int, like: Value) -> Value:
+    """The scale or zero point at a position, along the node's own axis."""
+    if step.integer("block_size", 0):
+        raise step.refusal("scales of blocks")
+    return broadcast(step, step[position], like, step.integer("axis", 1))
+
+
+def as_float(step: Step, value: Value) -> Value:
+    """Integers as float32."""
     return step.call(aten._to_copy.default, value, dtype=torch.float32)
 
 
@@ -42,11 +48,11 @@ def _dequantize(step: Step) -> Value:
     if dtype(scale) != torch.float32 or (dtype(x) not in _SMALL and dtype(x) != torch.int32):
         raise step.refusal(f"{dtype(x)} by a scale of {dtype(scale)}")
     if step.maybe(2) is None:
-        return step.call(aten.mul.Tensor, _number(step, x), scale)
+        return step.call(aten.mul.Tensor, as_float(step, x), scale)
     if dtype(x) == torch.int32:
         # Differences first: float32 does not hold all of them.
-        return step.call(aten.mul.Tensor, _number(step, step.call(aten.sub.Tensor, x, _along(step, 2, x))), scale)
-    return step.call(aten.mul.Tensor, step.call(aten.sub.Tensor, _number(step, x), _number(step, _along(step, 2, x))), scale)
+        return step.call(aten.mul.Tensor, as_float(step, step.call(aten.sub.Tensor, x, _along(step, 2, x))), scale)
+    return step.call(aten.mul.Tensor, step.call(aten.sub.Tensor, as_float(step, x), as_float(step, _along(step, 2, x))), scale)
 
 
 def _quantize(step: Step) -> Value:
@@ -55,9 +61,14 @@ def _quantize(step: Step) -> Value:
     made = dtype(zero) if zero is not None else dtype_of(step.integer("output_dtype", 0) or 2, step.node.place)
     if made not in _SMALL or dtype(x) != torch.float32 or step.integer("precision", 0) not in (0, _FLOAT):
         raise step.refusal(f"{dtype(x)} to {made}")
+    return rounded(step, x, scale, None if zero is None else _along(step, 2, x), made)
+
+
+def rounded(step: Step, x: Value, scale: Value, zero: Value | None, made: torch.dtype) -> Value:
+    """x / scale + zero as integers of a type, halves to even; scale and zero broadcast."""
     steps = step.call(aten.round.default, step.call(aten.div.Tensor, x, scale))
     if zero is not None:
-        steps = step.call(aten.add.Tensor, steps, _number(step, _along(step, 2, x)))
+        steps = step.call(aten.add.Tensor, steps, as_float(step, zero))
     limits = torch.iinfo(made)
     return step.call(aten._to_copy.default, step.call(aten.clamp.default, steps, limits.min, limits.max), dtype=made)
 
@@ -78,31 +89,8 @@ def _dynamic(step: Step) -> tuple[Value, Value, Value]:
     return bytes_of[0], scale, bytes_of[1]
 
 
-def _integers(step: Step, position: int, zero: int) -> Value:
-    """A matrix of integers less its zero point, as float64: sums of products are exact."""
-    value = step.call(aten._to_copy.default, step[position], dtype=torch.float64)
-    point = step.maybe(zero)
-    if point is None:
-        return value
-    if isinstance(point, Tensor) and not point.any():
-        return value
-    count = shape(point)
-    if count not in ((), (1,)):
-        rows = position == 0
-        point = step.call(aten.reshape.default, point, [-1, 1] if rows else [-1])
-    elif count:
-        point = step.call(aten.reshape.default, point, [])
-    return step.call(aten.sub.Tensor, value, step.call(aten._to_copy.default, point, dtype=torch.float64))
-
-
-def _matmul_integer(step: Step) -> Value:
-    product = step.call(aten.matmul.default, _integers(step, 0, 2), _integers(step, 1, 3))
-    return step.call(aten._to_copy.default, product, dtype=torch.int32)
-
-
 TABLE: dict[str, Callable[[Step], Any]] = {
     "DequantizeLinear": _dequantize,
     "DynamicQuantizeLinear": _dynamic,
-    "MatMulInteger": _matmul_integer,
     "QuantizeLinear": _quantize,
 }

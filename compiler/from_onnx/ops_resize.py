@@ -121,6 +121,8 @@ def _places(step: Step, axis: _Axis, old: bool) -> np.ndarray:
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
+        if axis.size * axis.scale != axis.result:
+            raise step.refusal(f"{axis.size} elements by {axis.scale}: corners are the last element's or the last fraction's, texts differ")
         return x * np.float32(axis.size - 1) / np.float32(axis.result - 1) if axis.result > 1 else np.zeros(1, np.float32)
     if mode == "pytorch_half_pixel" and axis.result == 1:
         return np.zeros(1, np.float32)

@@ -40,7 +40,7 @@ def _shown(dims: Sequence[int | str] | None) -> str:
 
 
 def _given_shapes(inputs: Sequence[OnnxInput], example_inputs: Any) -> Shapes:
-    examples, shapes = _by_name(inputs, example_inputs), []
+    examples, shapes = examples_by_name(inputs, example_inputs), []
     for entry in inputs:
         tensor = _as_tensor(examples[entry.name], entry.name)
         shapes.append(tuple(tensor.shape))
@@ -52,7 +52,8 @@ def _given_shapes(inputs: Sequence[OnnxInput], example_inputs: Any) -> Shapes:
     return shapes
 
 
-def _by_name(inputs: Sequence[OnnxInput], example_inputs: Any) -> dict[str, Any]:
+def examples_by_name(inputs: Sequence[OnnxInput], example_inputs: Any) -> dict[str, Any]:
+    """What is given for each input. InvalidInput for other names or another number."""
     names = [entry.name for entry in inputs]
     if isinstance(example_inputs, Mapping):
         given = dict(example_inputs)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -153,10 +154,19 @@ class Captured:
 
 
 def _check_leaf(leaf: Any, slot: Slot) -> None:
-    if isinstance(slot, Fixed) and (isinstance(leaf, Tensor) or leaf != slot.value):
+    if isinstance(slot, Fixed) and not _is(slot.value, leaf):
         raise InvalidInput(f"The program was compiled for the argument {slot.value!r}.", why=f"{leaf!r} was given.", hint="Compile again.")
     if not isinstance(slot, Fixed) and not isinstance(leaf, Tensor):
         raise InvalidInput(f"A tensor is expected, got {type(leaf).__name__}.")
+
+
+def _is(value: Any, leaf: Any) -> bool:
+    """Whether an argument is the one that was compiled in."""
+    if not isinstance(value, Tensor):
+        return not isinstance(leaf, Tensor) and bool(leaf == value)
+    leaf = torch.from_numpy(np.array(leaf)) if isinstance(leaf, np.generic) else leaf
+    alike = isinstance(leaf, Tensor) and (leaf.shape, leaf.dtype, leaf.device) == (value.shape, value.dtype, value.device)
+    return alike and leaf.detach().resolve_neg().numpy().tobytes() == value.numpy().tobytes()
 
 
 def _unlike(wanted: pytree.TreeSpec, given: pytree.TreeSpec) -> str:

@@ -85,6 +85,24 @@ def test_onnx_files_are_compared_with_onnx_runtime(data: Path, kernels: Path, tm
     assert [result.name for result in found.results] == ["classes", "features"]
 
 
+def test_inputs_that_must_be_known_are_those_of_the_data(kernels: Path, tmp_path: Path, without_inductor: None) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    from tests import onnx_files
+
+    nodes = [onnx.helper.make_node("Reshape", ["x", "shape"], ["flat"]), onnx.helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    weight = np.where(np.random.default_rng(0).random((16, 32)) < 0.1, 1, 0).astype(np.float32)
+    inputs = [("x", 1, ["n", 4, 4]), ("shape", 7, [2])]
+    path = tmp_path / "net.onnx"
+    path.write_bytes(onnx_files.model(nodes, inputs, [("y", 1, None)], {"w": weight}).SerializeToString())
+    x, shape = np.random.default_rng(1).standard_normal((3, 4, 4)).astype(np.float32), np.array([-1, 16])
+    np.savez(tmp_path / "data.npz", x=x, shape=shape)
+    artifact = sparsec.compile(path, (x, shape), threads=1, cache_dir=kernels).save(tmp_path / "net.sparsec")
+    for made in (None, artifact):
+        found = compare(path, None, None, tmp_path / "data.npz", artifact=made, threads=1, cache_dir=kernels)
+        assert found.holds and found.samples == 3
+
+
 def test_an_artifact_of_another_model_does_not_agree(data: Path, kernels: Path, tmp_path: Path) -> None:
     model = made()
     artifact = sparsec.compile(model, EXAMPLES, threads=1, cache_dir=kernels).save(tmp_path / "net.sparsec")

@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript", reason="the exporter of torch needs onnxscript")
 
 import sparsec  # noqa: E402
+from sparsec.from_onnx.importing import OPERATORS  # noqa: E402
 from tests.fuzz.prelude import seeded  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_inductor"), pytest.mark.filterwarnings("ignore")]
@@ -91,23 +92,54 @@ class Batches:
         return self.left.pop() if self.left else None
 
 
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_quantised_networks_keep_their_zeros(tmp_path: Path, kernels: Path, per_channel: bool) -> None:
-    quantization = pytest.importorskip("onnxruntime.quantization")
+class Mixed(nn.Module):
+    """Sums, products, concatenation, poolings, gates: what the quantiser has operators of its own for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = block(3, 16), block(16, 16), nn.Conv2d(32, 32, 3, 2, 1, groups=2)
+        self.gate, self.last = nn.Conv2d(32, 32, 1), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x)
+        b = F.leaky_relu(self.third(torch.cat([self.second(a) + a, F.avg_pool2d(a, 3, 1, 1)], 1)))
+        return self.last(F.adaptive_avg_pool2d(b * self.gate(b).sigmoid(), 1).flatten(1))
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model = nn.Sequential(block(3, 16), block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-    model = seeded(model, "90%", 0)
-    torch.onnx.export(model, (torch.randn(1, 3, 32, 32),), tmp_path / "model.onnx", input_names=["x"], dynamo=False, opset_version=17)
+    path = tmp_path / "model.onnx"
+    model = seeded(Mixed(), "90%", 0)
+    torch.onnx.export(model, (torch.randn(1, 3, 32, 32),), path, input_names=["x"], dynamo=False, opset_version=17)
+    return path
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantised_networks_keep_their_zeros(exported: Path, tmp_path: Path, kernels: Path, form: str, per_channel: bool) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
     made = tmp_path / "quantised.onnx"
     quantization.quantize_static(
-        tmp_path / "model.onnx",
+        exported,
         made,
         Batches("x"),
-        quant_format=quantization.QuantFormat.QDQ,
+        quant_format=quantization.QuantFormat[form],
         per_channel=per_channel,
         weight_type=quantization.QuantType.QInt8,
     )
+    if form == "QOperator":
+        assert {kind for kind in OPERATORS if "." in kind} <= {f"{node.domain}.{node.op_type}" for node in onnx.load(made).graph.node}
     # One step of the last quantisation: what is half way between two goes either way.
     fast = agrees(made, kernels, limit=0.02)
     convolutions = [layer for layer in fast.explain().layers if layer.op == "conv2d" and layer.density is not None]
     assert convolutions and all(layer.density < 0.3 for layer in convolutions)
+
+
+def test_weights_quantised_alone(exported: Path, tmp_path: Path, kernels: Path) -> None:
+    """The dynamic quantiser's form: scales of values are computed when they are there, products are of integers."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    made = tmp_path / "quantised.onnx"
+    quantization.quantize_dynamic(exported, made, weight_type=quantization.QuantType.QUInt8)
+    assert {"ConvInteger", "MatMulInteger"} & {node.op_type for node in onnx.load(made).graph.node}
+    agrees(made, kernels, limit=0.02)
