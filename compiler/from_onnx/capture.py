@@ -18,11 +18,12 @@ from sparsec.from_onnx.batches import dependence
 from sparsec.from_onnx.build import Constants
 from sparsec.from_onnx.file import read_model
 from sparsec.from_onnx.graph import Network, OnnxInput, read_network
-from sparsec.from_onnx.importing import CALLS, Import, check_operators, quiet
+from sparsec.from_onnx.importing import CALLS, Import, check_operators
 from sparsec.from_onnx.sizes import batch_symbols, bounded, example_shapes, first_choice, followed, other_size, signature_of
 from sparsec.from_onnx.specialize import DependsOnInputs, parameters
 from sparsec.from_torch.batches import only_batch
 from sparsec.from_torch.captured import Captured, InputSpec
+from sparsec.from_torch.exporting import quiet_shapes
 from sparsec.from_torch.lower import Fixed, Slot
 from sparsec.symbols import Dim, Signature
 
@@ -51,7 +52,7 @@ class Source:
         """The graph for these sizes of the symbols. UnsupportedModel where the model does not run at them."""
         shapes = self.signature.shapes(sizes)
         _check_sizes(self.inputs, shapes)
-        with torch.inference_mode(False), torch.no_grad(), quiet():
+        with torch.inference_mode(False), torch.no_grad(), quiet_shapes():
             return Import(self.network, self.constants).run([*zip(self.inputs, shapes, strict=True)], self.values)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -46,21 +44,6 @@ OPERATORS = {
 #: In the meta of a graph module: the nodes that it was made of.
 CALLS = "onnx_calls"
 _SHOWN = 8
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """torch logs a traceback for shapes that do not fit, which are reported as errors here."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    logger.addFilter(_other_than_shapes)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_other_than_shapes)
-
-
-def _other_than_shapes(record: logging.LogRecord) -> bool:
-    return "failed while attempting to run meta" not in str(record.msg)
 
 
 class Import:

@@ -20,22 +20,28 @@ _OF_TRACING = (TorchDynamoException, DataDependentOutputException, DynamicOutput
 
 
 @contextmanager
-def quiet_export(module: nn.Module) -> Iterator[None]:
-    """Without torch's log of errors that are raised too, and warnings of weights that torch.nn.utils.prune computes in a call."""
+def quiet_shapes() -> Iterator[None]:
+    """Without torch's log of errors about shapes without data, which are raised too."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    masked = [re.escape(name.removesuffix("_mask")) for name, _ in module.named_buffers() if name.endswith("_mask")]
     try:
-        with warnings.catch_warnings():
-            if masked:
-                # One tensor, or several in a list.
-                names = "|".join(masked)
-                message = rf"The tensor attributes? (self\.)?({names})((, |,? and )(self\.)?({names}))* (was|were) assigned during export"
-                warnings.filterwarnings("ignore", message=message, category=UserWarning)
-            yield
+        yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def quiet_export(module: nn.Module) -> Iterator[None]:
+    """The same, and without warnings of weights that torch.nn.utils.prune computes in a call."""
+    masked = [re.escape(name.removesuffix("_mask")) for name, _ in module.named_buffers() if name.endswith("_mask")]
+    with quiet_shapes(), warnings.catch_warnings():
+        if masked:
+            # One tensor, or several in a list.
+            names = "|".join(masked)
+            message = rf"The tensor attributes? (self\.)?({names})((, |,? and )(self\.)?({names}))* (was|were) assigned during export"
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        yield
 
 
 def uncaptured(where: str, error: Exception) -> SparsecError:
