@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.errors import InvalidInput
+from sparsec.npy import read_arrays
 
 #: Ranks that are compared: the best answer, and the best five.
 TOPS = (1, 5)
@@ -87,11 +88,8 @@ def read_data(path: Path, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
         if not files:
             raise InvalidInput("The folder holds no data.", where=str(path), hint="Write .npy or .npz files with numpy.")
         return [batch for file in files for batch in read_data(file, names)]
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"arr_0": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InvalidInput("The data cannot be read.", where=str(path), why=str(error), hint="Write .npy or .npz with numpy.") from error
+    found = read_arrays(path)
+    arrays = found if isinstance(found, dict) else {"arr_0": found}
     if len(arrays) == len(names) and not set(arrays) <= set(names) and all(name.startswith("arr_") for name in arrays):
         arrays = dict(zip(names, arrays.values(), strict=True))
     if set(arrays) != set(names):

@@ -148,13 +148,10 @@ def run(
 
 
 def _read(file: Path) -> np.ndarray:
-    import numpy as np
+    from sparsec.npy import read_arrays
 
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInput("An input cannot be read.", where=str(file), why=str(error), hint="Write it with numpy.save.") from error
-    if not isinstance(array, np.ndarray):
+    array = read_arrays(file)
+    if isinstance(array, dict):
         raise InvalidInput("An input file holds several arrays.", where=str(file), hint="Give one .npy file per input.")
     return array
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from sparsec.arrays import tensor_of
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.factories import checked_path, shapes_by_name
 from sparsec.from_torch.capture import capture
@@ -46,7 +47,7 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
         raise InvalidInput("A program has its free axes already.", hint="Give dynamic_shapes to torch.export.export.")
     elif example_inputs is None and not kwargs:
         example_inputs, kwargs = example_arguments(model)
-    args, named = tensors(example_inputs), pytree.tree_map_only(np.ndarray, _tensor, dict(kwargs or {}))
+    args, named = tensors(example_inputs), pytree.tree_map_only(np.ndarray, tensor_of, dict(kwargs or {}))
     _check(args, named)
     return capture(model, args, named, dynamic_shapes)
 
@@ -54,7 +55,7 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
 def tensors(given: Any) -> tuple[Any, ...]:
     """Example inputs as a tuple with tensors for arrays."""
     alone = isinstance(given, Tensor | np.ndarray)
-    return pytree.tree_map_only(np.ndarray, _tensor, (given,) if alone else tuple(given or ()))
+    return pytree.tree_map_only(np.ndarray, tensor_of, (given,) if alone else tuple(given or ()))
 
 
 def with_shapes(path: Path, texts: Sequence[str], batch: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -124,13 +125,6 @@ def _from_onnx(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None
     from sparsec.from_onnx.capture import capture_onnx
 
     return capture_onnx(model, example_inputs)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    try:
-        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"An example input is an array of {array.dtype}.", why=str(error)) from error
 
 
 def _check(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

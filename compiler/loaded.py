@@ -99,7 +99,7 @@ class LoadedModel:
         if kwargs:
             args = self._ordered(args, kwargs)
         for number, x in enumerate(args):
-            if type(x) is not np.ndarray:
+            if type(x) not in (np.ndarray, np.memmap):
                 why = f"Input {number} is a {type(x).__module__}.{type(x).__qualname__}."
                 raise InvalidInput("An artifact takes numpy arrays.", why=why, hint="Give numpy.ndarray of float32.")
         return args

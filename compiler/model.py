@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sparsec import artifact
+from sparsec.arrays import tensor_of
 from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explanation import Explanation
@@ -54,7 +55,7 @@ class CompiledModel:
         """
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
-            args, kwargs = pytree.tree_map_only(np.ndarray, _tensor, (args, kwargs))
+            args, kwargs = pytree.tree_map_only(np.ndarray, tensor_of, (args, kwargs))
         given = self._captured.flatten(args, kwargs)
         if torch.is_grad_enabled() and any(x.requires_grad for x in given):
             why = "A compiled model computes no gradients: the result would be cut off from its inputs."
@@ -179,14 +180,6 @@ class CompiledModel:
         machine = {"arch": entry.machine.arch, "features": entry.machine.features}
         signature = {"output": _structure(self._captured.nested([torch.empty(0)] * len(entry.program.outputs)))}
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor that torch may read and write; a copy where it is reversed or read-only."""
-    try:
-        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"An input is an array of {array.dtype}.", why=str(error)) from error
 
 
 def _layout(tensor: Tensor) -> str:

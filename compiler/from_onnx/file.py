@@ -64,7 +64,7 @@ def _content(path: Path) -> bytes:
     try:
         return contents(path)
     except (OSError, ValueError) as error:
-        raise InvalidInput("The ONNX file cannot be read.", where=str(path), why=str(error)) from error
+        raise InvalidInput("The ONNX file cannot be read.", where=str(path), why=str(error), hint="Give the path of a file.") from error
 
 
 def _parsed(model: onnx.ModelProto, content: bytes, path: Path) -> onnx.ModelProto:

@@ -56,6 +56,23 @@ def test_saved_models_return_what_the_model_returns(cache, tmp_path, structure):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_arrays_of_numpy(cache, tmp_path):
+    """Mapped files are arrays as others; a mask is nothing that an answer could know of."""
+    model, compiled = made(cache, NESTED["tensor"])
+    loaded = sparsec.load(compiled.save(tmp_path / "net.sparsec"))
+    np.save(tmp_path / "x.npy", IMAGES.numpy())
+    expected = compiled(IMAGES).numpy()
+    for mode in ("r", "c"):
+        mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        assert isinstance(mapped, np.memmap)
+        np.testing.assert_array_equal(compiled(mapped), expected)
+        np.testing.assert_allclose(loaded(mapped), expected, rtol=1e-5, atol=1e-6)
+    masked = np.ma.masked_array(IMAGES.numpy(), mask=IMAGES.numpy() > 0)
+    for call in (compiled, loaded, lambda x: sparsec.compile(model, (x,))):
+        with pytest.raises(InvalidInput, match=r"masked|numpy arrays"):
+            call(masked)
+
+
 @pytest.mark.parametrize("function", [lambda y: (y, 3), lambda y: {"y": y, "name": "text"}], ids=["number", "text"])
 @pytest.mark.slow
 def test_results_that_are_no_tensors_cannot_be_saved(cache, tmp_path, function):
