@@ -20,8 +20,6 @@ from sparsec.errors import InvalidInput, SparsecError
 from sparsec.needs import COMPILER, OPTIONAL, lacking
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sparsec.bench import Comparison, RivalResult
 
 FAILED = 2
@@ -30,7 +28,10 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="model.onnx, model.pt2 or module:factory, a function returning a model or (model, inputs).")
 ]
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that `sparsec compile` wrote.")]
-ShapeOption = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="Shape of an example input: x=1,3,224,224.")]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=SHAPE", help="Shape of an example input, x=1,3,224,224, or of a file its values, axes=axes.npy."),
+]
 TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
 PaddingOption = Annotated[bool, typer.Option("--remove-padding", help="Run each sentence of a padded batch with its own tokens.")]
 PruningOption = Annotated[str | None, typer.Option(metavar="JSON", help='Leave tokens out, which changes answers: {"keep": 0.5}.')]
@@ -133,9 +134,10 @@ def run(
 
     from sparsec.artifact import load
     from sparsec.factories import named
+    from sparsec.npy import read_array
 
     model = load(artifact, threads)
-    given = [(name, _read(Path(file))) for name, file in map(named, inputs)]
+    given = [(name, read_array(Path(file))) for name, file in map(named, inputs)]
     results = model.flat(*(x for name, x in given if not name), **{name: x for name, x in given if name})
     if output.suffix == ".npz":
         np.savez(output, **results)  # type: ignore[arg-type]
@@ -145,15 +147,6 @@ def run(
         raise InvalidInput(f"The network has {len(results)} results, a .npy file holds one.", hint=f"Write -o {output.stem}.npz.")
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in results.items())
     _print(f"{output}: {shapes}")
-
-
-def _read(file: Path) -> np.ndarray:
-    from sparsec.npy import read_arrays
-
-    array = read_arrays(file)
-    if isinstance(array, dict):
-        raise InvalidInput("An input file holds several arrays.", where=str(file), hint="Give one .npy file per input.")
-    return array
 
 
 @app.command()

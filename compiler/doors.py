@@ -16,11 +16,12 @@ from torch.utils import _pytree as pytree
 
 from sparsec.arrays import tensor_of
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.factories import checked_path, shapes_by_name
+from sparsec.factories import checked_path, named, shapes_by_name
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.program import example_arguments, input_names, random_tensor
 from sparsec.from_torch.pt2 import load_program
+from sparsec.npy import read_array
 
 
 def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
@@ -61,19 +62,21 @@ def tensors(given: Any) -> tuple[Any, ...]:
 def with_shapes(path: Path, texts: Sequence[str], batch: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
     """The model of a file with example inputs, positional or a mapping, and keyword inputs, for shapes as in "x=1,3,224,224".
 
-    Inputs without a shape are the program's own examples; of an ONNX model they are random, with 1 for a symbolic batch. ``batch`` is what
-    all of them are cut or repeated to. InvalidInput for an unknown name, or a shape that is needed and missing.
+    In the place of a shape may stand a file with the values, "axes=axes.npy". Inputs that are not named are the program's own examples;
+    of an ONNX model they are random, with 1 for a symbolic batch. ``batch`` is what all of them are cut or repeated to. InvalidInput for
+    an unknown name, or a shape that is needed and missing.
     """
+    texts, values = _values(texts)
     if path.suffix.lower() == ".onnx":
-        return path, _onnx_examples(path, texts, batch), {}
+        return path, _onnx_examples(path, texts, values, batch), {}
     program = load_program(path)
     leaves, spec = pytree.tree_flatten(example_arguments(program))
     names = input_names(program)
-    given = shapes_by_name(names, texts)
+    given = shapes_by_name(names, texts, values)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     for name, place in zip(names, places, strict=True):
         leaf = leaves[place]
-        leaf = random_tensor(given[name], leaf.dtype) if name in given else leaf
+        leaf = random_tensor(given[name], leaf.dtype) if name in given else values.get(name, leaf)
         leaves[place] = leaf if batch is None or not leaf.dim() else leaf[torch.arange(batch) % len(leaf)]
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return program, args, kwargs
@@ -89,17 +92,29 @@ def inputs_of(opened: Captured, example_inputs: Any = None, kwargs: Mapping[str,
     return [random_tensor(spec.shape, spec.dtype) for spec in opened.inputs]
 
 
-def _onnx_examples(path: Path, texts: Sequence[str], batch: int | None) -> dict[str, Tensor] | None:
+def _values(texts: Sequence[str]) -> tuple[list[str], dict[str, Tensor]]:
+    """What gives shapes, and the tensors of what names files."""
+    pairs = [(text, *named(text)) for text in texts]
+    files = {name: value for _, name, value in pairs if value.endswith(".npy")}
+    if "" in files:
+        raise InvalidInput("A file of values needs the name of its input.", hint=f"Write --input NAME={files['']}.")
+    arrays = {name: read_array(Path(file)) for name, file in files.items()}
+    return [text for text, _, value in pairs if not value.endswith(".npy")], {name: tensor_of(x) for name, x in arrays.items()}
+
+
+def _onnx_examples(path: Path, texts: Sequence[str], values: Mapping[str, Tensor], batch: int | None) -> dict[str, Tensor] | None:
     from sparsec.from_onnx.file import read_model
     from sparsec.from_onnx.graph import read_network
     from sparsec.from_onnx.specialize import RandomExamples
 
-    if not texts and batch is None:
+    if not texts and not values and batch is None:
         return None
     entries = read_network(*read_model(path)).inputs
-    given = shapes_by_name([entry.name for entry in entries], texts)
-    examples = RandomExamples()
+    given = shapes_by_name([entry.name for entry in entries], texts, values)
+    examples = RandomExamples(values)
     for entry in entries:
+        if entry.name in values:
+            continue
         dims = [1 if isinstance(dim, str) and not axis else dim for axis, dim in enumerate(entry.dims or ())]
         shape = list(given.get(entry.name) or [dim for dim in dims if isinstance(dim, int)])
         if entry.name not in given and (entry.dims is None or len(shape) < len(dims)):

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +116,13 @@ def named(text: str) -> tuple[str, str]:
     return (name, value) if equals else ("", text)
 
 
-def shapes_by_name(names: Sequence[str], texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes given for inputs of these names; unnamed ones come first. InvalidInput for an unknown name or a bad shape."""
+def shapes_by_name(names: Sequence[str], texts: Sequence[str], others: Iterable[str] = ()) -> dict[str, tuple[int, ...]]:
+    """The shapes given for inputs of these names; unnamed ones come first. InvalidInput for an unknown name or a bad shape.
+
+    ``others``: names that are given otherwise.
+    """
+    if wrong := [name for name in others if name not in names]:
+        raise InvalidInput(f"The model has no input named {', '.join(wrong)}.", hint=f"The model takes {', '.join(names)}.")
     given = [(name, _shape(value)) for name, value in map(named, texts)]
     unnamed = [shape for name, shape in given if not name]
     by_name = {name: shape for name, shape in given if name}

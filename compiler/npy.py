@@ -18,3 +18,11 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         # It takes what is no file of its own for pickled objects, and advises to allow them.
         why = "It is no .npy or .npz file of numbers." if "pickle" in str(error) else str(error)
         raise InvalidInput("The data cannot be read.", where=str(path), why=why, hint="Write .npy or .npz with numpy.") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a .npy file."""
+    found = read_arrays(path)
+    if isinstance(found, dict):
+        raise InvalidInput("An input file holds several arrays.", where=str(path), hint="Give one .npy file per input.")
+    return found

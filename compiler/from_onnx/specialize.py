@@ -29,7 +29,11 @@ class DependsOnInputs(UnsupportedModel):
 
 
 class RandomExamples(dict[str, Tensor]):
-    """Example inputs of which shapes and dtypes are meant, and no values."""
+    """Example inputs of which shapes and dtypes are meant, and values only of those that it was made with."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__(values)
+        self.values_of = frozenset(values)
 
 
 def sources(value: fx.Node) -> frozenset[str]:
@@ -44,9 +48,11 @@ def sources(value: fx.Node) -> frozenset[str]:
 
 def parameters(network: Network, example_inputs: Any) -> Mapping[str, Tensor]:
     """The values in the example of all inputs that are small enough to be parameters; none where the example has no values."""
-    if example_inputs is None or isinstance(example_inputs, RandomExamples):
+    if example_inputs is None:
         return {}
     given = examples_by_name(network.inputs, example_inputs)
+    if isinstance(example_inputs, RandomExamples):
+        given = {name: given[name] for name in example_inputs.values_of}
     return {name: found for name, value in given.items() if (found := _parameter(value)) is not None}
 
 

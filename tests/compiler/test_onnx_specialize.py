@@ -75,6 +75,19 @@ def test_random_examples_have_no_values(tmp_path: Path) -> None:
         open_model(model, examples)
 
 
+def test_values_from_files_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(reduced().SerializeToString())
+    np.save(tmp_path / "axes.npy", np.array([2]))
+    model, examples, _ = with_shapes(path, ["x=3,8,4", f"axes={tmp_path / 'axes.npy'}"])
+    np.testing.assert_allclose(sparsec.compile(model, examples)(X, np.array([2])), X.sum(2), rtol=1e-6)
+    for texts, said in ((["other=x.npy"], "No such file"), ([f"{tmp_path / 'axes.npy'}"], "needs the name of its input")):
+        with pytest.raises(InvalidInput, match=said):
+            with_shapes(path, texts)
+    with pytest.raises(InvalidInput, match="no input named other"):
+        with_shapes(path, [f"other={tmp_path / 'axes.npy'}"])
+
+
 def test_data_are_no_parameters() -> None:
     """A scale that follows from all of a large input is nothing to compile in."""
     model = onnx_files.model(
