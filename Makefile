@@ -6,7 +6,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := onnx,bench,models,dev
+EXTRAS := onnx,bench,models,docs,dev
 TORCH := 2.13.0
 # Without what they require, which is there or would bring another torch, and apart: other packages that found this torchvision would
 # import it and fail beside a CPU build of torch.
@@ -22,7 +22,7 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz lint format bench clean cxx
+.PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz lint format bench docs clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -33,6 +33,7 @@ help:
 	@echo "make sweep-heads  all models with heads of transformers and timm; make test takes some each day"
 	@echo "make fuzz       random programs through every door against eager; MINUTES=30 SEED=1"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
 	@echo "make clean      remove the environment and all caches of this folder"
 
@@ -80,13 +81,17 @@ SEED ?=
 fuzz: $(STAMP) cxx
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --out build/fuzz
 
-# The package's folders lie apart; mypy follows links where it cannot follow an editable install.
+# The package's folders lie apart; what reads the source without importing it follows links where it cannot follow an editable install.
+define linked
+	@rm -rf $(1) && mkdir -p $(1)/sparsec
+	@ln -s $(CURDIR)/compiler/* $(addprefix $(CURDIR)/,passes backends autotune models) $(1)/sparsec
+endef
+
 TYPED := build/typed
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf $(TYPED) && mkdir -p $(TYPED)/sparsec
-	@ln -s $(CURDIR)/compiler/* $(addprefix $(CURDIR)/,passes backends autotune models) $(TYPED)/sparsec
+	$(call linked,$(TYPED))
 	MYPYPATH=$(TYPED) $(BIN)/mypy -p sparsec
 
 format: $(STAMP)
@@ -95,6 +100,12 @@ format: $(STAMP)
 
 bench: $(STAMP) cxx
 	$(BIN)/python benchmarks/networks.py $(BENCH_ARGS)
+
+# Warnings are errors. The variable turns off an announcement that the theme prints at every build.
+SITE ?= build/docs
+docs: $(STAMP)
+	$(call linked,build/documented)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(SITE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -78,9 +78,13 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
     For each: ``NAME.so`` (one C function NAME), ``NAME.h``, ``NAME.json`` (spec, schedule, record, machine, tools, digest of its code),
     ``NAME_test.c`` and ``NAME_test.bin``; and a Makefile that builds and runs all self-tests.
 
+    Returns:
+        The kernels by name, each with its library.
+
     Raises:
         InvalidInput: ``model`` is an artifact, which holds no specs, or has no kernels.
-        ArtifactError: the directory cannot be written or holds something else. MachineError: linking fails.
+        ArtifactError: the directory cannot be written or holds something else.
+        MachineError: linking fails.
     """
     if isinstance(model, LoadedModel):
         why = "An artifact holds programs and one library, neither specs nor schedules."

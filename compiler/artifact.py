@@ -160,9 +160,15 @@ def _swap(partial: Path, target: Path) -> None:
 
 
 def load(path: Path | str, threads: int | None = None) -> LoadedModel:
-    """Load an artifact to run on ``threads`` threads; None: see ``settings.default_threads``, at most those that it was compiled for.
+    """Load an artifact. Imports neither torch nor tvm.
 
-    Imports neither torch nor tvm.
+    Args:
+        path: the directory that ``save`` or ``sparsec compile`` wrote.
+        threads: of one call. None: torch's number if torch is loaded, else OMP_NUM_THREADS, else all cores; at most those that it was
+            compiled for.
+
+    Returns:
+        The network, called with numpy arrays.
 
     Raises:
         ArtifactError: missing, incomplete, altered, or of a format that this version does not read.

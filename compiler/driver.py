@@ -275,8 +275,15 @@ def compile(
         dynamic_shapes: the free axes of a module's inputs, as ``torch.export.export`` takes them.
         options: fields of ``Settings`` (tune, threads, cache_dir, ...).
 
+    Returns:
+        A model to be called like ``model``, with tensors on the CPU or numpy arrays, which gives what ``model`` gives, in the same nesting,
+        without gradients. ``explain()`` says what became of each layer, ``save(path)`` writes an artifact, ``profile(*inputs)`` times the
+        layers.
+
     Raises:
-        InvalidInput, UnsupportedModel, MachineError.
+        InvalidInput: an unknown option or a value out of range, inputs that do not fit the model.
+        UnsupportedModel: a model that cannot be captured, or whose meaning a compiled object cannot keep.
+        MachineError: no AVX2, no compiler that links the kernels, or a package that is missing.
     """
     settings = Settings.from_options(options)
     captured = open_model(model, example_inputs, kwargs, dynamic_shapes)

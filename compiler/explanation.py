@@ -25,12 +25,19 @@ DENSE = "dense"
 class Layer:
     """One layer of the compiled network.
 
-    node: its name in the graph. op: "conv2d", "linear", ... shape: of the weight, or of the output where there is none.
-    density: share of nonzero weights, None where the layer has none. pattern: "unstructured", "1x4 blocks", "dense", ...
-    kernel: symbol of the kernel that won. kind: its family; "dense" for a layer that has weights and stayed dense.
-    bound_us, time_us: predicted lower bound and measured time in microseconds, None if unknown. reason: why this
-    kernel, above all why it stayed dense. flip_density: the density below which a sparse kernel would win, None if
-    none would. source: the user's line or module path.
+    Attributes:
+        node: its name in the graph.
+        op: "conv2d", "linear", ...
+        shape: of the weight, or of the output where there is none.
+        density: share of nonzero weights, None where the layer has none.
+        pattern: "unstructured", "1x4 blocks", "dense", ...
+        kernel: symbol of the kernel that won.
+        kind: its family; "dense" for a layer that has weights and stayed dense.
+        bound_us: predicted lower bound of the time in microseconds, None if unknown.
+        time_us: measured time in microseconds, None if unknown.
+        reason: why this kernel, above all why it stayed dense.
+        flip_density: the density below which a sparse kernel would win, None if none would.
+        source: the user's line or module path.
     """
 
     node: str
@@ -56,8 +63,11 @@ class Layer:
 class Explanation:
     """All layers of one compilation, and what did not happen.
 
-    misses: (pass, node, reason) of refused rewrites. uncovered: (node, reason) of what no region took and torch runs.
-    notes: whatever else the user should know.
+    Attributes:
+        layers: in the order in which they run.
+        misses: (pass, node, reason) of refused rewrites.
+        uncovered: (node, reason) of what no region took and torch runs.
+        notes: whatever else the user should know.
     """
 
     layers: tuple[Layer, ...] = ()

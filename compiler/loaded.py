@@ -83,7 +83,7 @@ class LoadedModel:
         return _filled(self._structure, iter(self._runner(*self._bound(args, kwargs))))
 
     def flat(self, *args: np.ndarray, **kwargs: np.ndarray) -> dict[str, np.ndarray]:
-        """The same, by output name."""
+        """Run as a call does; the arrays by output name."""
         results = self._runner(*self._bound(args, kwargs))
         return {port.name: array for port, array in zip(self.outputs, results, strict=True)}
 

@@ -51,7 +51,7 @@ class CompiledModel:
 
         Raises:
             InvalidInput: other structure, shapes (but for the batch axis), dtypes or devices than compiled for; other strides, where the
-                model's results depend on them.
+                model's results depend on them; an input that requires a gradient.
         """
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves((args, kwargs)))
         if arrays:
@@ -150,7 +150,7 @@ class CompiledModel:
         return str(self._compiled.story)
 
     def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[StepTime]:
-        """Median seconds of every step. InvalidInput where parts of the model run in torch."""
+        """Median seconds of every step over ``repeats`` runs on these inputs. InvalidInput where parts of the model run in torch."""
         graph, inputs = self._prepared(self._captured.flatten(args, kwargs))
         if not graph.fully_compiled:
             raise InvalidInput("Only a model that is one region can be profiled step by step.", hint="See explain() for what torch runs.")
@@ -158,6 +158,11 @@ class CompiledModel:
 
     def save(self, path: Path | str) -> Path:
         """Write an artifact that runs without torch and without TVM's compiler (see ``sparsec.load``).
+
+        An artifact at ``path`` is replaced when the new one is complete.
+
+        Returns:
+            The absolute path.
 
         Raises:
             ArtifactError: parts of the model would need torch (they are named), or the place cannot be written.

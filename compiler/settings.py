@@ -43,13 +43,18 @@ def default_threads() -> int:
 class Settings:
     """How to compile; the defaults come from the environment at the time of construction.
 
-    tune: "off" (good defaults at once), "quick" or "full" (measure candidates). threads: how many the program runs
-    on; None means what ``default_threads`` says. cache_dir: records and kernels (SPARSEC_CACHE_DIR). dump_dir:
-    where the graph after each pass is written (SPARSEC_DUMP). stop_after: name of the last pass to run
-    (SPARSEC_STOP_AFTER). token_pruning: which tokens may be left out (changes answers; see `sparsec.tokens.budget`). remove_padding:
-    compute a batch of sequences of unequal length without their padding. check_weights: how a call of ``torch.compile`` makes sure that
-    the weights are those compiled in, besides their versions: "sampled" (some bytes at each call, all within some calls), "full" (all
-    bytes at each call) or "versions" (no bytes). InvalidInput for a value out of range.
+    InvalidInput for a value out of range.
+
+    Attributes:
+        tune: "off" (good defaults at once), "quick" or "full" (measure candidates).
+        threads: how many the program runs on; None means what ``default_threads`` says.
+        cache_dir: records and kernels (SPARSEC_CACHE_DIR).
+        dump_dir: where the graph after each pass is written (SPARSEC_DUMP).
+        stop_after: name of the last pass to run (SPARSEC_STOP_AFTER).
+        token_pruning: which tokens may be left out (changes answers; see ``TokenPruning``).
+        remove_padding: compute a batch of sequences of unequal length without their padding.
+        check_weights: how a call of ``torch.compile`` makes sure that the weights are those compiled in, besides their versions: "sampled"
+            (some bytes at each call, all within some calls), "full" (all bytes at each call) or "versions" (no bytes).
     """
 
     tune: str = "off"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import ROOT, blocks, commands
+
+README = ROOT / "README.md"
 FOLDERS = {"compiler": "sparsec", "passes": "sparsec/passes", "backends": "sparsec/backends"}
 FOLDERS |= {"autotune": "sparsec/autotune", "models": "sparsec/models"}
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", *FOLDERS)
@@ -67,33 +69,30 @@ def test_the_import_brings_neither_torch_nor_tvm(tmp_path: Path) -> None:
     assert run([sys.executable, "-c", program], tmp_path).strip() == "[]"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    program = "\n".join(blocks("python"))
+    program = "\n".join(block.text for block in blocks(README, "python"))
     assert "backend=" in program and "sparsec.load" in program
     run([sys.executable, "-c", program], tmp_path)
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("sparsec ")]
-    commands = [shlex.split(line, comments=True) for line in lines]
-    assert {command[1] for command in commands} >= {"compile", "run", "explain", "doctor", *MEASURING}
+    lines = [line for block in blocks(README, "sh") for line in commands(block) if line.startswith("sparsec ")]
+    given = [shlex.split(line, comments=True) for line in lines]
+    assert {command[1] for command in given} >= {"compile", "run", "explain", "doctor", *MEASURING}
     run([sys.executable, "-c", "import numpy as np; np.save('x.npy', np.ones((1, 3, 224, 224), np.float32))"], tmp_path)
-    for command in commands:
+    for command in given:
         arguments = ["--help"] if command[1] in MEASURING else command[2:]
         run([sys.executable, "-m", "sparsec.cli", command[1], *arguments], tmp_path)
 
 
 def test_the_makefile_knows_its_targets_and_ci_calls_them() -> None:
-    listed = run(["make", "-n", "-o", ".venv/.installed", "demo", "test", "test-fast", "lint", "bench"], ROOT)
+    listed = run(["make", "-n", "-o", ".venv/.installed", "demo", "test", "test-fast", "lint", "bench", "docs"], ROOT)
     assert (
         listed.index("benchmarks/demo.py") < listed.index("-m pytest") < listed.index("ruff check") < listed.index("benchmarks/networks.py")
     )
+    assert "mkdocs build --strict" in listed
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert re.search(r"make lint test\b", script.read_text())

@@ -22,12 +22,18 @@ STRATEGIES = ("prune", "merge")
 class TokenPruning:
     """Which tokens a compiled model may leave out.
 
-    keep: share of the tokens that stay, in (0, 1], one for all blocks or one per block of `after`; of T tokens ceil(keep · T) stay, the
-    CLS token among them. after: numbers of blocks (attentions in order, from 1), ascending. budget: instead of `keep`, the share of all
-    multiply-adds that may be spent; without `after` it is spread over all blocks but the last. strategy: "prune" drops tokens by the
-    attention they receive (Kong et al. 2022; Liang et al. 2022), "merge" joins similar ones (Bolya et al. 2023). cls: whether token 0
-    judges the others; None: where the model reads single tokens. allow_shorter: a model that returns tokens may return fewer.
     InvalidInput names the entry that is out of range.
+
+    Attributes:
+        keep: share of the tokens that stay, in (0, 1], one for all blocks or one per block of ``after``; of T tokens ceil(keep · T) stay,
+            the CLS token among them.
+        after: numbers of blocks (attentions in order, from 1), ascending.
+        budget: instead of ``keep``, the share of all multiply-adds that may be spent; without ``after`` it is spread over all blocks but
+            the last.
+        strategy: "prune" drops tokens by the attention they receive (Kong et al. 2022; Liang et al. 2022), "merge" joins similar ones
+            (Bolya et al. 2023).
+        cls: whether token 0 judges the others; None: where the model reads single tokens.
+        allow_shorter: a model that returns tokens may return fewer.
     """
 
     keep: float | tuple[float, ...] | None = None

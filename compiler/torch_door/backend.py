@@ -76,6 +76,9 @@ def refresh(compiled: object = None) -> None:
 
     No call looks at every byte of every weight: after a write to a few elements that PyTorch does not see, as ``p.data[0, 0] = 1``, this
     makes the next call notice it, not one of the next.
+
+    Args:
+        compiled: the module, or what ``torch.compile`` made of it; None for all.
     """
     module = getattr(compiled, "_orig_mod", compiled)
     tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else None

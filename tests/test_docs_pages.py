@@ -1,0 +1,235 @@
+"""What pages list is what the code has: options, commands, errors, names, models, files."""
+
+import ast
+import re
+from ast import literal_eval
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+import sparsec
+from sparsec.artifact import FORMAT
+from sparsec.bench.names import RIVALS
+from sparsec.cli import app
+from sparsec.models import zoo
+from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
+from sparsec.tokens.budget import STRATEGIES, TokenPruning
+from tests.documents import DOCS, ROOT
+
+FOLDERS = ("compiler", "passes", "backends", "autotune", "models")
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+TREES = [ast.parse(path.read_text()) for path in SOURCES]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def text(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text()
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its level or above."""
+    level = heading.index(" ")
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{level}}} |\Z)", text(page), re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{page}.md has no {heading!r}"
+    return found[1]
+
+
+def rows(markdown: str) -> list[list[str]]:
+    """The cells of all tables but their headings."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    ruled = [i for i, line in enumerate(lines) if set(line) <= set("|- ")]
+    kept = [line for i, line in enumerate(lines) if i not in ruled and i + 1 not in ruled]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in kept]
+
+
+def spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def values(cell: str) -> set[object]:
+    """The values in code spans, as Python has them."""
+    return {literal_eval(span) for span in spans(cell)}
+
+
+# Options.
+
+
+def test_every_option_has_a_row_a_section_and_its_default() -> None:
+    head = text("options").partition("## tune")[0]
+    listed = {spans(row[0])[0]: row for row in rows(head)}
+    assert list(listed) == [entry.name for entry in fields(Settings)]
+    for name, row in listed.items():
+        assert f"[`{name}`](#{name})" == row[0] and section("options", f"## {name}")
+        if spans(row[2]):
+            assert values(row[2]) == {getattr(Settings(cache_dir="x"), name)}
+    assert values(listed["tune"][1]) == set(TUNE_LEVELS)
+    assert values(listed["check_weights"][1]) == set(WEIGHT_CHECKS)
+
+
+def test_values_of_options_are_explained() -> None:
+    assert {value for row in rows(section("options", "## tune")) for value in values(row[0])} == set(TUNE_LEVELS)
+    assert {value for row in rows(section("options", "## check_weights")) for value in values(row[0])} == set(WEIGHT_CHECKS)
+    entries = {spans(row[0])[0]: row for row in rows(section("options", "## token_pruning"))}
+    assert list(entries) == [entry.name for entry in fields(TokenPruning)]
+    assert values(entries["strategy"][1]) == set(STRATEGIES)
+    for entry in fields(TokenPruning):
+        assert values(entries[entry.name][2]) == ({entry.default} if spans(entries[entry.name][2]) else set())
+
+
+def test_modes_are_those_of_the_backend() -> None:
+    from sparsec.torch_door.backend import MODES
+
+    told = {
+        mode: literal_eval(spans(row[1])[0]) if spans(row[1]) else {}
+        for row in rows(section("options", "## Modes"))
+        for mode in values(row[0])
+    }
+    assert told == {name: options for name, options in MODES.items() if name}
+
+
+def test_options_are_spelled_as_the_command_does() -> None:
+    takes = {option for parameter in COMMANDS["compile"].params for option in parameter.opts}
+    for row in rows(text("options").partition("## tune")[0]):
+        spelled = [span for span in spans(row[3]) if span.startswith("--")]
+        assert spelled or row[3].startswith("none: ")
+        assert set(spelled) <= takes
+
+
+def environment() -> set[str]:
+    """Names of environment variables that the code reads, in Python or C."""
+    found = set()
+    for node in (node for tree in TREES for node in ast.walk(tree)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="environ")), args=[ast.Constant(value=str(name)), *_]):
+                found.add(name)
+            case ast.Subscript(value=ast.Attribute(attr="environ"), slice=ast.Constant(value=str(name))):
+                found.add(name)
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[ch]")):
+        found |= set(re.findall(r'getenv\("(\w+)"', path.read_text()))
+    return found
+
+
+def test_every_environment_variable_has_a_row() -> None:
+    listed = [spans(row[0])[0] for row in rows(section("options", "## Environment variables"))]
+    assert len(environment()) >= 8 and len(set(listed)) == len(listed)
+    # Of torch, which reads it for us.
+    assert set(listed) == environment() | {"TORCH_LOGS"}
+
+
+# The command.
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_of_a_command_are_those_of_its_section(name: str) -> None:
+    listed = {span for row in rows(section("cli", f"## sparsec {name}")) for span in spans(row[0])}
+    takes = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("-")}
+    assert listed == takes
+
+
+def test_the_page_has_every_command_and_common_option() -> None:
+    assert sorted(re.findall(r"^## sparsec (\w+)$", text("cli"), re.MULTILINE)) == sorted(COMMANDS)
+    common = {span for row in rows(text("cli").partition("## sparsec")[0]) for span in spans(row[0]) if span.startswith("-")}
+    group = typer.main.get_command(app)
+    assert common == {option for parameter in group.params for option in parameter.opts} | {"--help", "-h"}
+    assert {span for row in rows(section("cli", "## sparsec bench")) for span in spans(row[1])} >= set(RIVALS)
+
+
+# Errors.
+
+
+def families() -> set[str]:
+    """Names of all subclasses of SparsecError."""
+    bases = {c.name: {getattr(b, "id", "") for b in c.bases} for t in TREES for c in ast.walk(t) if isinstance(c, ast.ClassDef)}
+    found = {"SparsecError"}
+    while more := {name for name, of in bases.items() if of & found} - found:
+        found |= more
+    return found
+
+
+def test_every_kind_of_error_is_explained() -> None:
+    assert {"InvalidInput", "BenchError", "InvalidArgument"} < families()
+    for name in families():
+        assert re.search(rf"^##+ {name}$|`{name}`, a subclass", text("errors"), re.MULTILINE) or name == "SparsecError", name
+
+
+def messages() -> Iterator[str]:
+    """All texts of the code, with … for what varies."""
+    for node in (node for tree in TREES for node in ast.walk(tree)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def test_quoted_messages_are_those_of_the_code() -> None:
+    known = "\n".join(messages())
+    quoted = [spans(row[0])[0] for row in rows(text("errors"))]
+    assert len(quoted) > 100
+    wrong = [message for message in quoted if not _said(message, known)]
+    assert not wrong
+
+
+def _said(message: str, known: str) -> bool:
+    """Whether a line of the code's texts has these parts in this order; what varies may be anything."""
+    return re.search("[^\n]*?".join(map(re.escape, message.split("…"))), known) is not None
+
+
+# Names, models, artifacts.
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    documented = set(re.findall(r"^::: ([\w.]+)$", text("api"), re.MULTILINE))
+    for name in set(sparsec.__all__) - {"__version__", "errors", "SparsecError"}:
+        assert f"sparsec.{name}" in documented, name
+    assert "sparsec.errors" in documented
+    for name in documented:
+        assert _found(name) is not None, name
+
+
+def _found(dotted: str) -> object:
+    from importlib import import_module
+
+    module, _, name = dotted.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def test_models_that_are_called_good_are_tested() -> None:
+    from tests.models.heads.table import CASES
+
+    zoo_names = [spans(row[0])[0] for row in rows(section("models", "## The zoo"))]
+    assert zoo_names == list(zoo.NAMES)
+    factories = {span.rpartition(":")[2] for span in spans(text("models")) if span.startswith("sparsec.models.zoo:")}
+    assert factories and all(callable(getattr(zoo, name)) for name in factories)
+    heads = [span for row in rows(section("models", "## With heads")) for span in spans(row[1])]
+    assert len(heads) > 50
+    unknown = [name for name in heads if not any(_is_case(name, case) for case in CASES)]
+    assert not unknown
+
+
+def _is_case(name: str, case: str) -> bool:
+    """A case's own name, or that of a family: Bert of BertForQuestionAnswering."""
+    return case == name or re.match(rf"{re.escape(name)}(For|Model|MTModel|LMHead|With|Double|$)", case) is not None
+
+
+def test_files_of_an_artifact_are_those_of_its_description() -> None:
+    assert f"**format {FORMAT}**" in text("artifacts") and f"FORMAT == {FORMAT}" in text("artifacts")
+    header = (ROOT / "compiler/c/sparsec.h").read_text()
+    functions = {span for row in rows(section("artifacts", "## From C")) for span in spans(row[0])}
+    assert functions == set(re.findall(r"^[a-z][\w *]*?[ *](sparsec_\w+)\(", header, re.MULTILINE))
+
+
+def options_in(lines: Sequence[str]) -> set[str]:
+    return {option for line in lines for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", line)}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_commands_of_pages_take_their_options(page: Path) -> None:
+    from tests.documents import blocks, commands
+
+    for line in (line for block in blocks(page, "sh") for line in commands(block) if line.startswith("sparsec ")):
+        command = COMMANDS[line.split()[1]]
+        takes = {option for parameter in command.params for option in parameter.opts}
+        assert options_in([line]) <= takes | {"--debug"}, line
