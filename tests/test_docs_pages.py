@@ -11,9 +11,10 @@ import pytest
 import typer
 
 import sparsec
-from sparsec.artifact import FORMAT
+from sparsec import artifact
 from sparsec.bench.names import RIVALS
 from sparsec.cli import app
+from sparsec.from_onnx.nodes import OLDEST, OPSETS
 from sparsec.models import zoo
 from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
 from sparsec.tokens.budget import STRATEGIES, TokenPruning
@@ -214,8 +215,16 @@ def _is_case(name: str, case: str) -> bool:
     return case == name or re.match(rf"{re.escape(name)}(For|Model|MTModel|LMHead|With|Double|$)", case) is not None
 
 
-def test_files_of_an_artifact_are_those_of_its_description() -> None:
-    assert f"**format {FORMAT}**" in text("artifacts") and f"FORMAT == {FORMAT}" in text("artifacts")
+def test_opsets_are_those_of_the_importer() -> None:
+    assert f"opset {OLDEST} to {OPSETS[-1]}" in text("doors") and f"opset {OLDEST} to {OPSETS[0] - 1} are brought to {OPSETS[0]}" in text(
+        "doors"
+    )
+
+
+def test_files_and_functions_of_an_artifact_are_explained() -> None:
+    listed = {span for row in rows(section("artifacts", "## What is in it")) for span in spans(row[0])}
+    assert {artifact.MANIFEST, artifact.WEIGHTS, artifact.RUNTIME, artifact.FFI, artifact.FLAT, *artifact._C_FILES} <= listed
+    assert f"**format {artifact.FORMAT}**" in text("artifacts") and f"FORMAT == {artifact.FORMAT}" in text("artifacts")
     header = (ROOT / "compiler/c/sparsec.h").read_text()
     functions = {span for row in rows(section("artifacts", "## From C")) for span in spans(row[0])}
     assert functions == set(re.findall(r"^[a-z][\w *]*?[ *](sparsec_\w+)\(", header, re.MULTILINE))
