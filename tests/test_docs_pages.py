@@ -1,10 +1,11 @@
-"""What pages list is what the code has: options, commands, errors, names, models, files."""
+"""What pages list is what the code has: options, commands, names, models, files."""
 
 import ast
 import re
 from ast import literal_eval
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,41 +19,10 @@ from sparsec.from_onnx.nodes import OLDEST, OPSETS
 from sparsec.models import zoo
 from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
 from sparsec.tokens.budget import STRATEGIES, TokenPruning
-from tests.documents import DOCS, ROOT
+from tests.documents import DOCS, ROOT, blocks, commands
+from tests.pages import FOLDERS, TREES, rows, section, spans, text, values
 
-FOLDERS = ("compiler", "passes", "backends", "autotune", "models")
-SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-TREES = [ast.parse(path.read_text()) for path in SOURCES]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
-
-def text(page: str) -> str:
-    return (DOCS / f"{page}.md").read_text()
-
-
-def section(page: str, heading: str) -> str:
-    """What stands below a heading, up to the next one of its level or above."""
-    level = heading.index(" ")
-    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{level}}} |\Z)", text(page), re.MULTILINE | re.DOTALL)
-    assert found is not None, f"{page}.md has no {heading!r}"
-    return found[1]
-
-
-def rows(markdown: str) -> list[list[str]]:
-    """The cells of all tables but their headings."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    ruled = [i for i, line in enumerate(lines) if set(line) <= set("|- ")]
-    kept = [line for i, line in enumerate(lines) if i not in ruled and i + 1 not in ruled]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in kept]
-
-
-def spans(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
-def values(cell: str) -> set[object]:
-    """The values in code spans, as Python has them."""
-    return {literal_eval(span) for span in spans(cell)}
 
 
 # Options.
@@ -138,46 +108,6 @@ def test_the_page_has_every_command_and_common_option() -> None:
     assert {span for row in rows(section("cli", "## sparsec bench")) for span in spans(row[1])} >= set(RIVALS)
 
 
-# Errors.
-
-
-def families() -> set[str]:
-    """Names of all subclasses of SparsecError."""
-    bases = {c.name: {getattr(b, "id", "") for b in c.bases} for t in TREES for c in ast.walk(t) if isinstance(c, ast.ClassDef)}
-    found = {"SparsecError"}
-    while more := {name for name, of in bases.items() if of & found} - found:
-        found |= more
-    return found
-
-
-def test_every_kind_of_error_is_explained() -> None:
-    assert {"InvalidInput", "BenchError", "InvalidArgument"} < families()
-    for name in families():
-        assert re.search(rf"^##+ {name}$|`{name}`, a subclass", text("errors"), re.MULTILINE) or name == "SparsecError", name
-
-
-def messages() -> Iterator[str]:
-    """All texts of the code, with … for what varies."""
-    for node in (node for tree in TREES for node in ast.walk(tree)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-        elif isinstance(node, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-
-
-def test_quoted_messages_are_those_of_the_code() -> None:
-    known = "\n".join(messages())
-    quoted = [spans(row[0])[0] for row in rows(text("errors"))]
-    assert len(quoted) > 100
-    wrong = [message for message in quoted if not _said(message, known)]
-    assert not wrong
-
-
-def _said(message: str, known: str) -> bool:
-    """Whether a line of the code's texts has these parts in this order; what varies may be anything."""
-    return re.search("[^\n]*?".join(map(re.escape, message.split("…"))), known) is not None
-
-
 # Names, models, artifacts.
 
 
@@ -191,8 +121,6 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 def _found(dotted: str) -> object:
-    from importlib import import_module
-
     module, _, name = dotted.rpartition(".")
     return getattr(import_module(module), name)
 
@@ -236,8 +164,6 @@ def options_in(lines: Sequence[str]) -> set[str]:
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_commands_of_pages_take_their_options(page: Path) -> None:
-    from tests.documents import blocks, commands
-
     for line in (line for block in blocks(page, "sh") for line in commands(block) if line.startswith("sparsec ")):
         command = COMMANDS[line.split()[1]]
         takes = {option for parameter in command.params for option in parameter.opts}
