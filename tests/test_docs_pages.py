@@ -16,6 +16,7 @@ from sparsec import artifact
 from sparsec.bench.names import RIVALS
 from sparsec.cli import app
 from sparsec.from_onnx.nodes import OLDEST, OPSETS
+from sparsec.from_onnx.specialize import MOST_ELEMENTS
 from sparsec.models import zoo
 from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
 from sparsec.tokens.budget import STRATEGIES, TokenPruning
@@ -143,10 +144,10 @@ def _is_case(name: str, case: str) -> bool:
     return case == name or re.match(rf"{re.escape(name)}(For|Model|MTModel|LMHead|With|Double|$)", case) is not None
 
 
-def test_opsets_are_those_of_the_importer() -> None:
-    assert f"opset {OLDEST} to {OPSETS[-1]}" in text("doors") and f"opset {OLDEST} to {OPSETS[0] - 1} are brought to {OPSETS[0]}" in text(
-        "doors"
-    )
+def test_bounds_of_the_importer_are_told() -> None:
+    told = section("doors", "## .onnx files")
+    assert f"opset {OLDEST} to {OPSETS[-1]}" in text("doors")
+    assert f"opset {OLDEST} to {OPSETS[0] - 1} are brought to {OPSETS[0]}" in told and f"up to {MOST_ELEMENTS} elements" in told
 
 
 def test_files_and_functions_of_an_artifact_are_explained() -> None:
