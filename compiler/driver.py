@@ -276,9 +276,9 @@ def compile(
         options: fields of ``Settings`` (tune, threads, cache_dir, ...).
 
     Returns:
-        A model to be called like ``model``, with tensors on the CPU or numpy arrays, which gives what ``model`` gives, in the same nesting,
-        without gradients. ``explain()`` says what became of each layer, ``save(path)`` writes an artifact, ``profile(*inputs)`` times the
-        layers.
+        A model to be called like ``model``, with float32 tensors on the CPU or numpy arrays, which gives what ``model`` gives, in the same
+        nesting, without gradients. ``explain()`` says what became of each layer, ``save(path)`` writes an artifact, ``profile(*inputs)``
+        times the layers.
 
     Raises:
         InvalidInput: an unknown option or a value out of range, inputs that do not fit the model.
