@@ -273,7 +273,7 @@ def compile(
         example_inputs: tuple of positional inputs (a lone tensor or array stands for a tuple of one); only a module needs them.
         kwargs: keyword inputs.
         dynamic_shapes: the free axes of a module's inputs, as ``torch.export.export`` takes them.
-        options: fields of ``Settings`` (tune, threads, cache_dir, ...).
+        options: fields of ``Settings``, which says what they mean and what they are where left out.
 
     Returns:
         A model to be called like ``model``, with float32 tensors on the CPU or numpy arrays, which gives what ``model`` gives, in the same
