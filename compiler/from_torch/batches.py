@@ -118,7 +118,7 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         given = [*args, *(kwargs or {}).values()]
         leaves = given if func.__name__ in _FULL else pytree.tree_leaves(given)
-        numbers = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | slice))
+        numbers = tuple(_numbers(leaf) for leaf in leaves if isinstance(leaf, int | float | slice))
         constants = self._follow(func, args, kwargs or {}, result)
         if shapes := _shapes(result):
             self.calls.append(_Call(func.__name__, numbers, shapes, _shapes(given), constants))
@@ -149,6 +149,17 @@ class _Watch(TorchFunctionMode):
             # What is computed of weights on the way has no values here.
             return [_UNKNOWN if isinstance(leaf, FakeTensor) else leaf for leaf in found]
         return []
+
+
+def _numbers(value: Any) -> Any:
+    """A slice as its numbers, where tensors of sizes may stand as well; what they are is known of those that hold a constant."""
+    if isinstance(value, slice):
+        return tuple(map(_numbers, (value.start, value.stop, value.step)))
+    if not isinstance(value, Tensor):
+        return value
+    with suppress(Exception):
+        return int(value)
+    return float("nan")  # Equal to nothing.
 
 
 def _writes(name: str) -> bool:
