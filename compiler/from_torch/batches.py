@@ -21,12 +21,14 @@ import torch
 from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
+from torch._export.utils import _compiling_state_context
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.numbers import of_each_sample
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.symbols import LARGEST, Signature
@@ -229,7 +231,7 @@ def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
     size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    with mode, _unchanged(module), DropoutReturnsItsInput(), _Asked(shapes, found):
+    with mode, _looking(module), _Asked(shapes, found):
 
         def stand_in(leaf: Tensor) -> Tensor:
             return torch.empty((size, *leaf.shape[1:]) if leaf.dim() else (), dtype=leaf.dtype)
@@ -298,7 +300,7 @@ def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ba
 
 def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[_Call] | str:
     """The functions of a call with tensors of these shapes, or how it fails."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _unchanged(module), DropoutReturnsItsInput(), _Watch() as watch:
+    with FakeTensorMode(allow_non_fake_inputs=True), _looking(module), _Watch() as watch:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.start((given, named))
@@ -311,14 +313,7 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 @contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """What modules keep of a call is forgotten."""
-    kept = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
-    try:
+def _looking(module: nn.Module) -> Iterator[None]:
+    """Code that asks whether it is compiled goes the way that torch.export went, and keeps nothing of it."""
+    with unchanged(module), _compiling_state_context(), DropoutReturnsItsInput():
         yield
-    finally:
-        for part, attributes, buffers in kept:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-            part._buffers.clear()
-            part._buffers.update(buffers)

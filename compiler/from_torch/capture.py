@@ -22,6 +22,7 @@ from sparsec.from_torch.batches import dependence_on_batch, only_batch, unlike_o
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.exporting import first_line, quiet_export, uncaptured
+from sparsec.from_torch.leftovers import without_stand_ins
 from sparsec.from_torch.lower import Lowered, lower
 from sparsec.from_torch.plain import is_plain, plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
@@ -55,7 +56,7 @@ def capture(
             return capture_graph(source, args, weights)[0]
         module = unwrapped(source)
         _check_module(module)
-        with plain_weights(module):
+        with plain_weights(module), without_stand_ins(module):
             described = _captured(module, args, kwargs, dynamic_shapes)
             if described.symbols:
                 described = replace(described, signature=_above_one(module, args, kwargs, described))
