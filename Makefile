@@ -1,9 +1,13 @@
-# Every target sets up what it needs: a virtual environment in .venv, once, and again when pyproject.toml changes.
+# Every target sets up what it needs: a virtual environment in .venv, once, and again when pyproject.toml changes. With PYTHON=python3.12
+# (or another) it is one of its own, .venv-3.12, beside the usual one.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-VENV := .venv
+PYTHON ?=
+USUAL := 3.11
+FOUND := $(shell $(or $(PYTHON),true) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := $(if $(PYTHON),.venv$(addprefix -,$(filter-out $(USUAL),$(or $(FOUND),missing))),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := onnx,bench,models,docs,dev
@@ -35,16 +39,20 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
-	@echo "make clean      remove the environment and all caches of this folder"
+	@echo "make clean      remove the environments and all caches of this folder"
+	@echo
+	@echo "With PYTHON=python3.12 each of them runs on that interpreter, in .venv-3.12."
 
 setup: $(STAMP)
 
 # torch goes first and pinned, so that pip never resolves it on its own; the CPU build where pip finds one.
 $(STAMP): pyproject.toml
-	@python=$$(for name in python3.11 python3 python; do \
-	  "$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done || true); \
-	if [ -z "$$python" ]; then echo "Python 3.11 was not found: install it so that python3.11 is on PATH." >&2; exit 1; fi; \
-	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: Debian and Ubuntu need the package python3.11-venv." >&2; exit 1; }
+	@python="$(PYTHON)"; \
+	[ -n "$$python" ] || python=$$(for name in python$(USUAL) python3 python; do \
+	  [ "$$("$$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(USUAL) ] && echo "$$name" && break; done || true); \
+	if [ -z "$$python" ]; then echo "Python $(USUAL) was not found: put it on PATH as python$(USUAL), or name another one: make PYTHON=python3.12 ..." >&2; exit 1; fi; \
+	if [ "$(VENV)" = .venv-missing ]; then "$$python" -c pass || true; echo "PYTHON=$(PYTHON) cannot be run." >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: Debian and Ubuntu need the package python$(or $(FOUND),$(USUAL))-venv." >&2; exit 1; }
 	@$(BIN)/python -c 'import torch, sys; sys.exit(torch.__version__.partition("+")[0] != "$(TORCH)")' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
 	  || $(BIN)/python -m pip install "torch==$(TORCH)"
@@ -93,6 +101,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(call linked,$(TYPED))
 	MYPYPATH=$(TYPED) $(BIN)/mypy -p sparsec
+	MYPYPATH=$(TYPED) $(BIN)/mypy --warn-unused-ignores --follow-imports silent tests/typed_calls.py
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -108,5 +117,5 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(SITE)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

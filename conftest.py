@@ -1,8 +1,22 @@
-"""Where there is no C++ compiler, tests that need Inductor are skipped, and say so."""
+"""Where there is no C++ compiler, tests that need Inductor are skipped, and say so; and a way to test as on other interpreters."""
 
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of the whole run."""
+    text = "test as on an interpreter whose dictionaries have no stamps: Dynamo keeps its own guards (in this process, not in children)"
+    parser.addoption("--without-stamps", action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the option says."""
+    if config.getoption("--without-stamps"):
+        from sparsec.torch_door import memory
+
+        memory.can_read = lambda: False  # type: ignore[assignment]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

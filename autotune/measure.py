@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sparsec.autotune.child import Child, Failed, Lost
 from sparsec.autotune.job import Job, write_job
@@ -83,7 +83,7 @@ class Measuring:
         self._scratch = Scratch()
         self._child: Child | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Measuring:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from statistics import median
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sparsec.autotune.tasks import restored_schedule, restored_spec
 from sparsec.spec import Schedule
@@ -64,7 +64,7 @@ class Record:
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Record:
         """Read what ``to_json`` wrote, checked. ValueError says what is wrong with it."""
         data = json.loads(text)
         if not isinstance(data, dict):

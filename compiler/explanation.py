@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,7 +80,7 @@ class Explanation:
         return asdict(self)
 
     @classmethod
-    def restored(cls, data: Mapping[str, Any]) -> Self:
+    def restored(cls, data: Mapping[str, Any]) -> Explanation:
         """Read what ``described`` gave. KeyError, TypeError or ValueError if it is malformed."""
         return cls(
             layers=tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in data["layers"]),
@@ -94,11 +94,11 @@ class Explanation:
         return json.dumps(self.described(), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Explanation:
         """Read what ``to_json`` wrote."""
         return cls.restored(json.loads(text))
 
-    def timed(self, seconds: Mapping[str, float]) -> Self:
+    def timed(self, seconds: Mapping[str, float]) -> Explanation:
         """The same with measured times; ``seconds`` by node name."""
         layers = (replace(x, time_us=seconds[x.node] * 1e6) if x.node in seconds else x for x in self.layers)
         return replace(self, layers=tuple(layers))

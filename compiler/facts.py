@@ -7,7 +7,7 @@ Dimension 0 is the outputs of a weight, dimension 1 the inputs of a weight and t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -105,7 +105,7 @@ class Fact:
         return not bounded or bool(((tensor >= self.low) & (tensor <= self.high)).all())
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Self:
+    def of(cls, tensor: Tensor) -> "Fact":
         """The strongest fact measured of a constant; 25 million values take well under a second."""
         if not tensor.numel():
             return cls(reason="empty")
@@ -136,7 +136,7 @@ class Fact:
         return {key: value for key, value in plain.items() if value not in (None, [], "") and (key, value) != _FULL}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+    def from_json(cls, plain: Mapping[str, Any]) -> "Fact":
         """The fact that `to_json` described."""
         return cls(
             density=plain.get("density", 1.0),

@@ -12,7 +12,6 @@ import weakref
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 _PREFIX = "sparsec-scratch-"
 #: Seconds in which a new folder is locked by its maker.
@@ -35,7 +34,7 @@ class Scratch:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._end = weakref.finalize(self, _remove, self.path, lock, os.getpid())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Scratch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from numbers import Real
-from typing import Any, Self
+from typing import Any
 
 from sparsec.errors import InvalidInput
 
@@ -72,7 +72,7 @@ class TokenPruning:
         return float(self.keep)  # type: ignore[arg-type]
 
     @classmethod
-    def read(cls, option: object) -> Self:
+    def read(cls, option: object) -> "TokenPruning":
         """The option from a mapping or as it is. InvalidInput names an unknown entry and the nearest known one."""
         if isinstance(option, cls):
             return option
