@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparsec.errors import SparsecError
     from sparsec.explaining import explain
     from sparsec.explanation import Explanation
-    from sparsec.settings import Settings
+    from sparsec.settings import Options, Settings
     from sparsec.torch_door.backend import refresh
 
     __version__: str
@@ -33,6 +33,7 @@ _HOMES = {
     "explain": "explaining",
     "export_kernels": "autotune.export",
     "refresh": "torch_door.backend",
+    "Options": "settings",
     "Settings": "settings",
     "SparsecError": "errors",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "CompiledModel",
     "Explanation",
     "LoadedModel",
+    "Options",
     "Settings",
     "SparsecError",
     "__version__",

@@ -357,7 +357,7 @@ def _compiled(
     from sparsec import driver
 
     begin = time.perf_counter()
-    return driver.compile(*opened, tune=tune, threads=threads, **options), time.perf_counter() - begin
+    return driver.compile(*opened, **{**options, "tune": tune, "threads": threads}), time.perf_counter() - begin
 
 
 def _opened(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -35,7 +35,10 @@ from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.pipeline import Context, Result, Story, run
 from sparsec.rows import explanation_of
 from sparsec.runtime import Runner
-from sparsec.settings import Settings
+from sparsec.settings import Options, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: The passes that only simplify.
 _SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
@@ -261,7 +264,12 @@ def _left_to_torch(explanation: Explanation) -> str:
 
 
 def compile(
-    model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None, **options: Any
+    model: Any,
+    example_inputs: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    **options: Unpack[Options],
 ) -> CompiledModel:
     """Compile a model for inputs of the example's shapes, and for every size of the axes that it leaves free.
 
@@ -273,7 +281,7 @@ def compile(
         example_inputs: tuple of positional inputs (a lone tensor or array stands for a tuple of one); only a module needs them.
         kwargs: keyword inputs.
         dynamic_shapes: the free axes of a module's inputs, as ``torch.export.export`` takes them.
-        options: fields of ``Settings``, which says what they mean and what they are where left out.
+        options: see ``Options``; what they mean, and what they are where left out, stands in ``Settings``.
 
     Returns:
         A model to be called like ``model``, with float32 tensors on the CPU or numpy arrays, which gives what ``model`` gives, in the same

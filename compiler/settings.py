@@ -6,15 +6,33 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, TypedDict, get_args
 
 from platformdirs import user_cache_path
 
 from sparsec.errors import InvalidInput
 from sparsec.tokens.budget import TokenPruning
 
-TUNE_LEVELS = ("off", "quick", "full")
-WEIGHT_CHECKS = ("sampled", "full", "versions")
+Tune = Literal["off", "quick", "full"]
+WeightCheck = Literal["sampled", "full", "versions"]
+TUNE_LEVELS = get_args(Tune)
+WEIGHT_CHECKS = get_args(WeightCheck)
+
+
+class Options(TypedDict, total=False):
+    """The options of ``sparsec.compile(model, (x,), **options)`` and of ``torch.compile(model, backend="sparse", options=options)``.
+
+    All may be left out. What they mean and what they are then: see ``Settings``.
+    """
+
+    tune: Tune
+    threads: int | None
+    cache_dir: Path | str
+    dump_dir: Path | str | None
+    stop_after: str | None
+    token_pruning: TokenPruning | Mapping[str, Any] | None
+    remove_padding: bool
+    check_weights: WeightCheck
 
 
 def _cache_directory() -> Path:
@@ -57,14 +75,14 @@ class Settings:
             (some bytes at each call, all within some calls), "full" (all bytes at each call) or "versions" (no bytes).
     """
 
-    tune: str = "off"
+    tune: Tune = "off"
     threads: int | None = None
     cache_dir: Path = field(default_factory=_cache_directory)
     dump_dir: Path | None = field(default_factory=_dump_directory)
     stop_after: str | None = field(default_factory=lambda: os.environ.get("SPARSEC_STOP_AFTER") or None)
     token_pruning: TokenPruning | Mapping[str, Any] | None = None
     remove_padding: bool = False
-    check_weights: str = "sampled"
+    check_weights: WeightCheck = "sampled"
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:
@@ -87,7 +105,7 @@ class Settings:
         return self.threads or default_threads()
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any] | None) -> Self:
+    def from_options(cls, options: Options | Mapping[str, Any] | None) -> "Settings":
         """Settings from named options. InvalidInput names an unknown option and the nearest known one."""
         known = [entry.name for entry in fields(cls)]
         for name in options or {}:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparsec.errors import InvalidInput
 from sparsec.factories import make_model
+from sparsec.settings import Tune
 
 
 class Positional(torch.nn.Module):
@@ -39,7 +40,7 @@ class Program:
     expected: tuple[np.ndarray, ...]
     folder: Path
     threads: int
-    tune: str
+    tune: Tune
 
 
 def load_attribute(path: str) -> Callable[..., Any]:
@@ -48,7 +49,7 @@ def load_attribute(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def load_program(factory: str, batch: int, folder: Path, threads: int, tune: str, shapes: Sequence[str] = ()) -> Program:
+def load_program(factory: str, batch: int, folder: Path, threads: int, tune: Tune, shapes: Sequence[str] = ()) -> Program:
     """Call `factory`, bring its example inputs (normal numbers of `shapes` if given) to `batch` rows and run it once in eager mode.
 
     The random generator is seeded first, so that a factory that draws from it makes the same model in every process. InvalidInput where

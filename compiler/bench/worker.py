@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec.serve import serve
+from sparsec.settings import Tune
 
 if TYPE_CHECKING:
     from sparsec.bench.rivals import Loaded
@@ -41,7 +42,7 @@ class Worker:
             return {"failure": _reason(error)}
 
     def _load(
-        self, rival: str, factory: str, batch: int, threads: int, folder: str, tune: str, shapes: Sequence[str] = ()
+        self, rival: str, factory: str, batch: int, threads: int, folder: str, tune: Tune, shapes: Sequence[str] = ()
     ) -> dict[str, Any]:
         import torch
 

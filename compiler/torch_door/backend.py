@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from sparsec.from_torch.capture import capture_graph
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
 from sparsec.inductor import compile_dense, retrace_dense
-from sparsec.settings import Settings
+from sparsec.settings import Options, Settings
 from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
@@ -47,10 +47,10 @@ def sparse_backend(
     graph_module: fx.GraphModule,
     example_inputs: Sequence[Any],
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     mode: str | None = None,
 ) -> Callable[..., Sequence[Any]]:
-    """The backend "sparse" of torch.compile; `options` are the fields of Settings, mode "max-autotune" tunes.
+    """The backend "sparse" of torch.compile; `options` are those of ``sparsec.compile`` (``Options``), mode "max-autotune" tunes.
 
     The result checks at each call that the weights it has compiled in are still the ones it is given. Graphs that need
     gradients, or whose inputs are not float32 on the CPU, go to Inductor as they are, with a warning that says why.

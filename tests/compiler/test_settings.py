@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 
+import sparsec
 from sparsec.artifact import load, save
 from sparsec.doctor import examine
 from sparsec.errors import InvalidInput
-from sparsec.settings import Settings, default_threads
+from sparsec.settings import Options, Settings, default_threads
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, strips
 
 SAID = "import sys; from sparsec.settings import default_threads; assert 'torch' not in sys.modules; print(default_threads())"
@@ -60,3 +62,17 @@ def test_no_threads_are_refused(tmp_path: Path, threads: int) -> None:
 def test_unknown_options_are_named_with_the_nearest() -> None:
     with pytest.raises(InvalidInput, match=r"'tuen'.*\n.*'tune'"):
         Settings.from_options({"tuen": "off"})
+
+
+def test_the_typed_options_are_the_fields_of_settings() -> None:
+    """Paths may be texts, which a Settings turns into paths."""
+    options, held = get_type_hints(Options), get_type_hints(Settings)
+    assert Options.__optional_keys__ == options.keys() == {entry.name for entry in dataclasses.fields(Settings)}
+    assert options == {name: kind | str if name.endswith("_dir") else kind for name, kind in held.items()}
+    assert Settings(cache_dir="there").cache_dir == Path("there")
+
+
+def test_compile_takes_the_typed_options() -> None:
+    assert sparsec.compile.__annotations__["options"] == "Unpack[Options]"
+    documented = sparsec.compile.__doc__ or ""
+    assert all(heading in documented for heading in ("Args:", "Returns:", "Raises:"))
