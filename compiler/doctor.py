@@ -98,13 +98,15 @@ def _packages() -> Iterator[Check]:
 
 
 def _compilers() -> Iterator[Check]:
-    """What compiling calls; running artifacts takes neither."""
-    needed = _version("torch") is not None
-    for name, usual, purpose in (
-        ("linker", ("g++", "gcc", "clang++", "clang", "c++", "cc"), "a C or C++ compiler links every new kernel library"),
-        ("C++ compiler", ("g++", "clang++", "c++"), "Inductor compiles with it what no kernel covers"),
+    """What compiling calls, as TVM and Inductor look for it; running artifacts takes neither."""
+    needed, chosen = _version("torch") is not None, os.environ.get("CXX")
+    usual = ("g++", "gcc", "clang++", "clang", "c++", "cc")
+    linkers = (chosen,) if chosen else (os.environ["CC"],) if os.environ.get("CC") else usual
+    for name, tried, purpose in (
+        ("linker", linkers, "every new kernel library is linked by a C or C++ compiler"),
+        ("C++ compiler", (chosen or "g++",), "Inductor compiles with it what no kernel covers"),
     ):
-        found = next(filter(None, map(shutil.which, [os.environ["CXX"]] if os.environ.get("CXX") else usual)), None)
+        found = next(filter(None, map(shutil.which, tried)), None)
         missing = f"none found; {purpose}" + ("" if needed else "; nothing is compiled here")
         yield Check(name, found is not None or not needed, found or missing, "Install g++, or name a compiler in CXX.")
 

@@ -48,7 +48,7 @@ def _compiler_needed() -> Iterator[None]:
         raise MachineError(
             "What no kernel covers cannot be compiled.",
             why="Inductor of torch compiles it as C++, and finds no C++ compiler.",
-            hint="Install g++ or clang++, or set CXX to one.",
+            hint="Install g++, or set CXX to a C++ compiler.",
         ) from error
 
 

@@ -80,8 +80,8 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         raise MachineError(
             "The kernels cannot be linked into a library.",
             where=str(directory),
-            why=str(error).strip().splitlines()[-1] if get_cc() else "No C compiler was found.",
-            hint="Install a C compiler (gcc or clang) and see that the directory has room.",
+            why=str(error).strip().splitlines()[-1] if get_cc() else "No C or C++ compiler was found, which every new library takes.",
+            hint="Install g++ (or gcc, clang), or name a compiler in CXX, and see that the directory has room.",
         ) from error
     return path
 

@@ -89,3 +89,29 @@ def test_processor_without_avx2(at: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 def test_more_threads_than_cores(tmp_path: Path) -> None:
     assert not found(Settings(cache_dir=tmp_path, threads=4096), "cores").ok
+
+
+@pytest.mark.parametrize(
+    ("there", "variables", "linker", "inductors"),
+    [
+        ((), {}, False, False),
+        (("gcc",), {}, True, False),
+        (("clang++",), {}, True, False),
+        (("clang++",), {"CXX": "clang++"}, True, True),
+        (("g++",), {}, True, True),
+        (("g++",), {"CC": "nonesuch"}, False, True),
+        (("g++",), {"CXX": "nonesuch"}, False, False),
+    ],
+)
+def test_compilers_are_those_that_would_be_called(
+    at: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple, variables: dict, linker: bool, inductors: bool
+) -> None:
+    """TVM calls CXX, else CC, else what it finds; Inductor calls CXX, else g++."""
+    for name in there:
+        (tmp_path / name).touch(0o755)
+    for name in ("CXX", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**variables, "PATH": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    assert (found(at, "linker").ok, found(at, "C++ compiler").ok) == (linker, inductors)
+    assert linker or ("every new kernel library" in str(found(at, "linker")) and "CXX" in found(at, "linker").hint)

@@ -1,6 +1,7 @@
 """Libraries are compiled once per set of kernels and machine, wherever they may be written."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,10 +56,19 @@ def test_builders_at_the_same_time_leave_one_good_library(tmp_path):
 
 def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(MachineError, match="No C compiler was found"):
+    for name in ("CXX", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(MachineError, match=r"No C or C\+\+ compiler was found[^$]*Install g\+\+[^$]* in CXX"):
         library.build([ROWS], AVX2, tmp_path / "cache")
     assert not [*(tmp_path / "cache").iterdir()]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "g++", "clang"])
+def test_a_compiler_of_c_alone_is_enough(tmp_path, monkeypatch, compiler):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} on PATH")
+    monkeypatch.setenv("CXX", compiler)
+    assert load_kernels(library.build([ROWS], AVX2, tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "unsealed", "directory of links"])
