@@ -1,46 +1,23 @@
-"""Hypothesis strategies of all tests: tensors with zeros, facts, and small networks of integer-valued doubles.
+"""Hypothesis strategies of all tests: tensors with zeros, facts, and small networks of convolutions, tokens and views in doubles.
 
-All arithmetic of the networks is exact (sums and products of small dyadic numbers), so two graphs that mean the same
-agree bit for bit, whatever the order of summation.
+All arithmetic of networks without softmax, norms over features and smooth activations is exact (sums and products of small dyadic numbers),
+so two graphs that mean the same agree bit for bit, whatever the order of summation.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+import operator
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from sparsec.facts import Fact
-from sparsec.graph import Editor
+from tests.network import Network, integers, with_zeros
+from tests.token_networks import TokenNetwork
 
 aten = torch.ops.aten
+SEEDS = st.integers(0, 2**20)
 PATTERNS = ("dense", "unstructured", "dead rows", "dead columns", "zero", "last row")
-
-
-def integers(shape: tuple[int, ...], seed: int, low: int = -3, high: int = 3) -> Tensor:
-    """Integer-valued doubles from a seed."""
-    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def with_zeros(tensor: Tensor, pattern: str, seed: int) -> Tensor:
-    """Put zeros into a tensor of at least two dimensions, by the name of a pattern."""
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = tensor.shape[:2]
-    keep = torch.ones_like(tensor, dtype=torch.bool)
-    match pattern:
-        case "unstructured":
-            keep = torch.rand(tensor.shape, generator=generator) < 0.3
-        case "dead rows":
-            keep[torch.rand(rows, generator=generator) < 0.5] = False
-        case "dead columns":
-            keep[:, torch.rand(columns, generator=generator) < 0.5] = False
-        case "zero":
-            keep[:] = False
-        case "last row":
-            keep[:-1] = False
-    return tensor * keep
 
 
 @st.composite
@@ -49,7 +26,7 @@ def sparse_matrices(draw: st.DrawFn, largest: int = 40) -> Tensor:
     shape = [draw(st.integers(1, largest)), draw(st.integers(1, largest))]
     if draw(st.booleans()):
         shape += [draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 3]))]
-    seed = draw(st.integers(0, 2**20))
+    seed = draw(SEEDS)
     return with_zeros(integers(tuple(shape), seed, 1, 3), draw(st.sampled_from(PATTERNS)), seed + 1)
 
 
@@ -62,87 +39,10 @@ def facts(draw: st.DrawFn) -> Fact:
     return Fact.from_json(kept)
 
 
-@dataclass
-class Network:
-    """A CAPTURED graph under construction, with inputs to run it on."""
-
-    shape: tuple[int, ...]
-    seed: int
-    dtype: torch.dtype = torch.float64
-    edit: Editor = field(init=False)
-    values: list[fx.Node] = field(init=False)
-    input: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        graph = fx.Graph()
-        node = graph.placeholder("x")
-        graph.output((node,))
-        self.edit = Editor(fx.GraphModule(torch.nn.Module(), graph))
-        self.input = integers(self.shape, self.seed).to(self.dtype)
-        node.meta["val"] = torch.empty(self.shape, dtype=self.dtype)
-        self.values = [node]
-
-    @property
-    def graph_module(self) -> fx.GraphModule:
-        """The graph as it stands."""
-        return self.edit.graph_module
-
-    @property
-    def last(self) -> fx.Node:
-        """The latest value."""
-        return self.values[-1]
-
-    def size(self, node: fx.Node | None = None) -> tuple[int, ...]:
-        """The shape of a value, by default the latest."""
-        return tuple((node or self.last).meta["val"].shape)
-
-    def constant(self, tensor: Tensor, name: str = "c") -> fx.Node:
-        """Add a constant."""
-        return self.edit.add_constant(tensor, name, before=self._output)
-
-    def add(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Add a call, which becomes the latest value."""
-        self.values.append(self.edit.call(target, args, kwargs, before=self._output))
-        return self.last
-
-    def conv(self, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, groups: int = 1) -> fx.Node:
-        """Add a convolution of the latest value."""
-        parameters = [self.constant(weight, "weight"), None if bias is None else self.constant(bias, "bias")]
-        return self.add(aten.conv2d.default, self.last, *parameters, [stride] * 2, [padding] * 2, [1, 1], groups)
-
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> fx.Node:
-        """Add a linear layer of the latest value."""
-        parameters = [self.constant(weight, "weight"), None if bias is None else self.constant(bias, "bias")]
-        return self.add(aten.linear.default, self.last, *parameters)
-
-    def norm(self, seed: int, tail: tuple = (False, 0.1, 0.25, False)) -> fx.Node:
-        """Add batch normalisation whose factors are dyadic: variance + 0.25 is 0.25, 1 or 4."""
-        channels = (self.size()[1],)
-        variance = 4.0 ** integers(channels, seed, -1, 1) - 0.25
-        parameters = [integers(channels, seed + 1, -2, 2), integers(channels, seed + 2), integers(channels, seed + 3), variance]
-        nodes = [self.constant(tensor, "norm") for tensor in parameters]
-        return self.add(aten.batch_norm.default, self.last, *nodes, *tail)
-
-    def returns(self, *nodes: fx.Node) -> "Network":
-        """Make these values the outputs; the graph is then complete."""
-        self._output.args = (tuple(nodes),)
-        self.graph_module.recompile()
-        return self
-
-    def run(self, graph_module: fx.GraphModule | None = None) -> tuple[Tensor, ...]:
-        """The outputs of this graph, or of one made from it, on the input."""
-        with torch.no_grad():
-            return (graph_module or self.graph_module)(self.input.clone())
-
-    @property
-    def _output(self) -> fx.Node:
-        return next(iter(reversed(self.edit.graph.nodes)))
-
-
 def conv_step(draw: st.DrawFn, net: Network) -> None:
     """A convolution: dense, grouped or depthwise, any stride, padding, bias and pattern of zeros."""
     _, inputs, height, width = net.size()
-    seed = draw(st.integers(0, 2**20))
+    seed = draw(SEEDS)
     kernel = draw(st.sampled_from([k for k in (1, 3, 5) if k <= min(height, width) + 2]))
     groups = draw(st.sampled_from(sorted({1, inputs, math.gcd(inputs, 2)})))
     outputs = inputs if groups == inputs > 1 else groups * draw(st.integers(1, 5))
@@ -168,7 +68,7 @@ def activation_step(draw: st.DrawFn, net: Network) -> None:
 
 def norm_step(draw: st.DrawFn, net: Network) -> None:
     """Batch normalisation."""
-    net.norm(draw(st.integers(0, 2**20)))
+    net.norm(draw(SEEDS))
 
 
 def sum_step(draw: st.DrawFn, net: Network) -> None:
@@ -198,7 +98,18 @@ def pool_step(draw: st.DrawFn, net: Network) -> None:
         net.add(aten.dropout.default, net.last, 0.5, False)
 
 
-STEPS = (conv_step, conv_step, conv_step, activation_step, norm_step, sum_step, product_step, concatenation_step, pool_step)
+STEPS = (
+    conv_step,
+    conv_step,
+    conv_step,
+    activation_step,
+    activation_step,
+    norm_step,
+    sum_step,
+    product_step,
+    concatenation_step,
+    pool_step,
+)
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -209,8 +120,8 @@ def _is_power_of_two(value: int) -> bool:
 def networks(draw: st.DrawFn) -> Network:
     """Convolutional networks: steps in any order, then perhaps a pool, flattening and linear layers."""
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(2, 9)), draw(st.integers(2, 9)))
-    net = Network(shape, draw(st.integers(0, 2**20)))
-    for _ in range(draw(st.integers(1, 6))):
+    net = Network(shape, draw(SEEDS))
+    for _ in range(draw(st.integers(2, 7))):
         draw(st.sampled_from(STEPS))(draw, net)
     if draw(st.booleans()):
         _head(draw, net)
@@ -231,7 +142,7 @@ def _head(draw: st.DrawFn, net: Network) -> None:
         else:
             net.add(aten.view.default, net.last, [batch, math.prod(rest)])
     for _ in range(draw(st.integers(1, 2))):
-        seed = draw(st.integers(0, 2**20))
+        seed = draw(SEEDS)
         outputs = draw(st.integers(1, 6))
         weight = with_zeros(integers((outputs, net.size()[1]), seed, -2, 2), draw(st.sampled_from(PATTERNS)), seed + 1)
         net.linear(weight, integers((outputs,), seed + 2) if draw(st.booleans()) else None)
@@ -239,3 +150,207 @@ def _head(draw: st.DrawFn, net: Network) -> None:
             norm_step(draw, net)
         if draw(st.booleans()):
             activation_step(draw, net)
+
+
+# Tokens [N, T, F]
+
+
+def rows(draw: st.DrawFn, net: Network, x: fx.Node, outputs: int) -> fx.Node:
+    """A linear layer over the last axis, as one operator or as a product and a sum."""
+    seed = draw(SEEDS)
+    weight = with_zeros(integers((outputs, net.size(x)[-1]), seed, -2, 2), draw(st.sampled_from(PATTERNS)), seed + 1) / 4
+    bias = [net.constant(integers((outputs,), seed + 2) / 4, "bias")] if draw(st.booleans()) else []
+    if len(net.size(x)) > 1 and draw(st.booleans()):
+        product = net.part(aten.matmul.default, x, net.constant(weight.t(), "matrix"))
+        return net.part(aten.add.Tensor, product, *bias) if bias else product
+    return net.part(aten.linear.default, x, net.constant(weight, "weight"), *bias)
+
+
+def rows_step(draw: st.DrawFn, net: Network) -> None:
+    """A linear layer over the last axis of any size."""
+    net.values.append(rows(draw, net, net.last, draw(st.integers(1, 6))))
+
+
+def features_norm_step(draw: st.DrawFn, net: Network) -> None:
+    """LayerNorm with any of its parameters."""
+    features, seed = net.size()[-1:], draw(SEEDS)
+    parameters = [net.constant(integers(features, seed + i) / 4, "norm") if draw(st.booleans()) else None for i in range(2)]
+    net.add(aten.layer_norm.default, net.last, list(features), *parameters, draw(st.sampled_from([1e-5, 0.25])))
+
+
+def smooth_step(draw: st.DrawFn, net: Network) -> None:
+    """An activation that rounds, or one that does not."""
+    kinds = [(aten.gelu.default, {}), (aten.gelu.default, {"approximate": "tanh"}), (aten.tanh.default, {}), (aten.relu.default, {})]
+    target, named = draw(st.sampled_from(kinds))
+    net.add(target, net.last, **named)
+
+
+def positions_step(draw: st.DrawFn, net: Network) -> None:
+    """A constant for each token, for each feature, or for both."""
+    batch, tokens, features = net.size()
+    shapes = [(tokens, features), (1, tokens, features), (features,), (tokens, 1)]
+    table = integers(draw(st.sampled_from(shapes)), draw(SEEDS)) / 4
+    repeated = table.expand(batch, tokens, features) if draw(st.booleans()) else table
+    net.add(aten.add.Tensor, net.last, net.constant(repeated, "positions"))
+
+
+def first_token_step(draw: st.DrawFn, net: Network) -> None:
+    """One more token in front."""
+    batch, _, features = net.size()
+    token = integers((1, 1, features), draw(SEEDS)).expand(batch, 1, features)
+    net.add(aten.cat.default, [net.constant(token, "token"), net.last], draw(st.sampled_from([1, -2])))
+
+
+def attention_step(draw: st.DrawFn, net: Network) -> None:
+    """Attention to the latest tokens or to earlier ones, spelled in one of several ways, a layer after it, perhaps a shortcut."""
+    x, (batch, tokens, features) = net.last, net.size()
+    heads = draw(st.sampled_from([h for h in (1, 2, 3) if features % h == 0]))
+    four = [batch, -1, heads, features // heads]
+    if draw(st.booleans()):
+        packed = net.part(aten.reshape.default, rows(draw, net, x, 3 * features), [batch, tokens, 3, *four[2:]])
+        parts = net.part(aten.unbind.int, net.part(aten.permute.default, packed, [2, 0, 3, 1, 4]))
+        q, k, v = (net.part(operator.getitem, parts, i) for i in range(3))
+    else:
+        memory = draw(st.sampled_from([node for node in net.values if net.size(node)[::2] == (batch, features)]))
+        made = [net.part(aten.view.default, rows(draw, net, source, features), four) for source in (x, memory, memory)]
+        q, k, v = (net.part(aten.transpose.int, node, 1, 2) for node in made)
+    turned = net.part(aten.transpose.int, _core(draw, net, q, k, v), 1, 2)
+    merged = net.part(aten.reshape.default, turned, [batch, tokens, features])
+    out = rows(draw, net, merged, features)
+    net.values.append(net.part(aten.add.Tensor, x, out) if draw(st.booleans()) else out)
+
+
+def _core(draw: st.DrawFn, net: Network, q: fx.Node, k: fx.Node, v: fx.Node) -> fx.Node:
+    """q [N,H,Tq,D], k, v [N,H,Tk,D] → [N,H,Tq,D]."""
+    if draw(st.booleans()):
+        return net.part(aten.scaled_dot_product_attention.default, q, k, v, None, 0.0, draw(st.booleans()))
+    scores = net.part(aten.matmul.default, q, net.part(aten.transpose.int, k, -2, -1))
+    scores = net.part(aten.mul.Tensor, scores, draw(st.sampled_from([0.5, 0.25])))
+    if draw(st.booleans()):
+        pairs = integers(net.size(scores)[2:], draw(SEEDS), 0, 1)
+        scores = net.part(aten.add.Tensor, scores, net.constant(pairs, "pairs"))
+    return net.part(aten.matmul.default, net.part(aten.softmax.int, scores, -1), v)
+
+
+TOKEN_STEPS = (
+    attention_step,
+    attention_step,
+    rows_step,
+    features_norm_step,
+    smooth_step,
+    smooth_step,
+    positions_step,
+    first_token_step,
+    sum_step,
+)
+
+
+class Recognised:
+    """A network of our own token operators, with a mask, biases of pairs and tables where it has some."""
+
+    exact = False
+
+    def __init__(self, network: TokenNetwork) -> None:
+        self.graph_module, self.inputs = network.graph_module(), network.inputs()
+        self.graph_module.recompile()
+
+    def __repr__(self) -> str:
+        return f"{self.graph_module.graph}"
+
+    def run(self, graph_module: fx.GraphModule | None = None) -> tuple[Tensor, ...]:
+        """See `Network.run`."""
+        with torch.no_grad():
+            return (graph_module or self.graph_module)(*self.inputs)
+
+
+#: A graph that means something, with inputs: `graph_module`, `inputs`, `exact` and `run`.
+Drawn = Network | Recognised
+
+
+@st.composite
+def recognised(draw: st.DrawFn) -> Recognised:
+    """Any of the networks that TokenNetwork describes."""
+    flags = {name: draw(st.booleans()) for name in ("cls", "post_norm", "masked", "skip", "causal")}
+    sizes = {"tokens": draw(st.integers(1, 5)), "depth": draw(st.integers(1, 2)), "pairs": draw(st.sampled_from([0, 1, 2]))}
+    head = draw(st.sampled_from(["select", "mean", "tokens"]))
+    return Recognised(TokenNetwork(**flags, **sizes, table=draw(st.integers(0, 3)), head=head))
+
+
+@st.composite
+def transformers(draw: st.DrawFn) -> Network:
+    """Steps in any order on tokens or on the patches of a map, then perhaps one token or the mean of all."""
+    batch, features = draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 4, 6]))
+    if draw(st.booleans()):
+        net = Network((batch, 2, 4, draw(st.sampled_from([2, 4]))), draw(SEEDS), exact=False)
+        net.conv(integers((features, 2, 2, 2), draw(SEEDS)), None, 2)
+        net.values = [net.part(aten.transpose.int, net.part(aten.flatten.using_ints, net.last, 2), 1, 2)]
+    else:
+        net = Network((batch, draw(st.integers(1, 5)), features), draw(SEEDS), exact=False)
+    for _ in range(draw(st.integers(3, 7))):
+        draw(st.sampled_from(TOKEN_STEPS))(draw, net)
+    heads = [(), (aten.select.int, 1, 0), (aten.mean.dim, [1]), (aten.mean.dim, [-2], True)]
+    if head := draw(st.sampled_from(heads)):
+        net.add(head[0], net.last, *head[1:])
+        rows_step(draw, net)
+    return net.returns(net.last, *([draw(st.sampled_from(net.values))] if draw(st.booleans()) else []))
+
+
+# Views
+
+
+def view_step(draw: st.DrawFn, net: Network) -> None:
+    """One of the views that keep all elements, now and then of the samples too."""
+    shape, first = net.size(), draw(st.sampled_from([1, 1, 1, 0]))
+    kinds = (
+        ["reshape", "unsqueeze"]
+        + ["transpose", "permute", "flatten"] * (len(shape) > first + 1)
+        + ["squeeze"] * (1 in shape[first:] and len(shape) > 1)
+    )
+    match draw(st.sampled_from(kinds)):
+        case "reshape":
+            net.add(aten.reshape.default, net.last, [*shape[:first], *_factors(draw, math.prod(shape[first:]))])
+        case "unsqueeze":
+            net.add(aten.unsqueeze.default, net.last, draw(st.sampled_from([*range(first, len(shape) + 1), -1])))
+        case "squeeze":
+            net.add(aten.squeeze.dim, net.last, draw(st.sampled_from([a for a in range(first, len(shape)) if shape[a] == 1])))
+        case "transpose":
+            net.add(aten.transpose.int, net.last, *draw(st.permutations(range(first, len(shape))))[:2])
+        case "permute":
+            order = draw(st.permutations(range(first, len(shape))))
+            net.add(aten.permute.default, net.last, [*range(first), *order])
+            if draw(st.booleans()):
+                net.add(aten.contiguous.default, net.last)
+        case "flatten":
+            net.add(aten.flatten.using_ints, net.last, draw(st.integers(first, len(shape) - 2)))
+
+
+def _factors(draw: st.DrawFn, count: int) -> list[int]:
+    """One to three factors of a number, in any order."""
+    factors = []
+    for _ in range(draw(st.integers(0, 2))):
+        factors.append(draw(st.sampled_from([d for d in range(1, count + 1) if count % d == 0])))
+        count //= factors[-1]
+    return draw(st.permutations([*factors, count]))
+
+
+def layer_step(draw: st.DrawFn, net: Network) -> None:
+    """What computes, and fits the latest value."""
+    kinds = [rows_step, rows_step, activation_step, sum_step]
+    draw(st.sampled_from([*kinds, conv_step, conv_step] if len(net.size()) == 4 else kinds))(draw, net)
+
+
+@st.composite
+def view_networks(draw: st.DrawFn) -> Network:
+    """Layers with views between them, on maps, tokens and vectors."""
+    sizes = draw(st.lists(st.sampled_from([1, 2, 2, 3, 4, 6]), min_size=1, max_size=3))
+    net = Network((draw(st.integers(1, 3)), *sizes), draw(SEEDS))
+    for _ in range(draw(st.integers(2, 3))):
+        layer_step(draw, net)
+        for _ in range(draw(st.integers(1, 3))):
+            view_step(draw, net)
+    layer_step(draw, net)
+    return net.returns(net.last, *([draw(st.sampled_from(net.values))] if draw(st.booleans()) else []))
+
+
+#: Networks of every kind by name: what the property tests of the pipeline draw.
+KINDS = {"convolutions": networks(), "tokens": transformers() | transformers() | recognised(), "views": view_networks()}
