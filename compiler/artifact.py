@@ -7,7 +7,7 @@ name.sparsec/
   libtvm_runtime.so         workspace for the kernels; libtvm_ffi.so is what it and the kernels call
   LICENSE-*, NOTICE-*       of these two
   program.bin               the tables once more, for C (see ``sparsec.flat_program``)
-  sparsec.[hc], sha256.h    load and run the directory from C
+  sparsec.[hc], sha256.h    load and run the directory from C; example.c does so
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WEIGHTS = "weights.safetensors"
 RUNTIME = "libtvm_runtime.so"
 FFI = "libtvm_ffi.so"
 FLAT = "program.bin"
-_C_FILES = ("sparsec.h", "sparsec.c", "sha256.h")
+_C_FILES = ("sparsec.h", "sparsec.c", "sha256.h", "example.c")
 _LICENCES = ("LICENSE", "NOTICE")
 #: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
 LINUX_NAMES = {"bmi": "bmi1"}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sparsec.models.patterns import NOfM, parse_pattern
 from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
+from sparsec.needs import require
 
 TEST_SHARE = 0.25
 RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest recovers
@@ -103,6 +104,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 @cache
 def load_digits_split() -> Split:
     """The 1797 digits, a fixed quarter of each class held out; shared, not to be written to."""
+    require(("sklearn",))
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparsec.models.errors import InvalidArgument
+from sparsec.needs import require
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel, of values in 0..1
 DEVIATION = (0.229, 0.224, 0.225)
@@ -16,7 +17,7 @@ LEAST_CROP = 0.4  # of the shorter side of a photograph
 def sample_photographs(size: int = 224) -> Tensor:
     """china.jpg and flower.jpg, center-cropped to squares and resized. Normalised float32 [2,3,size,size].
 
-    Needs scikit-learn and pillow (the `models` extra). Raises InvalidArgument where `size` is not positive.
+    Needs scikit-learn and pillow (the `models` extra): MachineError where they are missing. InvalidArgument where `size` is not positive.
     """
     images = _photographs()
     side = min(images.shape[-2:])
@@ -53,6 +54,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 @cache
 def _photographs() -> Tensor:
     """Both photographs whole and normalised, [2,3,427,640]; shared, never written to."""
+    require(("sklearn", "PIL"))
     from sklearn.datasets import load_sample_images
 
     images = torch.stack([torch.tensor(image) for image in load_sample_images().images])

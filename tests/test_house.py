@@ -1,24 +1,22 @@
-"""What is shipped: the wheel's content and entry points, and a README whose examples run."""
+"""A README whose examples run, a Makefile whose targets are there."""
 
-import configparser
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+import sparsec
+from sparsec.artifact import FORMAT
+from sparsec.flat_program import VERSION
+from sparsec.graph import Editor
 from tests.documents import ROOT, blocks, commands
 
 README = ROOT / "README.md"
-FOLDERS = {"compiler": "sparsec", "passes": "sparsec/passes", "backends": "sparsec/backends"}
-FOLDERS |= {"autotune": "sparsec/autotune", "models": "sparsec/models"}
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", *FOLDERS)
 # Commands that measure take minutes.
 MEASURING = ("bench", "tune")
 
@@ -27,41 +25,6 @@ def run(command: Sequence[str], folder: Path, **environment: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked; built from a copy, so that no build folder is left behind."""
-    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, source / name)
-    program = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
-    name = run([sys.executable, "-c", program, str(made)], source).splitlines()[-1]
-    zipfile.ZipFile(made / name).extractall(made / "content")
-    return made / "content"
-
-
-def test_every_module_is_in_the_wheel(wheel: Path) -> None:
-    ours = {f"{package}/{path.relative_to(ROOT / folder)}" for folder, package in FOLDERS.items() for path in (ROOT / folder).rglob("*.py")}
-    shipped = {str(path.relative_to(wheel)) for path in wheel.rglob("*.py")}
-    assert shipped == ours
-    assert all((wheel / "sparsec" / name).exists() for name in ("py.typed", "c/sparsec.c", "backends/x86/pool.c"))
-
-
-def test_the_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
-    program = "import sparsec, sparsec.passes, sparsec.backends.x86.backend, sparsec.autotune, sparsec.models; print(sparsec.__file__)"
-    assert run([sys.executable, "-c", program], tmp_path, PYTHONPATH=str(wheel)).startswith(str(wheel))
-
-
-def test_entry_points_and_licence(wheel: Path) -> None:
-    (metadata,) = wheel.glob("*.dist-info")
-    entries = configparser.ConfigParser()
-    entries.read(metadata / "entry_points.txt")
-    assert dict(entries["console_scripts"]) == {"sparsec": "sparsec.cli:main"}
-    assert dict(entries["torch_dynamo_backends"]) == {"sparse": "sparsec.torch_door.backend:sparse_backend"}
-    assert "Apache License" in (metadata / "licenses/LICENSE").read_text()
-    assert "License-Expression: Apache-2.0" in (metadata / "METADATA").read_text()
 
 
 def test_the_import_brings_neither_torch_nor_tvm(tmp_path: Path) -> None:
@@ -96,3 +59,29 @@ def test_the_makefile_knows_its_targets_and_ci_calls_them() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert re.search(r"make lint test\b", script.read_text())
+
+
+@pytest.mark.parametrize(("version", "place"), [("3.11", ".venv"), ("3.12", ".venv-3.12")])
+def test_each_interpreter_has_its_environment(tmp_path: Path, version: str, place: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {version}\n")
+    python.chmod(0o755)
+    commands = run(["make", "-n", "-o", f"{place}/.installed", "test-fast", f"PYTHON={python}"], ROOT)
+    assert f"\n{place}/bin/python -m pytest" in f"\n{commands}"
+
+
+def test_versions_are_those_of_the_changelog() -> None:
+    """pyproject.toml has the only number; what is installed, and so what artifacts record, is that one. Formats are stated as they are."""
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    changelog, readme = (" ".join((ROOT / name).read_text().split()) for name in ("CHANGELOG.md", "README.md"))
+    assert project is not None and sparsec.__version__ == project[1] == re.findall(r"## (\S+)", changelog)[0]
+    assert f"artifacts `format` {FORMAT} (in `manifest.json`), `program.bin` version {VERSION} " in changelog
+    assert f"a format number of their own, {FORMAT} in this version" in readme
+    assert f"enum {{ VERSION = {VERSION}," in (ROOT / "compiler/c/sparsec.c").read_text()
+
+
+def test_contributing_names_what_a_pass_may_do() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    methods = {name for name in vars(Editor) if not name.startswith("_")}
+    assert {"call", "replace", "note"} < methods == {name for name in methods if f"`{name}(" in guide or f" {name}()" in guide}
+    assert all(f"`{call}(" in guide for call in ("apply", "match", "rewrite"))

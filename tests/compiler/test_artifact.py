@@ -32,6 +32,7 @@ NAMES = {
     "sparsec.h",
     "sparsec.c",
     "sha256.h",
+    "example.c",
 }
 NAMES |= {f"{name}-{library}" for name in ("LICENSE", "NOTICE") for library in ("tvm", "tvm-ffi")}
 X = np.random.default_rng(0).standard_normal((3, 4, 24)).astype(np.float32)

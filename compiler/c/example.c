@@ -1,5 +1,5 @@
 /* Runs an artifact on ones (numbers) and zeros (integers), at the largest run-time sizes:
- *     cc -O2 -I net.sparsec examples/run_artifact.c net.sparsec/sparsec.c -ldl -lpthread -o run && ./run net.sparsec */
+ *     cc -O2 -I net.sparsec net.sparsec/example.c net.sparsec/sparsec.c -ldl -lpthread -o run && ./run net.sparsec */
 #include "sparsec.h"
 
 #include <stdio.h>
