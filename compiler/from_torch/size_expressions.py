@@ -10,6 +10,8 @@ import re
 LONGEST, MOST_BITS = 20_000, 4096
 _SYMBOL_BITS = 63
 _WORD = re.compile(r"[A-Za-z_]\w{0,79}|[-+]?[\d.]{1,40}(e[-+]?\d{1,3})?")
+#: Python takes 1e9999 for infinity, sympy writes it out.
+_LONG_EXPONENT = re.compile(r"[\d._][eE][-+]?[\d_]{4,}")
 _PLAIN = (ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp)
 _BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr)
 _POWERS = frozenset({"Pow", "FloatPow", "PowByNatural"})
@@ -30,6 +32,8 @@ def refused_size(text: str) -> str:
     """Why a size is not evaluated; "" for arithmetic on numbers and symbols below 2**MOST_BITS."""
     if len(text) > LONGEST:
         return f"has more than {LONGEST} characters"
+    if _LONG_EXPONENT.search(text):
+        return f"may have more than {MOST_BITS} bits"
     try:
         _bits(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, ArithmeticError, MemoryError, RecursionError):
