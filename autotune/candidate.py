@@ -58,7 +58,7 @@ class Bench:
         kernels = _sources(groups)
         path = self.job.backend.build(kernels, self.job.cache)  # type: ignore[attr-defined]
         program = self._program(groups, kernels)
-        runner = Runner(program, path, self.job.threads)
+        runner = Runner(program, path, self.job.threads, room=4 * _SLACK)
         self._run(runner, 0)
         error = self._error()
         self._ready[candidate] = runner, _start_ns(program, path, self.job.threads)
@@ -141,7 +141,8 @@ class _Images:
 
 def _start_ns(program: Program, path: Path, threads: int) -> float:
     """What a call costs the host that runs nothing."""
-    nothing = Runner(replace(program, groups=program.groups[:0]), path, threads)
+    empty = replace(program, records=program.records[:0], groups=program.groups[:0], relocations=(), patches=())
+    nothing = Runner(empty, path, threads)
     addresses = [0] * len(program.inputs), [0]
     times = []
     for _ in range(_EMPTY_CALLS):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sparsec.backends.extents import Step
+
 ParamKind = Literal["act", "ptr", "i32", "f32"]
 
 
@@ -53,14 +55,16 @@ class Param:
 
 @dataclass(frozen=True)
 class Source:
-    """One code variant: its symbol, its parameters in call order and how to make its TIR function.
+    """One code variant: its symbol, its parameters in call order, how to make its TIR function and what that touches.
 
-    Every kernel takes, after ``params``, the half-open range of units ``[begin, end)`` it has to produce.
+    Every kernel takes, after ``params``, the half-open range of units ``[begin, end)`` it has to produce. No program may call a kernel that
+    does not say what it touches.
     """
 
     symbol: str
     params: tuple[Param, ...]
     make: Callable[[], Any] = field(compare=False, repr=False)
+    touches: tuple[Step, ...] | None = field(default=None, compare=False, repr=False)
 
 
 #: Values for the non-activation parameters of one call, by parameter name: arrays become weights, numbers become scalars.

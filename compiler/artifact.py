@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import uuid
@@ -37,7 +38,7 @@ from sparsec.program import Program, check_tables
 from sparsec.runtime import Runner
 from sparsec.settings import default_threads
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RUNTIME = "libtvm_runtime.so"
@@ -171,7 +172,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
         The network, called with numpy arrays.
 
     Raises:
-        ArtifactError: missing, incomplete, altered, or of a format that this version does not read.
+        ArtifactError: missing, incomplete, altered, of a format that this version does not read, or a program that would leave its memory.
         MachineError: compiled for another processor.
         InvalidInput: more threads than it was compiled for.
     """
@@ -232,7 +233,7 @@ def read_explanation(path: Path | str) -> Explanation:
 def _verified(folder: Path, name: str, digest: Any) -> bytes:
     """What is in a file of the artifact, links out of it not followed."""
     file = folder / name
-    if Path(name).name != name or (file.is_symlink() and file.resolve().parent != folder.resolve()):
+    if Path(name).name != name or (file.is_symlink() and Path(os.path.realpath(file)).parent != Path(os.path.realpath(folder))):
         raise ArtifactError("The artifact names a file outside its directory.", where=str(file), hint=_AGAIN)
     try:
         content = contents(file)

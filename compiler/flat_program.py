@@ -15,7 +15,7 @@ STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in fo
 | SIZES | name, least, most |
 | PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, times |
 | RECORDS, GROUPS | as in ``sparsec.program`` |
-| MOVES | relocations: field, segment, offset, port |
+| MOVES | relocations in the order of their fields: field, segment, offset, port |
 | FILES | name, bytes, digest; the kernel library, TVM's two libraries and the weights come first, in this order |
 | WEIGHTS | offset and bytes of the weights in their file |
 | MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
@@ -32,7 +32,7 @@ import numpy as np
 from sparsec.errors import ArtifactError
 from sparsec.program import DTYPES, Port, Program, Segment
 
-MAGIC, VERSION = b"SPARSEC\0", 3
+MAGIC, VERSION = b"SPARSEC\0", 4
 MOST_AXES = 8
 _TABLES = ("records", "groups")
 _HEADER_WORDS = 7

@@ -8,7 +8,7 @@ import os
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, MachineError
@@ -55,13 +55,21 @@ def load_tvm_runtime(bundled: Path | None = None) -> None:
             raise MachineError("TVM's runtime library cannot be loaded.", where=str(path), why=str(error)) from error
 
 
+class Entries(NamedTuple):
+    """The functions of a kernel library: one runs tables, one says whether they stay inside their memory (see ``sparsec.extents``)."""
+
+    run: Any
+    check: Any
+
+
 @lru_cache(maxsize=64)
-def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Any:
-    """The entry function ``sparsec_run`` of a kernel library. The file's name must change with its content."""
+def load_kernels(library: Path, bundled_runtime: Path | None = None) -> Entries:
+    """The entry functions of a kernel library. The file's name must change with its content."""
     import tvm_ffi
 
     load_tvm_runtime(bundled_runtime)
     try:
-        return waited_for(tvm_ffi.load_module(str(library)).get_function("sparsec_run"))
+        module = tvm_ffi.load_module(str(library))
+        return Entries(waited_for(module.get_function("sparsec_run")), module.get_function("sparsec_check"))
     except Exception as error:
         raise ArtifactError(f"{library} is not a kernel library this process can load: {error}") from error

@@ -4,13 +4,15 @@ Record (one kernel call): ``RECORD_WIDTH`` int64 fields: kernel id, then the ker
 three fields (address, bytes per thread slot, bytes per unit of work: the last two are zero unless it lives in a strip buffer); a
 constant pointer, an int32 or a float32 (its bits) takes one.
 
-Group: ``GROUP_WIDTH`` int64 fields: first record, end record, units of work, units per strip, strips per thread.
+Group: ``GROUP_WIDTH`` int64 fields: first record, end record, units of work, units per strip, strips per thread. Each begins where the
+last one ends.
 
 Sizes: numbers of tokens that are known at run time only. Tables hold what belongs to the largest; ``patches`` say which entries follow.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Mapping
@@ -199,18 +201,18 @@ def _port(data: Mapping[str, Any]) -> Port:
 
 
 def check_tables(program: Program) -> None:
-    """ArtifactError where a table points outside another.
-
-    This finds damage, not intent: what a kernel touches from an address on is the kernel's own affair, and it is machine code.
-    """
+    """ArtifactError where a table points outside another. What kernels touch from an address on is ``sparsec.extents``' affair."""
     _check_shapes(program)
     records, groups = program.records, program.groups
     bad = np.flatnonzero((records[:, 0] < 0) | (records[:, 0] >= len(program.kernels)))
     _require(not len(bad), f"record {bad[:1]} names a kernel that the library of {len(program.kernels)} does not have")
     first, end, units, strip = groups[:, :4].T
-    inside = (first >= 0) & (first <= end) & (end <= len(records)) & (units >= 0) & (units < 2**31) & (strip >= 0) & (strip < 2**31)
-    bad = np.flatnonzero(~inside)
-    _require(not len(bad), f"group {bad[:1]} is not a range of the {len(records)} records with a count of work")
+    next_in_order = (first == np.concatenate([[0], end[:-1]])) & (first <= end) & (end <= len(records))
+    bad = np.flatnonzero(~(next_in_order & (units >= 0) & (units < 2**31) & (strip >= 0) & (strip < 2**31)))
+    _require(not len(bad), f"group {bad[:1]} is not the next range of the {len(records)} records with a count of work")
+    _require(len(records) == (end[-1] if len(end) else 0), "a record is in no group")
+    fields = [r.field for r in program.relocations]
+    _require(all(a < b for a, b in itertools.pairwise(fields)), "the relocations are not in the order of their fields")
     for number, relocation in enumerate(program.relocations):
         _check_relocation(program, number, relocation)
     _check_sizes(program)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.errors import InvalidInput, MachineError
+from sparsec.extents import Extents
 from sparsec.inputs import NUMPY, check_indices, check_inputs, valid_tokens
 from sparsec.instance import Idle, Instance
 from sparsec.kernels import load_kernels
@@ -54,15 +55,18 @@ class Runner:
         library: path of the kernel library.
         threads: threads of one call.
         bundled_runtime: TVM's runtime library to use where TVM is not installed.
+        room: bytes before and after every input and output that kernels may touch: inner layers that are measured have margins there.
 
     Raises:
         InvalidInput: fewer than one thread, or more than the program has room for.
+        ArtifactError: a kernel of the program would leave the program's memory.
     """
 
-    def __init__(self, program: Program, library: Path, threads: int = 1, bundled_runtime: Path | None = None) -> None:
+    def __init__(self, program: Program, library: Path, threads: int = 1, bundled_runtime: Path | None = None, room: int = 0) -> None:
         _check_threads(program, threads)
         self.program, self.library, self.threads = program, library, threads
-        self._run = load_kernels(library, bundled_runtime)
+        self._run, check = load_kernels(library, bundled_runtime)
+        self._extents = Extents(program, check, threads, room)
         self._idle = Idle(program, threads)
 
     def _instance(self) -> Instance:
@@ -71,12 +75,17 @@ class Runner:
         except MemoryError as error:
             raise MachineError("There is not enough memory to run the network.", why=str(error)) from error
 
+    def _fit(self, instance: Instance, sizes: Mapping[str, int]) -> None:
+        instance.fit(sizes)
+        if sizes:
+            self._extents.require(instance.records, instance.groups, sizes)
+
     def run_addresses(
         self, inputs: Sequence[int], outputs: Sequence[int], batch: int, sizes: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """Run on raw addresses of contiguous tensors with a leading batch axis, whose run-time sizes are ``sizes``."""
         instance = self._instance()
-        instance.fit(sizes)
+        self._fit(instance, sizes)
         instance.bind(inputs, outputs)
         self._run(*instance.addresses, *instance.counts, batch, self.threads)
         self._idle.give_back((instance,))
@@ -111,7 +120,7 @@ class Runner:
         """Samples with sizes of their own, layer by layer: what a layer reads of the weights is in cache from the second sample on."""
         instances = [self._instance() for _ in samples]
         for instance, (sizes, n) in zip(instances, samples, strict=True):
-            instance.fit(sizes)
+            self._fit(instance, sizes)
             instance.bind(*([x[n].ctypes.data for x in side] for side in (inputs, outputs)))
         for g in range(len(self.program.groups)):
             for instance in instances:
@@ -141,7 +150,7 @@ class Runner:
     def _timed(self, addresses: tuple[list[int], list[int]], batch: int, sizes: Mapping[str, int]) -> list[float]:
         """Seconds of each group over the batch; last, of one start of nothing."""
         instance, clock = self._instance(), time.perf_counter
-        instance.fit(sizes)
+        self._fit(instance, sizes)
         instance.bind(*addresses)
         records, groups, moves = instance.addresses
         count, move_count = instance.counts

@@ -18,6 +18,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.expr import _EXP_POLY, _LN2_HIGH, _LN2_LOW, _LOG2E, let
 from sparsec.backends.x86.panel import FAR, Panel
@@ -200,4 +201,37 @@ def attention(lanes: int, rows: int, vectors: int, tile: int, masks: Masks) -> S
 
         return kernel
 
-    return Source(symbol, PARAMS, make)
+    # Blocks of queries of the heads [heads_first, heads_end) begin at 0 to last; keys from limit on are not looked at.
+    heads, tokens = ("heads_first", "heads_end"), (0, f"up(limit, {tile})")
+    steps = (
+        Need(f"queries > 0 && tiles > 0 && q_width > 0 && y_width > 0 && q_width % {width} == 0 && y_width % {width} == 0"),
+        Need(f"is_small(q_width / {width} * tiles * {width})"),
+        Let("blocks", f"q_width / {width} * tiles"),
+        Let("heads_first", "begin / blocks"),
+        Let("heads_end", "(end - 1) / blocks + 1"),
+        Let("last", f"(least(blocks * {width}, queries) - 1) / {width} * {width}"),
+        Let("limit", f"least(keys, last + {width})" if masks.causal else "keys"),
+        reads(
+            "q",
+            over(0, "last / q_width + 1", "q_tile"),
+            over(0, f"least(q_width, last + {width})"),
+            over("heads_first * dim", "heads_end * dim", "q_row"),
+        ),
+        reads("k", over(*tokens, "k_tile"), over("heads_first * dim", "heads_end * dim", tile), width=tile),
+        writes("scores", over(0, f"up(limit, {tile}) * {tile}", width), width=width),
+        *([reads("key_bias", over(0, "limit"))] * masks.key_bias),
+        *([reads("pair_bias", over(*heads, "pair_head"), over(0, "limit", "pair_row"), width=f"last + {width}")] * masks.pair_bias),
+        reads(
+            "v",
+            over(*tokens, "v_tile"),
+            over("heads_first * value_dim", f"(heads_end - 1) * value_dim + up(value_dim, {rows}) * {rows}", tile),
+            width=f"least(limit, {tile})",
+        ),
+        writes(
+            "y",
+            over(0, "last / y_width + 1", "y_tile"),
+            over(0, f"least(y_width, last + {width})"),
+            over("heads_first * value_dim", "heads_end * value_dim", "y_row"),
+        ),
+    )
+    return Source(symbol, PARAMS, make, steps)

@@ -15,8 +15,9 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
-from sparsec.backends.x86 import script
-from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
+from sparsec.backends.extents import Scan, over, reads
+from sparsec.backends.x86 import script, shares
+from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params, touches
 from sparsec.backends.x86.shares import row_range, tile_range
 
 
@@ -96,7 +97,14 @@ def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation
 
         return kernel
 
-    return Source(symbol, params(index), make)
+    steps = (
+        *shares.TOUCHES,
+        Scan("row", "runs_low", "runs_high + 1", ordered=True),
+        reads("value", over("row_low", "row_high", rows), width=rows),
+        reads("bias", over(*shares.ROWS, rows), width=rows),
+        *touches(tile, residual, masked, (f"runs_low * {rows}", f"least(runs_high * {rows}, rows)")),
+    )
+    return Source(symbol, params(index), make, steps)
 
 
 def pack_block(weight: np.ndarray, offsets: np.ndarray, rows: int, index: str, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:

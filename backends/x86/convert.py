@@ -12,8 +12,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.x86 import script
-from sparsec.backends.x86.planes import wide_planes
+from sparsec.backends.x86.planes import lines_read, wide_planes
 from sparsec.backends.x86.registers import lanes_below
 from sparsec.backends.x86.spmm import FAR
 from sparsec.layouts import Geometry
@@ -64,7 +65,12 @@ def copy_rows(lanes: int) -> Source:
 
         return kernel
 
-    return Source(f"copy_rows_l{lanes}", params, make)
+    steps = (
+        Need("width >= 0 && fill >= 0"),
+        reads("x", over("begin", "end", "x_row"), over(0, "height", "x_pitch"), width="width"),
+        writes("y", over("begin", "end", "y_row"), over(0, "height", "y_pitch"), width="width + fill"),
+    )
+    return Source(f"copy_rows_l{lanes}", params, make, steps)
 
 
 def nchw_to_flat(geometry: Geometry) -> Arguments:
@@ -158,7 +164,13 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
 
         return kernel
 
-    return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make)
+    steps = (
+        *lines_read(lines, step),
+        # Whole vectors of a line that is longer than the planes' rows go past these.
+        Let("written", f"most(y_pitch, width / {step * lanes} * {lanes})"),
+        writes("y", over("begin", "end", f"{kept} * y_row"), over(0, kept, "y_row"), over(0, "y_height", "y_pitch"), width="written"),
+    )
+    return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make, steps)
 
 
 def retile(lanes: int, vectors: int, masked: bool) -> Source:
@@ -203,4 +215,10 @@ def retile(lanes: int, vectors: int, masked: bool) -> Source:
 
         return kernel
 
-    return Source(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, make)
+    units, channels = ("begin", "end"), (0, "channels")
+    steps = (
+        reads("x", over(*units, "x_tile"), over(*channels, "x_row"), width=tile),
+        writes("y", over(*units, "y_tile"), over(*channels, "y_row"), width=tile),
+        *([reads("mask", over(*units, tile), width=tile)] * masked),
+    )
+    return Source(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, make, steps)

@@ -17,9 +17,10 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.expr import activate
-from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
+from sparsec.backends.x86.shares import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
 
 FAR = 1 << 30  # length given to buffers whose extent is the planner's business
 
@@ -36,6 +37,18 @@ def pack_depthwise(weight: np.ndarray, bias: np.ndarray | None = None) -> dict[s
         "weight": np.ascontiguousarray(weight, np.float32).reshape(channels, -1),
         "bias": np.zeros(channels, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32),
     }
+
+
+def outputs(tile: int, kernel: int, masked: bool, residual: bool) -> tuple[Step, ...]:
+    """What both depthwise kernels touch besides x."""
+    return (
+        *TOUCHES,
+        reads("weight", over(*ROWS, kernel**2), width=kernel**2),
+        reads("bias", over(*ROWS)),
+        writes("y", over(*TILES, "y_tile"), over(*ROWS, "y_row"), width=tile),
+        *([reads("residual", over(*TILES, "r_tile"), over(*ROWS, "r_row"), width=tile)] * residual),
+        *([reads("mask", over(*TILES, tile), width=tile)] * masked),
+    )
 
 
 def without_residual(kernel: Any) -> Any:
@@ -175,4 +188,8 @@ def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bo
 
         return stencil if residual else without_residual(stencil)
 
-    return Source(symbol, params, make)
+    steps = (
+        *outputs(tile, kernel, masked, residual),
+        reads("x", over(*ROWS, "x_row"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
+    )
+    return Source(symbol, params, make, steps)

@@ -18,10 +18,11 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.x86 import script
-from sparsec.backends.x86.depthwise import FAR, shifted, total, without_residual
+from sparsec.backends.x86.depthwise import FAR, outputs, shifted, total, without_residual
 from sparsec.backends.x86.expr import activate
-from sparsec.backends.x86.shares import PARAMS, row_range, tile_range
+from sparsec.backends.x86.shares import PARAMS, ROWS, row_range, tile_range
 
 
 def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
@@ -163,4 +164,23 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
 
         return stencil if residual else without_residual(stencil)
 
-    return Source(symbol, params, make)
+    steps = (
+        Need("pitch > 0"),
+        *outputs(tile, kernel, masked, residual),
+        Need(f"is_small(tile_end * {tile})"),
+        Let("row_first", f"tile_first * {tile} / pitch"),
+        Let("row_end", f"least((tile_end * {tile} - 1) / pitch + 1, height)"),
+        Let("steps", f"(width + {lanes - r - 1}) / {lanes - r}"),
+        reads(
+            "x",
+            over(*ROWS, "x_row"),
+            over("row_first", "row_end", "2 * x_pitch"),
+            over(-r, kernel - r, "x_pitch"),
+            over(0, "steps", 2 * (lanes - r)),
+            at(-r),
+            width=2 * lanes,
+        ),
+        writes("scratch", over(0, "row_end - row_first", "pitch"), over(0, "steps", lanes - r), width=lanes),
+        reads("scratch", over(0, "pitch"), over(0, "tile_end - tile_first", tile), width=tile),
+    )
+    return Source(symbol, params, make, steps)

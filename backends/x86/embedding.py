@@ -10,6 +10,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 from sparsec.backends.x86.token_moves import pack_block
@@ -70,4 +71,10 @@ def embedding(lanes: int, vectors: int, index: str) -> Source:
         Param("table", "ptr"),
         *(Param(n, "i32") for n in ("count", "features", "rows")),
     )
-    return Source(f"embedding_l{lanes}_v{vectors}_{index}", params, make)
+    steps = (
+        Need(f"count > 0 && rows > 0 && is_small(end * {tile})"),
+        reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
+        reads("table", over(0, "rows", "features"), width="features"),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"embedding_l{lanes}_v{vectors}_{index}", params, make, steps)

@@ -15,9 +15,11 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Scan, Step, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
+from sparsec.backends.x86.registers import load_below
 from sparsec.backends.x86.spmm import FAR
 
 #: Partial sums of one row in ``gemv_rows``: enough to cover the latency of an addition twice over.
@@ -75,6 +77,23 @@ def pad_bias(bias: np.ndarray | None, outputs: int, padded: int) -> np.ndarray:
     return out
 
 
+def outputs_touched(block: int, residual: bool) -> tuple[Step, ...]:
+    """What units of ``block`` outputs touch of bias, residual and y: of the latter only outputs that exist."""
+    outputs = over(f"begin * {block}", f"least(end * {block}, outputs)")
+    return (
+        reads("bias", over("begin", "end", block), width=block),
+        *([reads("residual", outputs)] * residual),
+        writes("y", outputs),
+    )
+
+
+def add_residual(lanes: int, vectors: int, total: Any, residual: Any, first: Any, outputs: Any) -> None:
+    """Emit the addition of the residual of the outputs from ``first`` on that exist."""
+    for v in range(vectors):
+        here, start = T.Ramp(v * lanes, 1, lanes), first + v * lanes
+        T.buffer_store(total, total[here] + load_below(lanes, residual, start, outputs - start), [here])
+
+
 def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual: bool) -> Source:
     """The blocked kernel; constants from ``pack_blocks``. Units of work are blocks of ``lanes * vectors`` outputs."""
     block = lanes * vectors
@@ -120,17 +139,24 @@ def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual:
                     for v in T.unroll(vectors):
                         for e in T.vectorized(lanes):
                             acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
+                if residual:
+                    add_residual(lanes, vectors, acc, r, n0, outputs)
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        if residual:
-                            acc[v * lanes + e] = acc[v * lanes + e] + r[n0 + v * lanes + e]
                         acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
                 store(y, n0, acc, outputs)
             return T.int32(0)
 
         return kernel
 
-    return Source(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), make)
+    steps = (
+        Scan("row", "begin", "end + 1", ordered=True),
+        reads("value", over("row_low", "row_high", block), width=block),
+        Scan("index", "row_low", "row_high"),
+        reads("x", over("index_low", "index_high + 1")),
+        *outputs_touched(block, residual),
+    )
+    return Source(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)
 
 
 def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source:
@@ -177,10 +203,21 @@ def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source
                         sums[0] = sums[0] + value[rest] * x[T.Cast("int32", column[rest])]
                     out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
                 for e in T.vectorized(lanes):
-                    out[e] = activate(activation, out[e] + bias[n0 + e] + r[n0 + e] if residual else out[e] + bias[n0 + e], lo, hi)
+                    out[e] = out[e] + bias[n0 + e]
+                if residual:
+                    add_residual(lanes, 1, out, r, n0, outputs)
+                for e in T.vectorized(lanes):
+                    out[e] = activate(activation, out[e], lo, hi)
                 T.evaluate(T.masked_store(y, out[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
             return T.int32(0)
 
         return kernel
 
-    return Source(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), make)
+    steps = (
+        Scan("row", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
+        reads("value", over("row_low", "row_high")),
+        Scan("index", "row_low", "row_high"),
+        reads("x", over("index_low", "index_high + 1")),
+        *outputs_touched(lanes, residual),
+    )
+    return Source(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)

@@ -21,10 +21,11 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
-from sparsec.backends.x86.gemv import index_dtype, pad_bias
+from sparsec.backends.x86.gemv import add_residual, index_dtype, outputs_touched, pad_bias
 from sparsec.backends.x86.spmm import FAR
 
 #: Steps are taken in pairs on two partial sums, to hide the latency of the chain of additions.
@@ -147,12 +148,21 @@ def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Sou
                     advance(acc, x, value, pick, base, first + s * PAIR)
                 for e in T.vectorized(lanes):
                     acc[e] = acc[e] + acc[lanes + e]
-                    if residual:
-                        acc[e] = acc[e] + r[n0 + e]
+                if residual:
+                    add_residual(lanes, 1, acc, r, n0, outputs)
+                for e in T.vectorized(lanes):
                     acc[e] = activate(activation, acc[e], lo, hi)
                 T.evaluate(T.masked_store(y, acc[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
             return T.int32(0)
 
         return kernel
 
-    return Source(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, make)
+    steps = (
+        Scan("row", "begin", "end + 1", ordered=True),
+        reads("value", over("row_low", "row_high", lanes), width=lanes),
+        reads("pick", over("row_low", "row_high", lanes), width=lanes),
+        Scan("base", "row_low", "row_high"),
+        reads("x", over("base_low", "base_high + 1"), width=2 * lanes),
+        *outputs_touched(lanes, residual),
+    )
+    return Source(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, make, steps)

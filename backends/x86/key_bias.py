@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
@@ -51,6 +52,7 @@ def key_bias(mask: str, affine: bool) -> Source:
 
         return kernel
 
+    steps = (Need("end == 1"), reads("x", over(0, "count")), writes("y", over(0, "count")))
     names = ("on", "off", "base", "factor", "shift", "slope")
     params = (Param("x", "act", dtype), Param("y", "act"), Param("count", "i32"), *(Param(n, "f32") for n in names))
-    return Source(f"key_bias_{mask}{'_affine' * affine}", params, make)
+    return Source(f"key_bias_{mask}{'_affine' * affine}", params, make, steps)

@@ -15,6 +15,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
@@ -82,7 +83,9 @@ def layer_norm(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
-    return Source(f"layer_norm_l{lanes}_v{vectors}", params, make)
+    whole, features = packed("features", tile), over(0, "features")
+    steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
+    return Source(f"layer_norm_l{lanes}_v{vectors}", params, make, steps)
 
 
 def pack_scales(gamma: np.ndarray | None, beta: np.ndarray | None, features: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import tvm
 from tvm.support.cc import get_cc
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.x86 import executor
+from sparsec.backends.x86 import checks, executor
 from sparsec.errors import MachineError
 from sparsec.files import contents
 from sparsec.forks import opened_in_children
@@ -26,11 +26,11 @@ logger = logging.getLogger("sparsec")
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
 _parsing = opened_in_children(threading.Lock())
 
-_POOL = Path(__file__).with_name("pool.c")
-#: The linker's driver compiles the entry of the library too.
-_OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-x", "c", str(_POOL), "-x", "none")
+_POOL, _EXTENTS = (Path(__file__).with_name(name) for name in ("pool.c", "extents.h"))
+#: The linker's driver compiles the entries of the library too.
+_OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "c", str(_POOL))
 #: Part of every key: a new number leaves old libraries aside.
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 def target(machine: Machine) -> tvm.target.Target:
@@ -43,7 +43,7 @@ def target(machine: Machine) -> tvm.target.Target:
 def _source_digest() -> str:
     """Digest of this package's own sources and of TVM's version: a changed kernel is a changed library."""
     digest = hashlib.sha256(tvm.__version__.encode())
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), _POOL):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), _POOL, _EXTENTS):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -72,8 +72,9 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
     compiled = tvm.compile(module, target=target(machine))
     try:
         with Scratch(directory) as scratch:
-            made = scratch.path / path.name
-            compiled.export_library(str(made), options=list(_OPTIONS), workspace_dir=str(scratch.path))
+            made, checking = scratch.path / path.name, scratch.path / "checks.c"
+            checking.write_text(checks.source(kernels))
+            compiled.export_library(str(made), options=[*_OPTIONS, "-x", "c", str(checking), "-x", "none"], workspace_dir=str(scratch.path))
             _seal(made)
             os.replace(made, path)
     except Exception as error:

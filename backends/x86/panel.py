@@ -16,6 +16,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
+from sparsec.backends.extents import Scan, Step, over, reads, writes
 from sparsec.backends.x86 import shares
 from sparsec.backends.x86.expr import activate
 
@@ -43,6 +44,19 @@ def params(index: str) -> tuple[Param, ...]:
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
+
+
+def touches(tile: int, residual: bool, masked: bool, rows: tuple[str, str] = shares.ROWS) -> tuple[Step, ...]:
+    """What every panel kernel touches of its inputs and outputs, after ``row`` was scanned; ``rows``: output channels."""
+    tiles, entries = over(*shares.TILES, tile), over("row_low", "row_high")
+    found: list[Step] = [
+        Scan("offset", entries.first, entries.end),
+        reads("x", over(*shares.TILES, "x_tile"), over("offset_low", "offset_high + 1"), width=tile),
+        writes("y", over(*shares.TILES, "y_tile"), over(*rows, "y_row"), width=tile),
+    ]
+    if residual:
+        found.append(reads("residual", over(*shares.TILES, "r_tile"), over(*rows, "r_row"), width=tile))
+    return (*found, *([reads("mask", tiles, width=tile)] * masked))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import lanes_below
 from sparsec.backends.x86.spmm import FAR
@@ -44,8 +45,12 @@ def permute(lanes: int) -> Source:
                     at: T.let = (begin + i) * length + v * lanes
                     y0: T.let = (begin + i) * y_row + v * lanes
                     part = T.alloc_buffer((lanes,), "float32", scope="global")
+                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
                     for e in T.vectorized(lanes):
-                        part[e] = T.Select(place[at + e] < 0, T.float32(0), x[T.max(place[at + e], 0)])
+                        inside[e] = T.max(place[at + e], 0)
+                    for e in T.vectorized(lanes):
+                        part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
                     T.evaluate(T.masked_store(y, part[T.Ramp(0, 1, lanes)], T.Ramp(y0, 1, lanes), lanes_below(lanes, total - at)))
             return T.int32(0)
 
@@ -56,7 +61,16 @@ def permute(lanes: int) -> Source:
         Param("place", "ptr", "int32"),
         *(Param(n, "i32") for n in ("length", "total", "y_row")),
     )
-    return Source(f"permute_l{lanes}", params, make)
+    steps = (
+        Need(f"length > 0 && length % {lanes} == 0"),
+        Scan("place", "begin * length", "end * length"),
+        reads("x", over("most(place_low, 0)", "most(place_high, 0) + 1")),
+        # Units that are written whole, and the one in which the elements end.
+        Let("whole", "total / length"),
+        writes("y", over("begin", "least(end, whole)", "y_row"), width="length"),
+        writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_row"), width="total - whole * length"),
+    )
+    return Source(f"permute_l{lanes}", params, make, steps)
 
 
 def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, dict[str, int], int]:

@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, Step, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
@@ -67,4 +68,15 @@ def wide_planes(lanes: int, step: int) -> Source:
 
         return kernel
 
-    return Source(f"wide_planes_l{lanes}_s{step}", params, make)
+    steps = (
+        *lines_read(step, step),
+        writes("y", over("begin", "end", f"{step} * y_row"), over(0, step, "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+    )
+    return Source(f"wide_planes_l{lanes}_s{step}", params, make, steps)
+
+
+def lines_read(lines: int, step: int) -> tuple[Step, ...]:
+    """What is read of x by the units [begin, end), ``lines`` for each channel: lines below ``height``, whole."""
+    channels, line = over(f"begin / {lines}", f"(end - 1) / {lines} + 1", "x_row"), over(0, f"least(height, y_height * {step})", "x_pitch")
+    small = Need(f"width >= 0 && is_small(y_height * {step}) && is_small((y_pitch + 16) * {step})")
+    return small, reads("x", channels, line, width="width")

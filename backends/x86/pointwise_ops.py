@@ -7,14 +7,17 @@ y[c, p] = act(f(x[c, p], ...))     f by ``op``:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.expr import activate
+from sparsec.backends.x86.registers import load_below, store
 from sparsec.backends.x86.spmm import FAR
 
 MAP_OPS = ("copy", "add", "mul", "scale", "affine")
@@ -103,11 +106,20 @@ def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> 
 
         return kernel
 
-    return Source(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, make)
+    units, rows = ("begin", "end"), (0, "channels")
+    read = ["x", *["z"] * (op in ("add", "mul"))]
+    steps = (
+        *(reads(n, over(*units, f"{n}_tile"), over(*rows, f"{n}_row"), width=tile) for n in read),
+        *([reads("z", over(*rows, "z_row"))] * (op == "scale")),
+        *(reads(n, over(*rows)) for n in ("scale", "shift") if op == "affine"),
+        *([reads("mask", over(*units, tile), width=tile)] * masked),
+        writes("y", over(*units, "y_tile"), over(*rows, "y_row"), width=tile),
+    )
+    return Source(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, make, steps)
 
 
 def vector_op(lanes: int, op: str, activation: str) -> Source:
-    """``op``, then ``activation``, on vectors of ``length`` elements; exactly those are written.
+    """``op``, then ``activation``, on vectors of ``length`` elements; exactly those are read and written.
 
     Every operand is contiguous, "affine" has one scale and shift per element. Units of work are chunks of ``lanes`` elements.
     """
@@ -119,6 +131,13 @@ def vector_op(lanes: int, op: str, activation: str) -> Source:
         Param("length", "i32"),
         *(Param(n, "f32") for n in ("lo", "hi")),
     )
+    read = ["x", *["z"] * (op in ("add", "mul")), *["scale", "shift"] * (op == "affine")]
+
+    def loaded(operands: Sequence[Any], buffers: Sequence[Any], start: Any, length: Any) -> None:
+        """Emit the loads of what ``op`` reads: a vector of each, zeros past ``length``."""
+        for name, operand, buffer in zip(("x", "z", "scale", "shift"), operands, buffers, strict=True):
+            if name in read:
+                store(lanes, operand, 0, load_below(lanes, buffer, start, length - start))
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -141,12 +160,16 @@ def vector_op(lanes: int, op: str, activation: str) -> Source:
             shift = T.decl_buffer((FAR,), "float32", data=shift_, align=4)
             for i in range(end - begin):
                 at: T.let = (begin + i) * lanes
-                value = T.alloc_buffer((lanes,), "float32", scope="global")
+                operands = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(4)]
+                loaded(operands, (x, z, scale, shift), at, length)
+                value = operands[0]
                 for e in T.vectorized(lanes):
-                    value[e] = activate(activation, _combine(op, x[at + e], z[at + e], scale[at + e], shift[at + e]), lo, hi)
+                    value[e] = activate(activation, _combine(op, *[operand[e] for operand in operands]), lo, hi)
                 T.evaluate(T.masked_store(y, value[T.Ramp(0, 1, lanes)], T.Ramp(at, 1, lanes), lanes_below(lanes, length - at)))
             return T.int32(0)
 
         return kernel
 
-    return Source(f"vector_{op}_l{lanes}_{activation}", params, make)
+    elements = over(f"begin * {lanes}", f"least(end * {lanes}, length)")
+    steps = (Need(f"is_small(end * {lanes})"), *(reads(n, elements) for n in read), writes("y", elements))
+    return Source(f"vector_{op}_l{lanes}_{activation}", params, make, steps)

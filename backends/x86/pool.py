@@ -14,6 +14,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.convert import lanes_below
 from sparsec.backends.x86.spmm import FAR
@@ -132,7 +133,23 @@ def window_pool(lanes: int, kind: str, columns: int, stride: int) -> Source:
 
         return kernel
 
-    return Source(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, make)
+    steps = (
+        Need("is_small(4 * y_height * row_stride) && is_small(4 * pad_rows) && is_small(4 * rows)"),
+        Let("chunks", f"up(y_pitch, {lanes})"),
+        reads(
+            "x",
+            over("begin", "end", "x_row"),
+            over(0, "x_height", "x_pitch"),
+            over(0, "chunks", lanes * stride),
+            at("-pad_columns"),
+            width=loads * lanes,
+        ),
+        reads("inside", over(0, "chunks", lanes * stride), width=loads * lanes),
+        *([reads("row_scale", over(0, "y_height"))] * (kind == "mean")),
+        reads("column_scale", over(0, "chunks", lanes), width=lanes),
+        writes("y", over("begin", "end", "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+    )
+    return Source(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, make, steps)
 
 
 def _loads(lanes: int, columns: int, stride: int) -> int:
@@ -238,4 +255,9 @@ def global_pool(lanes: int, vectors: int, kind: str) -> Source:
 
         return kernel
 
-    return Source(f"global_pool_{kind}_l{lanes}_v{vectors}", params, make)
+    steps = (
+        reads("x", over("begin", "end", "x_row"), over(0, "tiles", "x_tile"), width=tile),
+        reads("mask", over(0, "tiles", tile), width=tile),
+        writes("y", over("begin", "end")),
+    )
+    return Source(f"global_pool_{kind}_l{lanes}_v{vectors}", params, make, steps)

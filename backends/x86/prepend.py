@@ -14,6 +14,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Let, Need, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, store
 from sparsec.backends.x86.spmm import FAR
@@ -76,7 +77,25 @@ def prepend(lanes: int, vectors: int, tokens: int) -> Source:
         Param("prefix", "ptr"),
         *(Param(n, "i32") for n in ("chunks", "x_chunks", "x_row", "features")),
     )
-    return Source(f"prepend_l{lanes}_v{vectors}_s{shift}", params, make)
+    steps = (
+        Need("x_row > 0"),
+        Let("last", f"most(least(end * {vectors} - chunks, x_chunks - 1), 0) * {lanes}"),
+        reads(
+            "x",
+            over(0, "last / x_row + 1", "features * x_row"),
+            over(0, "least(x_row - 1, last) + 1"),
+            over(0, "features", "x_row"),
+            width=lanes,
+        ),
+        reads(
+            "prefix",
+            over(f"begin * {vectors}", f"least(end * {vectors} + {int(shift > 0)}, chunks)", f"{lanes} * features"),
+            over(0, "features", lanes),
+            width=lanes,
+        ),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"prepend_l{lanes}_v{vectors}_s{shift}", params, make, steps)
 
 
 def pack_prefix(prefix: np.ndarray, lanes: int) -> np.ndarray:

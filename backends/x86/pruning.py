@@ -99,12 +99,14 @@ def _keep_tokens(task: Task, machine: Machine) -> Call:
 def _gather_tokens(task: Task, machine: Machine) -> Call:
     (x, index), y = task.sources, task.target.storage
     source = token_choice.gather_tokens(machine.lanes, y.space.tile)
-    return _call(task, source, {"x": x, "index": index}, {"count": y.space.count, "features": y.channels}, y.space.tiles)
+    scalars = {"count": y.space.count, "features": y.channels, "tokens": x.storage.space.count}
+    return _call(task, source, {"x": x, "index": index}, scalars, y.space.tiles)
 
 
 def _gather_keys(task: Task, machine: Machine) -> Call:
     x, index = task.sources
-    return _call(task, token_choice.gather_keys(), {"x": x, "index": index}, {"count": task.target.storage.space.count})
+    scalars = {"count": task.target.storage.space.count, "tokens": x.storage.space.count}
+    return _call(task, token_choice.gather_keys(), {"x": x, "index": index}, scalars)
 
 
 def _merge_plan(task: Task, machine: Machine) -> Call:

@@ -12,6 +12,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, store
 from sparsec.backends.x86.spmm import FAR
@@ -52,7 +53,15 @@ def repack(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("channels", "x_chunks", "x_width", "x_tile", "x_row")))
-    return Source(f"repack_l{lanes}_v{vectors}", params, make)
+    steps = (
+        Need("x_chunks > 0 && x_width > 0"),
+        Let("last", f"(least(end * {vectors}, x_chunks) - 1) * {lanes}"),
+        reads(
+            "x", over(0, "last / x_width + 1", "x_tile"), over(0, "least(x_width - 1, last) + 1"), over(0, "channels", "x_row"), width=lanes
+        ),
+        writes("y", *packed("channels", tile), width=tile),
+    )
+    return Source(f"repack_l{lanes}_v{vectors}", params, make, steps)
 
 
 def gather(lanes: int, vectors: int) -> Source:
@@ -79,9 +88,13 @@ def gather(lanes: int, vectors: int) -> Source:
                 for v in range(vectors):
                     p0: T.let = (begin + i) * tile + v * lanes
                     y0: T.let = (begin + i) * y_tile + v * lanes
+                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
+                    for e in T.vectorized(lanes):
+                        inside[e] = T.max(place[p0 + e], 0)
                     for c in range(channels):
                         for e in T.vectorized(lanes):
-                            y[y0 + c * y_row + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_row + T.max(place[p0 + e], 0)])
+                            y[y0 + c * y_row + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_row + inside[e]])
             return T.int32(0)
 
         return kernel
@@ -91,7 +104,12 @@ def gather(lanes: int, vectors: int) -> Source:
         Param("place", "ptr", "int32"),
         *(Param(n, "i32") for n in ("channels", "x_row", "y_tile", "y_row")),
     )
-    return Source(f"gather_l{lanes}_v{vectors}", params, make)
+    steps = (
+        Scan("place", f"begin * {tile}", f"end * {tile}"),
+        reads("x", over(0, "channels", "x_row"), over("most(place_low, 0)", "most(place_high, 0) + 1")),
+        writes("y", over("begin", "end", "y_tile"), over(0, "channels", "y_row"), width=tile),
+    )
+    return Source(f"gather_l{lanes}_v{vectors}", params, make, steps)
 
 
 def without_gaps(space: Geometry) -> bool:

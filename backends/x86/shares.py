@@ -16,12 +16,21 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
+from sparsec.backends.extents import Let, Need, Scan
 from sparsec.backends.plan import Buffer, Call, Group
 from sparsec.layouts import scaled
 
 #: ``runs`` [run_count + 1]: run r is rows runs[r] .. runs[r + 1]. Units are runs over all ``all_tiles`` tiles; where that is 0, those
 #: of the first tile, then those of the second, and so on.
 PARAMS = (Param("runs", "ptr", "int32"), Param("run_count", "i32"), Param("all_tiles", "i32"))
+#: What every kernel over tiles and rows touches of ``runs``; then names of the first and the end of its units' tiles, and rows.
+TOUCHES = (
+    Need("run_count > 0"),
+    Let("tile_first", "all_tiles > 0 ? 0 : begin / run_count"),
+    Let("tile_end", "all_tiles > 0 ? all_tiles : up(end, run_count)"),
+    Scan("runs", "0", "most(run_count, all_tiles > 0 ? end - 1 : 0) + 1", ordered=True),
+)
+TILES, ROWS = ("tile_first", "tile_end"), ("runs_low", "runs_high")
 _MOST_UNITS = 32
 _FEW_UNITS = 4
 _EXPANDING = 2.5

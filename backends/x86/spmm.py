@@ -24,8 +24,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.x86 import script
-from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params
+from sparsec.backends.extents import Let, Need, Scan, over, reads
+from sparsec.backends.x86 import script, shares
+from sparsec.backends.x86.panel import FAR, Epilogue, Panel, params, touches
 from sparsec.backends.x86.shares import row_range, tile_range
 
 _PARTS = 19  # position of ``parts`` among the parameters
@@ -140,7 +141,16 @@ def spmm(
 
         return kernel if split else kernel.specialize({kernel.params[_PARTS]: T.int32(1)})
 
-    return Source(symbol, (*params(index), *([Param("parts", "i32")] * split)), make)
+    steps = (
+        *shares.TOUCHES,
+        *([] if split else [Let("parts", "1")]),
+        Need("rows >= 0 && parts > 0"),
+        Scan("row", "runs_low", "(parts - 1) * rows + runs_high + 1", ordered=True),
+        reads("value", over("row_low", "row_high")),
+        reads("bias", over(*shares.ROWS)),
+        *touches(tile, residual, masked),
+    )
+    return Source(symbol, (*params(index), *([Param("parts", "i32")] * split)), make, steps)
 
 
 def _clear(panel: Panel, accumulators: Sequence[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, Span, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.attention import Masks, exp_nonpositive
 from sparsec.backends.x86.spmm import FAR
@@ -24,6 +25,16 @@ _TINY = float(np.finfo(np.float32).tiny)
 def is_nan(x: Any) -> Any:
     """Exponent all ones and a mantissa."""
     return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
+
+
+def below(count: Any, index: Any) -> Any:
+    """An int64 ``index`` as int32, the nearest one in [0, ``count``) for others: what is in memory is trusted with no address."""
+    return T.Cast("int32", T.max(T.min(index, T.Cast("int64", count) - T.int64(1)), T.int64(0)))
+
+
+def tokens_of(count: str, tile: int) -> tuple[Span, Span]:
+    """Where ``count`` >= 1 packed tokens of ``features`` features have their first one."""
+    return over(0, f"({count} - 1) / {tile} + 1", f"features * {tile}"), over(0, f"least({count}, {tile})")
 
 
 def _fold(lanes: int, values: Any, largest: bool = False) -> None:
@@ -141,7 +152,19 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
 
         return kernel
 
-    return Source(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, make)
+    width = f"tiles * {tile}"
+    steps = (
+        Need("end == 1 && tiles >= 0"),
+        reads("q", over(0, f"(queries - 1) / {tile} + 1", "q_tile"), over(0, "heads * dim", tile), over(0, f"least(queries, {tile})")),
+        reads("k", over(0, "tiles", "k_tile"), over(0, "heads * dim", tile), width=tile),
+        *([reads("key_bias", over(0, "queries"))] * voiced),
+        *([reads("key_bias", over(0, width))] * masks.key_bias),
+        *([reads("pair_bias", over(0, "heads", "pair_head"), over(0, "queries", "pair_row"), width=width)] * masks.pair_bias),
+        writes("room", over(0, f"2 * {width}")),
+        reads("room", over(0, f"{width} + keys")),
+        writes("y", over(0, "keys")),
+    )
+    return Source(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, make, steps)
 
 
 def keep_tokens(lanes: int) -> Source:
@@ -192,23 +215,33 @@ def keep_tokens(lanes: int) -> Source:
                                 T.Or(room[c * lanes + e] > room[i], T.And(room[c * lanes + e] == room[i], c * lanes + e < i)), 1, 0
                             )
                     _fold(lanes, before)
-                    if before[0] < keep:
+                    if T.And(before[0] < keep, at[0] < keep):
                         y[at[0]] = T.Cast("int64", i)
                         at[0] = at[0] + 1
             return T.int32(0)
 
         return kernel
 
-    return Source(f"keep_tokens_l{lanes}", params, make)
+    whole = over(0, f"up(count, {lanes})", lanes)
+    steps = (
+        Need("end == 1"),
+        reads("x", whole, width=lanes),
+        writes("room", whole, width=lanes),
+        writes("y", over(0, "least(keep, count)")),
+    )
+    return Source(f"keep_tokens_l{lanes}", params, make, steps)
 
 
 def gather_tokens(lanes: int, tile: int) -> Source:
-    """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both are packed in tiles of ``tile`` tokens. Units of work are tiles of y."""
+    """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both are packed in tiles of ``tile`` tokens. Units of work are tiles of y.
+
+    An index outside of x's ``tokens`` is read as the nearest one inside.
+    """
     params = (
         Param("x", "act"),
         Param("index", "act", "int64"),
         Param("y", "act"),
-        *(Param(n, "i32") for n in ("count", "features")),
+        *(Param(n, "i32") for n in ("count", "features", "tokens")),
     )
 
     def make() -> Any:
@@ -219,6 +252,7 @@ def gather_tokens(lanes: int, tile: int) -> Source:
             y_: T.handle("float32"),
             count: T.int32,
             features: T.int32,
+            tokens: T.int32,
             begin: T.int32,
             end: T.int32,
         ) -> T.int32:
@@ -228,7 +262,7 @@ def gather_tokens(lanes: int, tile: int) -> Source:
             for i in range(end - begin):
                 at = T.alloc_buffer((tile,), "int32", scope="global")
                 for e in range(tile):
-                    token: T.let = T.Cast("int32", index[T.min((begin + i) * tile + e, count - 1)])
+                    token: T.let = below(tokens, index[T.min((begin + i) * tile + e, count - 1)])
                     at[e] = token // tile * features * tile + token % tile
                 for f in range(features):
                     for v in T.unroll(tile // lanes):
@@ -238,12 +272,18 @@ def gather_tokens(lanes: int, tile: int) -> Source:
 
         return kernel
 
-    return Source(f"gather_tokens_l{lanes}_t{tile}", params, make)
+    steps = (
+        Need(f"count > 0 && tokens > 0 && is_small(end * {tile})"),
+        reads("index", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
+        reads("x", *tokens_of("tokens", tile), over(0, "features", tile)),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"gather_tokens_l{lanes}_t{tile}", params, make, steps)
 
 
 def gather_keys() -> Source:
-    """y[t] = x[index[t]] for ``count`` numbers. One unit of work."""
-    params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"))
+    """y[t] = x[index[t]] for ``count`` numbers; an index outside of x's ``tokens`` is read as the nearest one inside. One unit of work."""
+    params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"), Param("tokens", "i32"))
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -252,6 +292,7 @@ def gather_keys() -> Source:
             index_: T.handle("int64"),
             y_: T.handle("float32"),
             count: T.int32,
+            tokens: T.int32,
             begin: T.int32,
             end: T.int32,
         ) -> T.int32:
@@ -259,9 +300,15 @@ def gather_keys() -> Source:
             index = T.decl_buffer((FAR,), "int64", data=index_, align=4)
             y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
             for i in range((end - begin) * count):
-                y[i] = x[T.Cast("int32", index[i])]
+                y[i] = x[below(tokens, index[i])]
             return T.int32(0)
 
         return kernel
 
-    return Source("gather_keys", params, make)
+    count = over(0, "count")
+    return Source(
+        "gather_keys",
+        params,
+        make,
+        (Need("end == 1 && tokens > 0"), reads("x", over(0, "tokens")), reads("index", count), writes("y", count)),
+    )

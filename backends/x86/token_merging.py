@@ -11,11 +11,12 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.attention import exp_nonpositive
 from sparsec.backends.x86.expr import let
 from sparsec.backends.x86.spmm import FAR
-from sparsec.backends.x86.token_choice import is_nan
+from sparsec.backends.x86.token_choice import below, is_nan, tokens_of
 
 _INF = float("inf")
 # log(1 + m) = m - m^2 / 2 + m^3 p(m) on sqrt(1/2) - 1 <= m <= sqrt(2) - 1 (Cephes logf).
@@ -162,12 +163,20 @@ def merge_plan(lanes: int, tile: int) -> Source:
                         at[0] = at[0] + 1
                 for t in range(count):
                     if partner[t] >= 0:
-                        y[t] = y[partner[t]]
+                        y[t] = y[T.max(T.min(partner[t], count - 1), 0)]
             return T.int32(0)
 
         return kernel
 
-    return Source(f"merge_plan_l{lanes}_t{tile}", params, make)
+    width = f"tiles * {tile}"
+    steps = (
+        Need("end == 1 && count >= 0 && tiles >= 0 && dim >= 0 && first >= 0"),
+        reads("x", over(0, "tiles", f"heads * dim * {tile}"), over(0, "heads * dim", tile), width=tile),
+        writes("room", over(0, f"(dim + 1) * {width} + most({width}, count)")),
+        writes("partner", over(0, "count")),
+        writes("y", over(0, "count")),
+    )
+    return Source(f"merge_plan_l{lanes}_t{tile}", params, make, steps)
 
 
 def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
@@ -184,6 +193,10 @@ def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
         Param("at", "act", "int32"),
         *(Param(n, "i32") for n in ("count", "keep", "features", "y_tiles")),
     )
+
+    def within(place: Any, tokens: Any, features: Any) -> Any:
+        """A place in packed ``tokens``, whatever was read: the first feature of one of them, or before it."""
+        return T.max(T.min(place, T.truncdiv(tokens - 1, tile) * features * tile + (tile - 1)), 0)
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -210,13 +223,13 @@ def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
             for s in range(2 * keep):
                 room[count + s] = T.float32(0)
             for t in range(count):
-                slot: T.let = T.Cast("int32", plan[t])
+                slot: T.let = below(keep, plan[t])
                 at[t] = t // tile * features * tile + t % tile
                 at[count + t] = slot // tile * features * tile + slot % tile
                 room[count + slot] = room[count + slot] + (sizes[t] if sized else T.float32(1))
                 room[count + keep + slot] = room[count + keep + slot] + T.float32(1)
             for t in range(count):
-                home: T.let = T.Cast("int32", plan[t])
+                home: T.let = below(keep, plan[t])
                 if room[count + home] == T.float32(0):
                     room[t] = T.float32(1) / room[count + keep + home]
                 else:
@@ -226,13 +239,24 @@ def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
                     for e in T.vectorized(lanes):
                         y[c // (tile // lanes) * features * tile + (begin + i) * tile + c % (tile // lanes) * lanes + e] = T.float32(0)
                 for t in range(count):
-                    y0: T.let = at[count + t] + (begin + i) * tile
-                    y[y0] = y[y0] + room[t] * x[at[t] + (begin + i) * tile]
+                    y0: T.let = within(at[count + t], keep, features) + (begin + i) * tile
+                    y[y0] = y[y0] + room[t] * x[within(at[t], count, features) + (begin + i) * tile]
             return T.int32(0)
 
         return kernel
 
-    return Source(f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, make)
+    units = over("begin", "end", tile)
+    steps = (
+        Need("count > 0 && keep > 0 && features > 0"),
+        reads("plan", over(0, "count")),
+        *([reads("sizes", over(0, "count"))] * sized),
+        writes("room", over(0, "count + 2 * keep")),
+        writes("at", over(0, "2 * count")),
+        reads("x", units, width=f"(count - 1) / {tile} * features * {tile} + {tile}"),
+        writes("y", units, width=f"(keep - 1) / {tile} * features * {tile} + {tile}"),
+        writes("y", units, over(0, "y_tiles", f"features * {tile}"), width=tile),
+    )
+    return Source(f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, make, steps)
 
 
 def merge_sizes(sized: bool) -> Source:
@@ -256,13 +280,20 @@ def merge_sizes(sized: bool) -> Source:
             for s in range((end - begin) * keep):
                 y[s] = T.float32(0)
             for t in range((end - begin) * count):
-                slot: T.let = T.Cast("int32", plan[t])
+                slot: T.let = below(keep, plan[t])
                 y[slot] = y[slot] + (sizes[t] if sized else T.float32(1))
             return T.int32(0)
 
         return kernel
 
-    return Source(f"merge_sizes{'_sized' * sized}", params, make)
+    count = over(0, "count")
+    steps = (
+        Need("end == 1 && keep > 0"),
+        reads("plan", count),
+        *([reads("sizes", count)] * sized),
+        writes("y", over(0, "keep")),
+    )
+    return Source(f"merge_sizes{'_sized' * sized}", params, make, steps)
 
 
 def size_op(op: str) -> Source:
@@ -282,7 +313,8 @@ def size_op(op: str) -> Source:
 
         return kernel
 
-    return Source(op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), make)
+    steps = (Need("end == 1"), reads("x", over(0, "count")), writes("y", over(0, "count")))
+    return Source(op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), make, steps)
 
 
 def mean_merged(tile: int) -> Source:
@@ -316,4 +348,9 @@ def mean_merged(tile: int) -> Source:
 
         return kernel
 
-    return Source(f"mean_merged_t{tile}", params, make)
+    steps = (
+        reads("sizes", over(0, "count")),
+        reads("x", *tokens_of("count", tile), over("begin", "end", tile)),
+        writes("y", over("begin", "end")),
+    )
+    return Source(f"mean_merged_t{tile}", params, make, steps)

@@ -12,6 +12,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.registers import load, load_below, square, store, store_below, transpose
 from sparsec.backends.x86.spmm import FAR
@@ -69,7 +70,12 @@ def rows_to_packed(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
-    return Source(f"rows_to_packed_l{lanes}_v{vectors}", params, make)
+    steps = (
+        Need("count > 0"),
+        reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)", "features"), width="features"),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"rows_to_packed_l{lanes}_v{vectors}", params, make, steps)
 
 
 def _unpack_block(lanes: int, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
@@ -128,4 +134,8 @@ def packed_to_rows(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
-    return Source(f"packed_to_rows_l{lanes}_v{vectors}", params, make)
+    steps = (
+        reads("x", *packed("features", tile), width=tile),
+        writes("y", over(f"begin * {tile}", f"least(end * {tile}, count)", "features"), width="features"),
+    )
+    return Source(f"packed_to_rows_l{lanes}_v{vectors}", params, make, steps)

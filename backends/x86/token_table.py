@@ -11,6 +11,7 @@ import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
@@ -42,7 +43,9 @@ def add_table(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (*(Param(n, "act") for n in "xy"), Param("table", "ptr"), Param("features", "i32"))
-    return Source(f"add_table_l{lanes}_v{vectors}", params, make)
+    whole = packed("features", tile)
+    steps = (Need("features >= 0"), *(reads(n, *whole, width=tile) for n in ("x", "table")), writes("y", *whole, width=tile))
+    return Source(f"add_table_l{lanes}_v{vectors}", params, make, steps)
 
 
 def pack_table(table: np.ndarray, tile: int) -> np.ndarray:

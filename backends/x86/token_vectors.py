@@ -7,6 +7,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import Need, at, over, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.spmm import FAR
 
@@ -37,7 +38,9 @@ def select_token() -> Source:
         return kernel
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_row", "features")))
-    return Source("select_token", params, make)
+    features = (f"begin * {RUN}", f"least(end * {RUN}, features)")
+    steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_row")), writes("y", over(*features)))
+    return Source("select_token", params, make, steps)
 
 
 def mean_tokens(lanes: int, vectors: int) -> Source:
@@ -86,4 +89,8 @@ def mean_tokens(lanes: int, vectors: int) -> Source:
         return kernel
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("count", "tiles", "features")))
-    return Source(f"mean_tokens_l{lanes}_v{vectors}", params, make)
+    steps = (
+        reads("x", over(0, "tiles", f"features * {tile}"), over("begin", "end", tile), width=tile),
+        writes("y", over("begin", "end")),
+    )
+    return Source(f"mean_tokens_l{lanes}_v{vectors}", params, make, steps)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); no entry is used before it is known
- * to point inside the file, the arena, the weights or the caller's tensors. That finds damage, not intent: kernels are machine code. */
+ * to point inside the file, the arena, the weights or the caller's tensors, and no kernel runs before the kernel library has said that it
+ * stays there (backends/x86/extents.h). The library itself is machine code: who loads it trusts it. */
 #define _GNU_SOURCE
 #include "sparsec.h"
 #include "sha256.h"
@@ -18,7 +19,9 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum { VERSION = 3, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 4, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+/* Of a place: field, segment, bytes before the address in it and from there on. Of a record: what a library remembers of its tables. */
+enum { PLACE_WIDTH = 4, SCAN_WORDS = 16, CHECK_ARGUMENTS = 9 };
 enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
@@ -41,11 +44,12 @@ typedef struct {
     const int64_t *data;
 } table;
 
-/* Memory of one running call: tables with absolute addresses, then the arena. */
+/* Memory of one running call: tables with absolute addresses, then the arena. `checked`: for the sizes that it has. */
 typedef struct instance {
     struct instance *next;
     size_t bytes;
-    int64_t *records, *groups, *steps, *sizes;
+    bool checked;
+    int64_t *records, *groups, *steps, *sizes, *places;
     char *arena;
 } instance;
 
@@ -63,7 +67,8 @@ struct sparsec_model {
     int64_t edges; /* moves at the caller's tensors */
     int threads;
     void *kernels;
-    entry *run;
+    entry *run, *check;
+    int64_t *scans; /* SCAN_WORDS for each record */
     instance *idle;
 };
 
@@ -305,14 +310,18 @@ static int check_tables(const sparsec_model *m) {
         return fail("The artifact was compiled for at most %lld thread(s), %d were asked for.", (long long)p[1], m->threads);
     for (int64_t i = 0; i < m->records.rows; i++)
         if (!within(*row_of(&m->records, i), p[2])) return damaged("a record names an unknown kernel");
-    for (int64_t i = 0; i < m->groups.rows; i++) {
+    int64_t done = 0;
+    for (int64_t i = 0; i < m->groups.rows; done = row_of(&m->groups, i)[1], i++) {
         const int64_t *g = row_of(&m->groups, i);
-        if (!within(g[1], m->records.rows + 1) || !within(g[0], g[1] + 1) || !within(g[2], INT64_C(1) << 31) ||
+        if (g[0] != done || !within(g[1], m->records.rows + 1) || g[1] < g[0] || !within(g[2], INT64_C(1) << 31) ||
             !within(g[3], INT64_C(1) << 31))
-            return damaged("a group is not a range of records");
+            return damaged("a group is not the next range of records");
     }
-    for (int64_t i = 0; i < m->moves.rows; i++)
+    if (done != m->records.rows) return damaged("a record is in no group");
+    for (int64_t i = 0; i < m->moves.rows; i++) {
         if (check_move(m, row_of(&m->moves, i))) return -1;
+        if (i && row_of(&m->moves, i)[0] <= row_of(&m->moves, i - 1)[0]) return damaged("its addresses are not in order");
+    }
     for (int64_t i = 0; i < m->patches.rows; i++)
         if (check_patch(m, row_of(&m->patches, i))) return -1;
     return 0;
@@ -395,7 +404,17 @@ static int load_kernels(sparsec_model *m, const char *folder) {
         if (slot && !(*slot = dlsym(runtime, hooks[i]))) return fail("TVM's runtime library lacks %s.", hooks[i]);
     }
     *(void **)&m->run = dlsym(m->kernels, "__tvm_ffi_sparsec_run");
-    return m->run ? 0 : fail("%s is not a library of kernels.", path);
+    *(void **)&m->check = dlsym(m->kernels, "__tvm_ffi_sparsec_check");
+    return m->run && m->check ? 0 : fail("%s is not a library of kernels.", path);
+}
+
+static instance *new_instance(const sparsec_model *m);
+static int check_extents(const sparsec_model *m, instance *made, bool may_scan);
+
+/* What kernels read of tables in the weights is looked at once, here. */
+static int check_first(sparsec_model *m) {
+    if (!(m->scans = calloc((size_t)m->records.rows + 1, SCAN_WORDS * sizeof *m->scans))) return fail("There is not enough memory.");
+    return (m->idle = new_instance(m)) ? check_extents(m, m->idle, true) : -1;
 }
 
 static int load(sparsec_model *m, const char *folder) {
@@ -405,7 +424,7 @@ static int load(sparsec_model *m, const char *folder) {
     pthread_mutex_lock(&loading);
     const int bad = load_kernels(m, folder);
     pthread_mutex_unlock(&loading);
-    return bad;
+    return bad ? bad : check_first(m);
 }
 
 int sparsec_load(const char *path, int threads, sparsec_model **model) {
@@ -429,6 +448,7 @@ void sparsec_free(sparsec_model *m) {
     if (m->kernels) dlclose(m->kernels);
     forget(&m->constants);
     forget(&m->file);
+    free(m->scans);
     free(m->ports);
     free(m->ranges);
     free(m);
@@ -448,8 +468,26 @@ static void split(int64_t *group, int64_t threads) {
 
 static size_t lines(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
+static int64_t segment_bytes(const sparsec_model *m, const int64_t *move, const int64_t *sizes) {
+    if (move[1] < INPUT) return move[1] == ARENA ? m->program.data[0] : m->weights.data[1];
+    return (int64_t)sparsec_bytes(m->ports + (move[1] == INPUT ? 0 : m->inputs.rows) + move[3], sizes);
+}
+
+/* Asks the kernel library whether the tables of an instance keep their kernels inside their memory. */
+static int check_extents(const sparsec_model *m, instance *made, bool may_scan) {
+    const int64_t values[CHECK_ARGUMENTS] = {(int64_t)(intptr_t)made->records, (int64_t)(intptr_t)made->groups, (int64_t)(intptr_t)made->places,
+                                             (int64_t)(intptr_t)m->scans, m->records.rows, m->groups.rows, m->moves.rows, m->threads, may_scan};
+    argument arguments[CHECK_ARGUMENTS], result = {0};
+    for (int i = 0; i < CHECK_ARGUMENTS; i++) arguments[i] = (argument){.kind = NUMBER, .value = values[i]};
+    if (m->check(NULL, arguments, CHECK_ARGUMENTS, &result)) return fail("The kernel library refused its arguments.");
+    made->checked = !result.value;
+    return made->checked ? 0 : fail("The program would leave its memory: record %lld, field %lld. Copy or save the artifact again.",
+                                    (long long)((result.value - 1) / RECORD_WIDTH), (long long)((result.value - 1) % RECORD_WIDTH));
+}
+
 /* The sizes of a call: tables follow them, and so does the step from one sample of a caller's tensor to the next. */
 static void fit(const sparsec_model *m, instance *made, const int64_t *sizes) {
+    made->checked = false;
     for (int64_t i = 0; i < m->sizes.rows; i++) made->sizes[i] = sizes ? sizes[i] : m->ranges[i].most;
     memcpy(made->groups, m->groups.data, (size_t)(m->groups.rows * GROUP_WIDTH) * 8);
     for (int64_t i = 0; i < m->patches.rows; i++) {
@@ -459,10 +497,11 @@ static void fit(const sparsec_model *m, instance *made, const int64_t *sizes) {
     for (int64_t i = 0; i < m->groups.rows; i++) split(made->groups + i * GROUP_WIDTH, m->threads);
     int64_t *step = made->steps;
     for (int64_t i = 0; i < m->moves.rows; i++) {
-        const int64_t *move = row_of(&m->moves, i);
+        const int64_t *move = row_of(&m->moves, i), bytes = segment_bytes(m, move, made->sizes);
+        memcpy(made->places + i * PLACE_WIDTH, (int64_t[PLACE_WIDTH]){move[0], move[1], move[2], bytes - move[2]}, PLACE_WIDTH * 8);
         if (move[1] < INPUT) continue;
         *step++ = move[0];
-        *step++ = (int64_t)sparsec_bytes(m->ports + (move[1] == INPUT ? 0 : m->inputs.rows) + move[3], made->sizes);
+        *step++ = bytes;
     }
 }
 
@@ -486,8 +525,8 @@ static instance *new_instance(const sparsec_model *m) {
     const size_t records = lines((size_t)(m->records.rows * m->records.width) * 8),
                  groups = lines((size_t)(m->groups.rows * GROUP_WIDTH) * 8);
     const size_t head = lines(sizeof(instance)), steps = lines((size_t)m->edges * 16 + 16);
-    const size_t sizes = lines((size_t)m->sizes.rows * 8);
-    const size_t bytes = head + records + groups + steps + sizes + (size_t)m->program.data[0] + SLACK;
+    const size_t sizes = lines((size_t)m->sizes.rows * 8), places = lines((size_t)m->moves.rows * PLACE_WIDTH * 8);
+    const size_t bytes = head + records + groups + steps + sizes + places + (size_t)m->program.data[0] + SLACK;
     char *memory = new_memory(bytes);
     if (!memory) {
         fail("There is not enough memory to run the network (%zu bytes).", bytes);
@@ -499,7 +538,8 @@ static instance *new_instance(const sparsec_model *m) {
     made->groups = made->records + records / 8;
     made->steps = made->groups + groups / 8;
     made->sizes = made->steps + steps / 8;
-    made->arena = (char *)(made->sizes + sizes / 8);
+    made->places = made->sizes + sizes / 8;
+    made->arena = (char *)(made->places + places / 8);
     settle(m, made);
     return made;
 }
@@ -575,6 +615,10 @@ int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *
     instance *mine = take(m);
     if (!mine) return -1;
     if (!fits(m, mine, sizes)) fit(m, mine, sizes);
+    if (!mine->checked && check_extents(m, mine, false)) {
+        give_back(m, mine);
+        return -1;
+    }
     bind(m, mine, inputs, outputs);
     const int64_t values[] = {(int64_t)(intptr_t)mine->records,
                               (int64_t)(intptr_t)mine->groups,

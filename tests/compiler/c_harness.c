@@ -1,11 +1,31 @@
-/* What test_c_artifact.py does from C. Includes the loader, to seal mutated programs as its writer would. */
+/* What test_c_artifact.py does from C. Includes the loader, to seal mutated programs as its writer would, and with pages before and behind its
+ * memory that nobody may touch. */
+#define mmap guarded
 #include "sparsec.c"
+#undef mmap
 
 #include <dirent.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define NEED(condition) ((condition) ? (void)0 : (fprintf(stderr, "%s: %s\n", #condition, sparsec_error()), exit(3)))
+
+extern void *mmap(void *, size_t, int, int, int, off_t);
+
+void *guarded(void *at, size_t bytes, int protection, int flags, int file, off_t offset) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + page - 1) / page * page;
+    char *memory = mmap(at, whole + 2 * page, PROT_NONE, flags, file, offset);
+    if (memory == MAP_FAILED || mprotect(memory + page, whole, protection)) return MAP_FAILED;
+    return memory + page;
+}
+
+/* Memory that ends where a page begins. */
+static void *ending(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + page - 1) / page * page;
+    char *memory = guarded(NULL, whole + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    NEED(memory != MAP_FAILED && !mprotect(memory + whole, page, PROT_NONE));
+    return memory + whole - bytes;
+}
 
 static char *slurp(const char *folder, const char *name, size_t *bytes) {
     blob b;
@@ -52,14 +72,16 @@ static int run(char **words) {
     size_t bytes;
     for (int i = 0; i < ins; i++) {
         snprintf(name, sizeof name, "in%d.bin", i);
-        inputs[i] = slurp(words[4], name, &bytes);
+        char *const read = slurp(words[4], name, &bytes);
+        inputs[i] = memcpy(ending(bytes), read, bytes);
+        free(read);
         NEED(bytes == sparsec_bytes(sparsec_input(m, i), sizes) * (size_t)batch);
     }
     caller *all = calloc((size_t)callers, sizeof *all);
     pthread_t *threads = calloc((size_t)callers, sizeof *threads);
     for (int c = 0; c < callers; c++) {
         all[c] = (caller){m, inputs, calloc((size_t)outs + 1, sizeof(void *)), batch, sizes, callers > 1 ? 20 : 1};
-        for (int i = 0; i < outs; i++) all[c].outputs[i] = malloc(sparsec_output(m, i)->bytes * (size_t)batch + 1);
+        for (int i = 0; i < outs; i++) all[c].outputs[i] = ending(sparsec_bytes(sparsec_output(m, i), sizes) * (size_t)batch);
         NEED(!pthread_create(threads + c, NULL, call_often, all + c));
     }
     for (int c = 0; c < callers; c++) pthread_join(threads[c], NULL);

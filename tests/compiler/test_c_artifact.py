@@ -114,6 +114,18 @@ def test_sizes_and_indices_out_of_range(harness: Path, tmp_path: Path, size: int
     assert text in refused(harness, artifact, size=size)
 
 
+@pytest.mark.parametrize("size", [3, 95, 96])
+def test_a_size_at_which_kernels_would_leave_their_memory(harness: Path, tmp_path: Path, size: int) -> None:
+    """The units do not follow the size: they suit the largest only."""
+    artifact = saved(tmp_path, dataclasses.replace(growing(), patches=()))
+    if size == 96:
+        compared(harness, artifact, 1, 2, size=size)
+        return
+    np.zeros(size, np.float32).tofile(tmp_path / "in0.bin")
+    np.zeros(size + 2, np.int32).tofile(tmp_path / "in1.bin")
+    assert "would leave its memory" in refused(harness, artifact, size=size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_network(harness: Path, tmp_path: Path, threads: int) -> None:

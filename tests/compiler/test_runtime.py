@@ -2,12 +2,14 @@
 
 import dataclasses
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsec.constants import Constants
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.inputs import check_inputs
 from sparsec.instance import split
@@ -184,6 +186,10 @@ def altered(program: Program, **changes: object) -> Program:
         {"groups": (0, 0, 2)},
         {"groups": (1, 2, 2**40)},
         {"groups": (1, 3, -5)},
+        {"groups": (1, 0, 0)},
+        {"groups": (1, 1, 1)},
+        {"relocations": chain().relocations[::-1]},
+        {"relocations": (*chain().relocations[:1], *chain().relocations)},
         {"relocations": (Relocation(96, "arena", 0),)},
         {"relocations": (Relocation(48, "arena", 0),)},
         {"relocations": (Relocation(-47, "arena", 0),)},
@@ -204,6 +210,64 @@ def test_tables_that_point_outside_are_refused(changes: dict) -> None:
     check_tables(chain())
     with pytest.raises(ArtifactError, match="tables do not fit"):
         check_tables(altered(chain(), **changes))
+
+
+def moved(number: int, **changes: Any) -> dict[str, Any]:
+    """One relocation of ``chain()`` changed; None leaves it out."""
+    found = list(chain().relocations)
+    found[number : number + 1] = [dataclasses.replace(found[number], **changes)] if changes else []
+    return {"relocations": tuple(found)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"groups": (0, 2, 2**20)},
+        {"groups": (1, 2, 2**31 - 1)},
+        {"groups": (0, 2, SIZE + 1)},
+        {"arena_bytes": 4 * SIZE - 4},
+        {"arena_bytes": 0},
+        {"outputs": (Port("y", (SIZE - 1,)),)},
+        {"inputs": (Port("x", (4, 23)),)},
+        {"inputs": (Port("x", (4, 24), "bool"),)},
+        {"weights": Constants.of(np.zeros(8 * SIZE - 300, np.uint8))},
+        moved(0),
+        moved(4),
+        moved(5),
+        moved(0, segment="output", offset=4),
+        moved(1, segment="weights"),
+        moved(1, segment="input"),
+        moved(1, offset=4),
+        moved(4, offset=2),
+        {"records": (0, 5, 2)},
+        {"records": (0, 6, 2)},
+        {"records": (1, 2, 2**40)},
+        {"records": (1, 8, 2**40)},
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_that_would_leave_their_memory_do_not_run(changes: dict[str, Any], threads: int) -> None:
+    with pytest.raises(ArtifactError):
+        Runner(altered(chain(), **changes), library(), threads)
+
+
+def test_what_is_read_beyond_the_arena_and_the_weights_is_theirs() -> None:
+    """The first constant of a program may be followed by less than a vector: ``TAIL`` bytes are there."""
+    weights = chain().weights.blob()
+    program = dataclasses.replace(chain(), weights=Constants.of(weights[: len(weights) - 256]))
+    y = Runner(program, library())(drawn(1, 4, 24))[0]
+    assert y.shape == (1, 4, 24)
+
+
+@pytest.mark.parametrize("size", [1, 5, TOKENS])
+def test_a_size_at_which_kernels_would_leave_their_memory_does_not_run(size: int) -> None:
+    """Of the largest size all is well; units that do not follow the size are too many for others."""
+    runner, x = Runner(dataclasses.replace(sized(), patches=()), library()), drawn(1, size, FEATURES)
+    if size == TOKENS:
+        np.testing.assert_allclose(runner(x)[0], expected(x), rtol=1e-6, atol=1e-6)
+        return
+    with pytest.raises(ArtifactError, match="would leave its memory"):
+        runner(x)
 
 
 GROUP, RECORD = "groups", "records"

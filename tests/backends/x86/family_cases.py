@@ -182,7 +182,7 @@ def _execute(groups: Any, reads: Sequence[_Memory], writes: Sequence[_Memory], b
     program = assemble(Plan(tuple(groups), *ends), kernels, names, threads)
     sizes = [tuple(Port(n, (m.words,)) for n, m in zip(ns, ms, strict=True)) for ns, ms in zip(names, (reads, writes), strict=True)]
     program = replace(program, inputs=sizes[0], outputs=sizes[1])
-    Runner(program, library, threads).run_addresses([m.address for m in reads], [m.address for m in writes], BATCH)
+    Runner(program, library, threads, room=4 * _ROOM).run_addresses([m.address for m in reads], [m.address for m in writes], BATCH)
 
 
 def _error(memory: _Memory, wanted: Sequence[np.ndarray]) -> float:

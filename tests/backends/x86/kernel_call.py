@@ -71,7 +71,7 @@ class _Table:
     def _fields(self, kind: str, dtype: str, value: Any, at: int) -> list[int]:
         if kind == "act":
             place = At(value) if isinstance(value, str) else value
-            self.relocations.append(Relocation(at, "input", 0, len(self.places)))
+            self.relocations.append(Relocation(at, "output", 4 * (GUARD + place.offset), len(self.places)))
             self.places.append(place)
             return [0, 4 * place.per_slot, 4 * place.per_unit]
         if kind == "ptr":
@@ -128,8 +128,8 @@ class Kernels:
         for row, call in enumerate(calls):
             table.add(row, call)
         program = Program(
-            inputs=tuple(Port(f"p{i}", (0,)) for i in range(len(table.places))),
-            outputs=(),
+            inputs=(),
+            outputs=tuple(Port(place.block, (memory[place.block].nbytes // 4 + 2 * GUARD,)) for place in table.places),
             kernels=self.symbols,
             records=table.records,
             groups=np.array([[0, len(calls), units, strip, 0]], np.int64),
@@ -139,8 +139,8 @@ class Kernels:
             steps=(),
         )
         runner = Runner(program, self.library, threads)
-        addresses = [memory[place.block].ctypes.data + 4 * place.offset for place in table.places]
-        return lambda: runner.run_addresses(addresses, [], 1)
+        addresses = [memory[place.block].ctypes.data - 4 * GUARD for place in table.places]
+        return lambda: runner.run_addresses([], addresses, 1)
 
 
 def to_flat(x: np.ndarray, g: Geometry) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
+from sparsec.backends.extents import over, reads, writes
 from sparsec.backends.x86 import library
 from sparsec.constants import Constants
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
@@ -43,7 +44,8 @@ def negate():
     return body
 
 
-KERNELS = [Source("negate", PARAMS, negate), Source("count_up", PARAMS, count_up)]
+TOUCHES = (reads("x", over("begin", "end")), writes("y", over("begin", "end")))
+KERNELS = [Source("negate", PARAMS, negate, TOUCHES), Source("count_up", PARAMS, count_up, TOUCHES)]
 
 
 @pytest.fixture(scope="module", params=MACHINES)

@@ -150,6 +150,24 @@ def test_gathers(built, count, tile, seed, features, share, threads) -> None:
     np.testing.assert_array_equal(compute(built, "gather_keys", [(keys, whole.rows(1)), positions], left.rows(1)), keys[index])
 
 
+@pytest.mark.slow
+def test_positions_and_slots_outside_are_the_nearest_inside(built) -> None:
+    """They are numbers in memory: no address is made of them unseen."""
+    count, index = 40, np.array([-(2**63), -1, 0, 39, 40, 2**32 + 3, 2**63 - 1])
+    whole, left = Tokens(count, tile=64), Tokens(len(index), tile=64)
+    x, keys, inside = values(count, 5), values(count), np.clip(index, 0, count - 1)
+    positions = (index, left.rows(1, "int64"))
+    found = compute(built, "gather_tokens", [(x, whole.packed(5)), positions], left.packed(5))
+    np.testing.assert_array_equal(found, x[inside])
+    np.testing.assert_array_equal(compute(built, "gather_keys", [(keys, whole.rows(1)), positions], left.rows(1)), keys[inside])
+    plan = np.concatenate([np.arange(4), np.resize(index, count - 4)])
+    slots, kept = (plan, whole.rows(1, "int64")), Tokens(4, tile=64)
+    found = compute(built, "merge_sizes", [slots], kept.rows(1), keep=4)
+    np.testing.assert_array_equal(found, np.bincount(np.clip(plan, 0, 3), minlength=4))
+    found = compute(built, "merge_tokens", [(x, whole.packed(5)), slots], kept.packed(5), keep=4)
+    np.testing.assert_allclose(found, expected("merge_tokens", x, np.clip(plan, 0, 3), keep=4), rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=40)
 @given(heads=st.sampled_from([1, 3]), dim=st.integers(2, 20), first=st.integers(0, 3), share=st.floats(0, 1), **ANY)
 @pytest.mark.slow
