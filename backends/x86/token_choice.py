@@ -16,6 +16,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.extents import Need, Span, over, packed, reads, writes
 from sparsec.backends.x86 import script
 from sparsec.backends.x86.attention import Masks, exp_nonpositive
+from sparsec.backends.x86.registers import load_below, store
 from sparsec.backends.x86.spmm import FAR
 
 _INF = float("inf")
@@ -95,6 +96,7 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
                 acc = T.alloc_buffer((tile,), "float32", scope="global")
                 peak = T.alloc_buffer((lanes,), "float32", scope="global")
                 total = T.alloc_buffer((lanes,), "float32", scope="global")
+                bias = T.alloc_buffer((lanes,), "float32", scope="global")
                 voices[1] = T.float32(0)
                 for c in range(tiles * vectors):
                     for e in T.vectorized(lanes):
@@ -117,12 +119,15 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
                                         for e in T.vectorized(lanes):
                                             acc[v * lanes + e] = acc[v * lanes + e] + q[q0 + d * tile] * k[k0 + d * tile + v * lanes + e]
                                 for v in T.unroll(vectors):
+                                    if masks.key_bias:
+                                        start: T.let = t * tile + v * lanes
+                                        store(lanes, bias, 0, load_below(lanes, key_bias, start, keys - start))
                                     for e in T.vectorized(lanes):
                                         acc[v * lanes + e] = T.Select(
                                             t * tile + v * lanes + e < keys,
                                             masks(
                                                 acc[v * lanes + e] * scale,
-                                                lambda: key_bias[t * tile + v * lanes + e],
+                                                lambda: bias[e],
                                                 lambda: pair_bias[h * pair_head + i * pair_row + t * tile + v * lanes + e],
                                                 lambda: t * tile + v * lanes + e <= i,
                                             ),
@@ -158,7 +163,7 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
         reads("q", over(0, f"(queries - 1) / {tile} + 1", "q_tile"), over(0, "heads * dim", tile), over(0, f"least(queries, {tile})")),
         reads("k", over(0, "tiles", "k_tile"), over(0, "heads * dim", tile), width=tile),
         *([reads("key_bias", over(0, "queries"))] * voiced),
-        *([reads("key_bias", over(0, width))] * masks.key_bias),
+        *([reads("key_bias", over(0, "keys"))] * masks.key_bias),
         *([reads("pair_bias", over(0, "heads", "pair_head"), over(0, "queries", "pair_row"), width=width)] * masks.pair_bias),
         writes("room", over(0, f"2 * {width}")),
         reads("room", over(0, f"{width} + keys")),
@@ -199,11 +204,13 @@ def keep_tokens(lanes: int) -> Source:
                 before = T.alloc_buffer((lanes,), "int32", scope="global")
                 at = T.alloc_buffer((1,), "int32", scope="global")
                 for c in range(chunks):
+                    part = T.alloc_buffer((lanes,), "float32", scope="global")
+                    store(lanes, part, 0, load_below(lanes, x, c * lanes, count - c * lanes))
                     for e in T.vectorized(lanes):
                         room[c * lanes + e] = T.Select(
                             c * lanes + e < first,
                             T.float32(_INF),
-                            T.Select(T.And(c * lanes + e < count, T.Not(is_nan(x[c * lanes + e]))), x[c * lanes + e], T.float32(-_INF)),
+                            T.Select(T.And(c * lanes + e < count, T.Not(is_nan(part[e]))), part[e], T.float32(-_INF)),
                         )
                 at[0] = 0
                 for i in range(count):
@@ -225,7 +232,7 @@ def keep_tokens(lanes: int) -> Source:
     whole = over(0, f"up(count, {lanes})", lanes)
     steps = (
         Need("end == 1"),
-        reads("x", whole, width=lanes),
+        reads("x", over(0, "count")),
         writes("room", whole, width=lanes),
         writes("y", over(0, "least(keep, count)")),
     )
