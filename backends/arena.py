@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from sparsec.backends.plan import Buffer, Plan
-from sparsec.layouts import LINE, ceil_to
+from sparsec.layouts import LINE, Geometry, ceil_to
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ def elements_of(buffer: Buffer, threads: int) -> int:
 
 
 def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:
-    """Element offset of every arena buffer that owns memory and the arena's size in elements; one pool after the other."""
+    """Element offset of every arena buffer that owns memory and the arena's size in elements; one pool after the other.
+
+    A line comes first where a map has no pads of its own: windows read those before its first pixel.
+    """
     pools: dict[Hashable, list[_Tenant]] = defaultdict(list)
     for buffer, (first, last) in lifetimes(plan).items():
         pools[_pool(buffer)].append(_Tenant(buffer, elements_of(buffer, threads), first, last))
     offsets: dict[Buffer, int] = {}
-    total = 0
+    total = LINE if any(isinstance(space, Geometry) and not space.pad for space in pools) else 0
     for tenants in pools.values():
         found, size = pack(tenants)
         offsets |= {buffer: total + offset for buffer, offset in found.items()}

@@ -11,7 +11,7 @@ only, the functions of another batch are looked at too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -21,7 +21,6 @@ import torch
 from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
-from torch._export.utils import _compiling_state_context
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -231,7 +230,7 @@ def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
     size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    with mode, _looking(module), _Asked(shapes, found):
+    with mode, unchanged(module), DropoutReturnsItsInput(), _Asked(shapes, found):
 
         def stand_in(leaf: Tensor) -> Tensor:
             return torch.empty((size, *leaf.shape[1:]) if leaf.dim() else (), dtype=leaf.dtype)
@@ -300,7 +299,7 @@ def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ba
 
 def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[_Call] | str:
     """The functions of a call with tensors of these shapes, or how it fails."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _looking(module), _Watch() as watch:
+    with FakeTensorMode(allow_non_fake_inputs=True), unchanged(module), DropoutReturnsItsInput(), _Watch() as watch:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.start((given, named))
@@ -310,10 +309,3 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
     return [*watch.calls, _Call("a result", (structure, *constants), _shapes(leaves))]
-
-
-@contextmanager
-def _looking(module: nn.Module) -> Iterator[None]:
-    """Code that asks whether it is compiled goes the way that torch.export went, and keeps nothing of it."""
-    with unchanged(module), _compiling_state_context(), DropoutReturnsItsInput():
-        yield

@@ -24,13 +24,14 @@ _CONTAINERS = (dict, list, set)
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """What modules keep of a call is forgotten, in dictionaries, lists and sets among their attributes as well."""
+    """What modules keep of a call is forgotten, in dictionaries, lists and sets among their attributes and in caches as well."""
     restore = [_restoring(part.__dict__) for part in module.modules()]
     try:
         yield
     finally:
         for each in restore:
             each(lambda value: True)
+        _clear_caches(module)
 
 
 @contextmanager
@@ -42,9 +43,13 @@ def without_stand_ins(module: nn.Module) -> Iterator[None]:
     finally:
         for each in restore:
             each(_holds_stand_ins)
-        for cache in _caches(module):
-            if any(map(_holds_stand_ins, gc.get_referents(cache))):
-                cache.cache_clear()
+        _clear_caches(module)
+
+
+def _clear_caches(module: nn.Module) -> None:
+    for cache in _caches(module):
+        if any(map(_holds_stand_ins, gc.get_referents(cache))):
+            cache.cache_clear()
 
 
 def _caches(module: nn.Module) -> Iterator[Any]:
@@ -52,7 +57,7 @@ def _caches(module: nn.Module) -> Iterator[Any]:
     classes = {each for part in module.modules() for each in type(part).__mro__ if not each.__module__.startswith(("torch.", "builtins"))}
     spaces = [vars(each) for each in classes] + [vars(sys.modules[name]) for name in {c.__module__ for c in classes} if name in sys.modules]
     for value in [value for space in spaces for value in [*space.values()]]:
-        value = value.fget if isinstance(value, property) else value
+        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         cells = (cell for cell in getattr(value, "__closure__", None) or ())
         yield from (each for each in (value, *map(_content, cells)) if type(each) is _CACHE)
 

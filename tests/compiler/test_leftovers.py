@@ -59,6 +59,16 @@ class ByDecorator(Keeps):
         return torch.arange(count) / 8.0
 
 
+class ByStaticMethod(Keeps):
+    @staticmethod
+    @kept
+    def kept_bias(count: int) -> Tensor:
+        return torch.arange(count) / 8.0
+
+    def bias(self, count: int) -> Tensor:
+        return self.kept_bias(count)
+
+
 class ByProperty(Keeps):
     @cached_property
     def all(self) -> Tensor:
@@ -96,7 +106,7 @@ class WhenCompiled(Keeps):
         return torch.arange(count) / 8.0 if torch.compiler.is_compiling() else positions(count)
 
 
-WAYS = [ByFunction, ByMethod, ByDecorator, ByProperty, ByDictionary, ByList, ByAttribute, WhenCompiled]
+WAYS = [ByFunction, ByMethod, ByDecorator, ByStaticMethod, ByProperty, ByDictionary, ByList, ByAttribute, WhenCompiled]
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
