@@ -10,7 +10,7 @@ import functools
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Any
 
@@ -22,27 +22,24 @@ _CACHE = type(functools.lru_cache(lambda: None))
 _CONTAINERS = (dict, list, set)
 
 
-@contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
+def unchanged(module: nn.Module) -> AbstractContextManager[None]:
     """What modules keep of a call is forgotten, in dictionaries, lists and sets among their attributes and in caches as well."""
-    restore = [_restoring(part.__dict__) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for each in restore:
-            each(lambda value: True)
-        _clear_caches(module)
+    return _restored(module, lambda value: True)
+
+
+def without_stand_ins(module: nn.Module) -> AbstractContextManager[None]:
+    """Attributes that hold tensors without data afterwards are again what they were; caches that hold such are cleared."""
+    return _restored(module, _holds_stand_ins)
 
 
 @contextmanager
-def without_stand_ins(module: nn.Module) -> Iterator[None]:
-    """Attributes that hold tensors without data afterwards are again what they were; caches that hold such are cleared."""
+def _restored(module: nn.Module, asked: Callable[[Any], bool]) -> Iterator[None]:
     restore = [_restoring(part.__dict__) for part in module.modules()]
     try:
         yield
     finally:
         for each in restore:
-            each(_holds_stand_ins)
+            each(asked)
         _clear_caches(module)
 
 
@@ -58,7 +55,7 @@ def _caches(module: nn.Module) -> Iterator[Any]:
     spaces = [vars(each) for each in classes] + [vars(sys.modules[name]) for name in {c.__module__ for c in classes} if name in sys.modules]
     for value in [value for space in spaces for value in [*space.values()]]:
         value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        cells = (cell for cell in getattr(value, "__closure__", None) or ())
+        cells = getattr(value, "__closure__", None) or ()
         yield from (each for each in (value, *map(_content, cells)) if type(each) is _CACHE)
 
 
