@@ -34,7 +34,7 @@ def checked_path(given: str | os.PathLike[str]) -> Path:
         raise UnsupportedModel(f"{path.name!r} is no model file.", where=str(path), hint=hint)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "is a device or a pipe" if path.exists() else "does not exist"
-        raise InvalidInput(f"The model file {what}.", where=str(path))
+        raise InvalidInput(f"The model file {what}.", where=str(path), hint="Give the path of a .pt2 or .onnx file.")
     return path
 
 
