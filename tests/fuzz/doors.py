@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _AXES = "dynamic_shapes=tuple({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO} for _ in inputs())"
 _BATCH = "dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in inputs())"
+_EXPORTED = ("fast = torch.export.export(copy.deepcopy(model), inputs()).module()", "spread.cache_clear()")
 _FILE = ("folder = tempfile.mkdtemp()",)
 _ARRAYS = "fast = lambda *args: pytree.tree_map_only(np.ndarray, torch.from_numpy, loaded(*[x.numpy() for x in args]))"
 _SESSION = (
@@ -44,12 +45,11 @@ def _torch(name: str, weight: float, options: str) -> Door:
 
 
 def _object(name: str, weight: float, options: str, **promises: bool | str) -> Door:
-    exported = "program = torch.export.export(copy.deepcopy(model), inputs()).module()"
-    return Door(name, weight, (f"fast = sparsec.compile(model, inputs(), {options})",), (exported, "fast = program"), **promises)  # type: ignore[arg-type]
+    return Door(name, weight, (f"fast = sparsec.compile(model, inputs(), {options})",), _EXPORTED, **promises)  # type: ignore[arg-type]
 
 
 def _pt2(name: str, weight: float, options: str) -> Door:
-    export, file = f"program = foreign(torch.export.export, model, inputs(){options})", "folder + '/model.pt2'"
+    export, file = f"program = foreign(torch.export.export, copy.deepcopy(model), inputs(){options})", "folder + '/model.pt2'"
     written = (*_FILE, export, f"foreign(torch.export.save, program, {file})")
     ours, theirs = f"fast = sparsec.compile({file}, threads=1)", f"fast = torch.export.load({file}).module()"
     return Door(name, weight, (*written, ours), (*written, theirs))
@@ -57,7 +57,8 @@ def _pt2(name: str, weight: float, options: str) -> Door:
 
 def _onnx(name: str, weight: float, options: str) -> Door:
     """The older exporter drops inputs that are not used."""
-    export = f"foreign(torch.onnx.export, model, inputs(), folder + '/model.onnx', input_names=[*'xyz'][: len(inputs())], {options})"
+    file, names = "folder + '/model.onnx'", "input_names=[*'xyz'][: len(inputs())]"
+    export = f"foreign(torch.onnx.export, copy.deepcopy(model), inputs(), {file}, {names}, {options})"
     opened = (
         "import onnx",
         "loaded = sparsec.compile(folder + '/model.onnx', threads=1)",
@@ -78,7 +79,7 @@ DOORS = (
     Door(
         "artifact", 3,
         (*_FILE, "loaded = sparsec.load(sparsec.compile(model, inputs(), threads=1).save(folder + '/saved'))", _ARRAYS),
-        ("program = torch.export.export(copy.deepcopy(model), inputs()).module()", "fast = program"),
+        _EXPORTED,
     ),
     _pt2("pt2", 1, ""),
     _pt2("pt2, free axes", 1.5, f", {_AXES}"),

@@ -3,6 +3,7 @@
 # ruff: noqa: F401
 import contextlib
 import copy
+import functools
 import math
 import tempfile
 
@@ -29,6 +30,51 @@ class Skip(Exception):
 
 class Refused(Exception):
     """Another size than the first, where a door does not promise to take it."""
+
+
+@functools.lru_cache
+def spread(count):
+    """Numbers from 0 up, which a cache keeps between calls."""
+    return torch.arange(count) / 8.0
+
+
+class Kept(nn.Module):
+    """Adds a number by place along an axis; what was made for a size is kept for the next call, in one of several ways."""
+
+    def __init__(self, way, axis):
+        super().__init__()
+        self.way, self.axis = way, axis
+        self.by_size, self.rows, self.largest = {}, [], None
+
+    def forward(self, x):
+        shape = [1] * x.dim()
+        shape[self.axis] = x.shape[self.axis]
+        return x + getattr(self, self.way)(x.shape[self.axis]).view(shape)
+
+    def in_dictionary(self, count):
+        if count not in self.by_size:
+            self.by_size[count] = torch.arange(count) / 8.0
+        return self.by_size[count]
+
+    def in_list(self, count):
+        while len(self.rows) < count:
+            self.rows.append(torch.tensor(len(self.rows) / 8.0))
+        return torch.stack(self.rows[:count])
+
+    def in_attribute(self, count):
+        if self.largest is None or len(self.largest) < count:
+            self.largest = torch.arange(count) / 8.0
+        return self.largest[:count]
+
+    def in_cache(self, count):
+        return spread(count)
+
+    @functools.cached_property
+    def everything(self):
+        return torch.arange(4096) / 8.0
+
+    def in_property(self, count):
+        return self.everything[:count]
 
 
 def seeded(model: nn.Module, zeros: str, seed: int) -> nn.Module:
@@ -95,6 +141,25 @@ def check(fast, model, inputs, number=0, *, aliases=True, values=True, structure
         what = f"after a write to result {position}, "
         same(found, wanted, exact, True, what + "result", noise=lambda: noise_of(model, inputs, number))
         same(mine, theirs, exact_inputs, True, what + "input")
+
+
+def unspoiled(model, fresh, inputs, call=None):
+    """Compiling, or a first call of what was compiled, leaves the model's own tensors what they are in one that was made afresh."""
+    with torch.no_grad():
+        if call is not None:
+            call(*inputs())
+        try:
+            found, error = model(*inputs()), None
+        except Exception as raised:
+            error = raised
+        spread.cache_clear()
+        try:
+            wanted = fresh(*inputs())
+        except Exception:
+            return
+    if error is not None:
+        raise Wrong(f"the model after compiling: {type(error).__name__}: {error}") from error
+    same(found, wanted, wanted, what="the model after compiling, result")
 
 
 def refusable(check, *args, **options):
@@ -200,11 +265,13 @@ def magnitude(exact):
 
 
 def foreign(function, *args, **kwargs):
-    """A call of an exporter, whose failure is none of ours."""
+    """A call of an exporter, whose failure is none of ours, nor what it leaves in a cache."""
     try:
         return function(*args, **kwargs)
     except Exception as error:
         raise Skip(f"exporter: {type(error).__name__}: {error}") from error
+    finally:
+        spread.cache_clear()
 
 
 def weight(model, number):

@@ -36,9 +36,11 @@ def body(case: Case, second: bool = False) -> str:
         "",
         "model = make(0)",
         *making,
+        f"unspoiled(model, make(0), inputs{', fast' if door.live else ''})",
         _RIGHT[door.live],
+        *_calls(case, door),
     ]
-    return "\n".join([*parts, "model = make(0)", *making, _RIGHT[door.live], *_calls(case, door)]) + "\n"
+    return "\n".join(parts) + "\n"
 
 
 def module_lines(case: Case) -> list[str]:
