@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -22,14 +21,15 @@ from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from sparsec.from_torch.exporting import quiet_shapes
 from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.numbers import of_each_sample
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.from_torch.watch import FILLED, Call, Shape, Watch, shapes_of
 from sparsec.symbols import LARGEST, Signature
 
 #: Ways through the code that are looked at.
@@ -37,50 +37,27 @@ _MOST_BRANCHES = 4
 
 #: Functions of these names make another shape of the same elements, from sizes among their arguments.
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "expand", "view_as", "reshape_as", "expand_as", "broadcast_to"})
-#: All numbers among the arguments of these are sizes, and what they make is the same everywhere.
-_FILLED = frozenset(new + name for new in ("", "new_") for name in ("zeros", "ones", "empty"))
-#: What these fill with is a number, their sizes are a sequence.
-_FULL = frozenset({"full", "new_full"})
 #: What these ask of a size is the user's condition: they keep all of an axis up to some length, and less of a longer one.
 _PARTS = frozenset({"__getitem__", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "vsplit"})
 
-Shape = tuple[int, ...]
-#: Equal to nothing.
-_UNKNOWN = torch.tensor(float("nan"))
 
-
-@dataclass(frozen=True)
-class _Call:
-    """given, shapes: those of tensors among the arguments and results. constants: the arguments that are made of sizes alone."""
-
-    name: str
-    numbers: tuple[Any, ...]
-    shapes: tuple[Shape, ...]
-    given: tuple[Shape, ...] = ()
-    constants: tuple[Tensor, ...] = ()
-
-    @property
-    def kind(self) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """Its name, the ranks of what it makes and of what it is given."""
-        return self.name, tuple(map(len, self.shapes)), tuple(map(len, self.given))
-
-    def differs(self, other: _Call, batch: int, another: int) -> str:
-        """What depends on the batch, called with ``batch`` samples here and with ``another`` number there."""
-        if self.kind != other.kind:
-            return f"{self.name} makes something else"
-        if self.name not in _RESHAPES | _FILLED and self.numbers != other.numbers:
-            return f"{self.name} of a number that depends on it"
-        if len(self.constants) != len(other.constants) or not all(
-            of_each_sample(x, y, batch, another) for x, y in zip(self.constants, other.constants, strict=True)
-        ):
-            return f"{self.name} of a constant that depends on it"
-        made = [*zip(self.shapes, other.shapes, strict=True)]
-        if self.name in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
-            return f"{self.name} makes {list(self.shapes[0])} of {batch} samples, {list(other.shapes[0])} of {another}"
-        for given, there in zip(self.given, other.given, strict=True):
-            if any(cuts(given, x, there, y) for x, y in made):
-                return f"{self.name} keeps all of {list(given)}, and not all of {list(there)}"
-        return ""
+def _depends(here: Call, there: Call, batch: int, another: int) -> str:
+    """What depends on the batch, called with ``batch`` samples here and with ``another`` number there."""
+    if here.kind != there.kind:
+        return f"{here.name} makes something else"
+    if here.name not in _RESHAPES | FILLED and here.numbers != there.numbers:
+        return f"{here.name} of a number that depends on it"
+    if len(here.constants) != len(there.constants) or not all(
+        of_each_sample(x, y, batch, another) for x, y in zip(here.constants, there.constants, strict=True)
+    ):
+        return f"{here.name} of a constant that depends on it"
+    made = [*zip(here.shapes, there.shapes, strict=True)]
+    if here.name in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
+        return f"{here.name} makes {list(here.shapes[0])} of {batch} samples, {list(there.shapes[0])} of {another}"
+    for given, other in zip(here.given, there.given, strict=True):
+        if any(cuts(given, x, other, y) for x, y in made):
+            return f"{here.name} keeps all of {list(given)}, and not all of {list(other)}"
+    return ""
 
 
 def cuts(given: Shape, made: Shape, given_there: Shape, made_there: Shape) -> bool:
@@ -97,78 +74,6 @@ def follows(shape: Sequence[int], other: Sequence[int], batch: int, another: int
     scaled = not more and shape[axis] * another == other[axis] * batch
     first = axis == 0 and shape[0] == batch
     return scaled and (first or batch not in (*shape[max(axis - 1, 0) : axis], *shape[axis + 1 : axis + 2]))
-
-
-class _Watch(TorchFunctionMode):
-    """Keeps what functions of torch are called with and make; those inside of others are torch's own.
-
-    What is made of sizes alone gets its values, as in ``x + torch.ones(n, n).tril()``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-        self._known: dict[int, tuple[Tensor, Tensor | None]] = {}
-
-    def start(self, inputs: Any) -> None:
-        """Forget what was called so far; ``inputs`` hold the tensors that a call gives."""
-        self.calls.clear()
-        self._known = {id(x): (x, None) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)}
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = [*args, *(kwargs or {}).values()]
-        leaves = given if func.__name__ in _FULL else pytree.tree_leaves(given)
-        numbers = tuple(_numbers(leaf) for leaf in leaves if isinstance(leaf, int | float | slice))
-        constants = self._follow(func, args, kwargs or {}, result)
-        if shapes := _shapes(result):
-            self.calls.append(_Call(func.__name__, numbers, shapes, _shapes(given), constants))
-        return result
-
-    def _follow(self, func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any) -> tuple[Tensor, ...]:
-        """Note what the results are; the values of constants made of sizes among the arguments of a function of inputs."""
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = [self._known[id(x)][1] for x in tensors if id(x) in self._known]
-        values = [value for value in known if value is not None]
-        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if len(values) < len(known):
-            self._known |= {id(x): (x, None) for x in made}
-            return tuple(values)
-        if values or (not tensors and func.__name__ in _FILLED | _FULL):
-            # What would write to a tensor of the model is not run.
-            found = [] if tensors and id(tensors[0]) not in self._known and _writes(func.__name__) else self._computed(func, args, kwargs)
-            self._known |= {id(x): (x, value) for x, value in zip(made, found or [_UNKNOWN] * len(made), strict=True)}
-        return ()
-
-    def _computed(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
-        def value(x: Tensor) -> Tensor:
-            return self._known.get(id(x), (x, x))[1]  # type: ignore[return-value]
-
-        with unset_fake_temporarily(), suppress(Exception):
-            made = func(*pytree.tree_map_only(Tensor, value, args), **pytree.tree_map_only(Tensor, value, dict(kwargs)))
-            found = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
-            # What is computed of weights on the way has no values here.
-            return [_UNKNOWN if isinstance(leaf, FakeTensor) else leaf for leaf in found]
-        return []
-
-
-def _numbers(value: Any) -> Any:
-    """A slice as its numbers, where tensors of sizes may stand as well; what they are is known of those that hold a constant."""
-    if isinstance(value, slice):
-        return tuple(map(_numbers, (value.start, value.stop, value.step)))
-    if not isinstance(value, Tensor):
-        return value
-    with suppress(Exception):
-        return int(value)
-    return float("nan")  # Equal to nothing.
-
-
-def _writes(name: str) -> bool:
-    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
-
-
-def _shapes(values: Any) -> tuple[Shape, ...]:
-    return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 def only_batch(shapes: Sequence[Sequence[int]], what: str, option: str) -> str:
@@ -198,11 +103,11 @@ def dependence_on_batch(module: nn.Module, args: Sequence[Any], kwargs: Mapping[
     return alone, 2 if alone else 0
 
 
-def _difference(here: list[_Call] | str, there: list[_Call] | str, batch: int, another: int) -> str:
+def _difference(here: list[Call] | str, there: list[Call] | str, batch: int, another: int) -> str:
     if isinstance(here, str) or isinstance(there, str):
         return f"with a batch of {another}: {there if isinstance(there, str) else here}"
     pairs = zip_longest(here, there)
-    differences = (a.differs(b, batch, another) if a and b and a.name == b.name else "other functions run" for a, b in pairs)
+    differences = (_depends(a, b, batch, another) if a and b and a.name == b.name else "other functions run" for a, b in pairs)
     return next(filter(None, differences), "")
 
 
@@ -230,7 +135,7 @@ def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
     size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    with mode, unchanged(module), DropoutReturnsItsInput(), _Asked(shapes, found):
+    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), _Asked(shapes, found):
 
         def stand_in(leaf: Tensor) -> Tensor:
             return torch.empty((size, *leaf.shape[1:]) if leaf.dim() else (), dtype=leaf.dtype)
@@ -291,15 +196,16 @@ def unlike_one(
     return found, here[-1].numbers[0]
 
 
-def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[_Call] | str:
+def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[Call] | str:
     """The functions of a call with ``batch`` samples, or how it fails."""
     tensors = [leaf for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))) if isinstance(leaf, Tensor)]
     return _calls_on(module, args, kwargs, [(batch, *x.shape[1:]) if x.dim() else () for x in tensors])
 
 
-def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[_Call] | str:
+def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[Call] | str:
     """The functions of a call with tensors of these shapes, or how it fails."""
-    with FakeTensorMode(allow_non_fake_inputs=True), unchanged(module), DropoutReturnsItsInput(), _Watch() as watch:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), Watch() as watch:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.start((given, named))
@@ -308,4 +214,4 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         except Exception as error:
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
-    return [*watch.calls, _Call("a result", (structure, *constants), _shapes(leaves))]
+    return [*watch.calls, Call("a result", (structure, *constants), shapes_of(leaves))]

@@ -13,6 +13,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch._export.utils import _get_decomp_for_cia
 from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from sparsec.compiling import compiling
@@ -22,11 +23,12 @@ from sparsec.from_torch.batches import dependence_on_batch, only_batch, unlike_o
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.from_torch.exporting import first_line, quiet_export, uncaptured
-from sparsec.from_torch.leftovers import without_stand_ins
+from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.lower import Lowered, lower
 from sparsec.from_torch.plain import is_plain, plain, plain_weights
 from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.from_torch.state import dependence_on_calls
 from sparsec.from_torch.strides import Asked
 from sparsec.symbols import Signature
 
@@ -56,14 +58,26 @@ def capture(
             return capture_graph(source, args, weights)[0]
         module = unwrapped(source)
         _check_module(module)
-        with plain_weights(module), without_stand_ins(module):
+        with plain_weights(module), unchanged(module):
             described = _captured(module, args, kwargs, dynamic_shapes)
+            _check_calls(module, args, kwargs)
             if described.symbols:
                 described = replace(described, signature=_above_one(module, args, kwargs, described))
             if not described.fixed_batch:
                 return described
             reason, least = dependence_on_batch(module, args, kwargs)
             return replace(described, one_batch=reason, least_batch=least)
+
+
+def _check_calls(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    changed, reason = dependence_on_calls(module, args, kwargs)
+    if reason:
+        raise UnsupportedModel(
+            "The model keeps something of a call for the next one.",
+            where=", ".join(changed),
+            why=reason,
+            hint="Return it and take it as an input, or use torch.compile.",
+        )
 
 
 def _above_one(module: nn.Module, args: tuple, kwargs: dict[str, Any], described: Captured) -> Signature:
@@ -259,6 +273,9 @@ def _check_module(module: nn.Module) -> None:
     training = [name or "the model" for name, part in module.named_modules() if part.training and "parametrizations" not in name]
     if training and not isinstance(module, fx.GraphModule):
         raise UnsupportedModel("The model is in training mode.", where=training[0], hint="Call model.eval() first.")
+    lazy = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if is_lazy(tensor)]
+    if lazy:
+        raise UnsupportedModel("The model has parameters without a shape.", where=lazy[0], hint="Call the model once, which makes them.")
 
 
 def _check_program_inputs(program: ExportedProgram, leaves: list, spec: pytree.TreeSpec) -> None:

@@ -186,6 +186,14 @@ class Noisy(nn.Module):
         return x + torch.rand_like(x)
 
 
+def test_parameters_without_a_shape_are_refused_by_name():
+    model = nn.Sequential(nn.ReLU(), nn.LazyLinear(4)).eval()
+    with pytest.raises(UnsupportedModel, match=r"(?s)without a shape.*1\.weight"):
+        capture(model, (torch.randn(2, 3),))
+    model(torch.randn(2, 3))
+    capture(model, (torch.randn(2, 3),))
+
+
 @pytest.mark.parametrize(("model", "what"), [(Counting(), "count"), (WritesInput(), "'x'"), (Noisy(), "random numbers")], ids=str)
 def test_effects_are_refused(model, what):
     with pytest.raises(UnsupportedModel, match=what):

@@ -38,13 +38,19 @@ def spread(count):
     return torch.arange(count) / 8.0
 
 
+class Store:
+    """A plain object."""
+
+    count, table = 0, None
+
+
 class Kept(nn.Module):
     """Adds a number by place along an axis; what was made for a size is kept for the next call, in one of several ways."""
 
     def __init__(self, way, axis):
         super().__init__()
         self.way, self.axis = way, axis
-        self.by_size, self.rows, self.largest = {}, [], None
+        self.by_size, self.rows, self.largest, self.held = {}, [], None, Store()
 
     def forward(self, x):
         shape = [1] * x.dim()
@@ -65,6 +71,11 @@ class Kept(nn.Module):
         if self.largest is None or len(self.largest) < count:
             self.largest = torch.arange(count) / 8.0
         return self.largest[:count]
+
+    def in_object(self, count):
+        if count > self.held.count:
+            self.held.count, self.held.table = count, torch.arange(count) / 8.0
+        return self.held.table[:count]
 
     def in_cache(self, count):
         return spread(count)

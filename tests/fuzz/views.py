@@ -32,7 +32,7 @@ VIEWS = (
         "$n, $t = len({x}), [[buffer: torch.randn(64)]]", "$column = (-1, *[1] * ({x}.dim() - 1))",
         "$y = «{x} / $n|{x}.clamp(max=$n / 4)|{x} + $t[$n - 1]|{x} + $t[:$n].mean()|{x} * $t[:$n].view($column)|{x} + $t[$n // 2]|{x} + $t[{x}.shape[1] // 7]|{x} + torch.arange($n).view($column)|{x} * torch.ones($n).cumsum(0).view($column)|{x}[torch.arange($n)]|{x} + $t[:1].expand($n).view($column)»",
     )),
-    Idiom("table kept between calls", "234", 1.5, ("$y = [[Kept('in_«dictionary|list|attribute|cache|property»', «-1|1|0»)]]({x})",)),
+    Idiom("table kept between calls", "234", 1.5, ("$y = [[Kept('in_«dictionary|list|attribute|object|cache|property»', «-1|1|0»)]]({x})",)),
     Idiom("slice of a map", "4", 1, ("$y = {x}[«:, :, 1:, 1:|:, :, ::2, ::2|:, :, :-1|:, :, 0|..., 1:3|:, :, 0, 0»]",)),
     Idiom("transpose", "34", 2.5, ("$y = {x}.«transpose(1, 2)|transpose(-1, -2)|mT|permute(0, *range({x}.dim() - 1, 0, -1))»",)),
     Idiom("flatten", "34", 6, ("$y = {x}.«flatten(1)|flatten(2)|reshape({x}.shape[0], -1)|reshape({x}.shape[0], {x}.shape[1], -1)|contiguous().view({N}, -1)|flatten(1, 2)|flatten(-2)|reshape({x}.shape[0], -1, {x}.shape[-1])|reshape({x}.shape[0], -1, {x}.shape[1])»",)),
