@@ -129,6 +129,19 @@ def test_an_imported_schedule_that_the_backend_does_not_have_is_not_used(region,
     assert tune.choose(region, X86(), settings) == {}
 
 
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("no locks here")], ids=["system", "platform"])
+def test_a_cache_that_cannot_be_locked_is_said(tmp_path, monkeypatch, caplog, error):
+    """On network file systems, and where a lock is asked of a system without any."""
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    with caplog.at_level(logging.WARNING, "sparsec"), tune._turn(tmp_path):
+        pass
+    assert [f"{tmp_path} cannot be locked" in line for line in caplog.messages] == [True]
+
+
 def test_off_does_nothing_without_a_database(region, tmp_path, monkeypatch, no_process):
     monkeypatch.setattr(tune, "survey", lambda *_: pytest.fail("tasks were looked at"))
     for folder in (tmp_path / "missing", tmp_path / "file" / "inside"):
