@@ -96,8 +96,12 @@ def _compute(edit: Editor, node: fx.Node, known: dict[fx.Node, Any], budget: Bud
     if reason := budget.spend(node.target, args, kwargs, node.meta.get("val")):
         edit.miss(node, reason)
         return
-    with torch.no_grad():
-        known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    try:
+        with torch.no_grad():
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception as error:
+        # As it does in eager mode at these sizes: a table of positions may have fewer rows.
+        edit.miss(node, f"its value cannot be computed: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def _is_needed(node: fx.Node, known: dict[fx.Node, Any]) -> bool:

@@ -150,7 +150,10 @@ class _Walk:
         operands = {source: self(source) for source in node.all_input_nodes}
         if any(pattern is None for pattern in operands.values()):
             return None
-        return _apply(node, operands)  # type: ignore[arg-type]
+        try:
+            return _apply(node, operands)  # type: ignore[arg-type]
+        except Exception:  # As in eager mode at these sizes, see FoldConstants.
+            return None
 
 
 Operands = dict[fx.Node, Pattern]

@@ -98,6 +98,19 @@ def test_operators_with_several_results_are_folded() -> None:
     assert targets(folded(net.returns(net.last))) == [aten.add.Tensor, aten.mul.Tensor]
 
 
+def test_what_raises_stays() -> None:
+    net = Network((2, 3), 0)
+    rows = net.constant(integers((4, 3), 1))
+    net.add(aten.index_select.default, rows, 0, net.constant(torch.tensor([0, 3])))
+    net.add(aten.add.Tensor, net.values[0], net.last)
+    net.returns(net.last)
+    (places,) = [value for value in net.graph_module.buffers() if value.dtype == torch.int64]
+    places[1] = 4
+    result = run(net.graph_module, (FoldConstants(),), Context())
+    assert aten.index_select.default in targets(result)
+    assert "cannot be computed: IndexError" in str(result.story)
+
+
 def test_large_created_values_stay_computed() -> None:
     net = Network((1, 1), 0)
     net.add(aten.zeros.default, [5000, 4000], dtype=torch.float64)
