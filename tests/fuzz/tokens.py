@@ -54,7 +54,7 @@ TOKENS = (
         _QKV.replace("h:2|1|4", "h").replace("{x}", "$y"), _BIASED, _JOIN.replace("{x}", "$y"),
     ), _HEADS),
     Idiom("cross attention", "3", 1, ("$y, $w = [[nn.MultiheadAttention({F}, «2|1», batch_first=True)]]({x}, {y}, {y})", "$y = $y"), "x.shape[2] % 4 == 0 and y.dim() == 3 and y.shape[2] == x.shape[2] and x.shape[0] == y.shape[0]", 2),
-    Idiom("position", "3", 1.5, ("$y = {x} + «[[nn.Parameter(torch.randn(1, {T}, {F}))]]|[[nn.Embedding(64, {F})]](torch.arange({x}.shape[1]))|[[buffer: torch.randn({T}, {F})]]»",)),
+    Idiom("position", "3", 1.5, ("$y = {x} + «[[nn.Parameter(torch.randn(1, {T}, {F}))]]|[[nn.Embedding(64, {F})]](torch.arange({x}.shape[1]))|[[nn.Embedding({T}, {F})]](torch.arange({x}.shape[1]))|[[buffer: torch.randn({T} + 2, {F})]][torch.arange({x}.shape[1]) + 2]|[[buffer: torch.randn({T}, {F})]]»",)),
     Idiom("class token", "3", 1, ("$y = torch.cat(([[nn.Parameter(torch.randn(1, 1, {F}))]].expand({x}.shape[0], -1, -1), {x}), 1)",)),
     Idiom("class head", "3", 1.5, ("$y = [[nn.Linear({F}, «5|1»)]]({x}«[:, 0]|[:, -1]|.mean(1)|.max(1).values|.select(1, 0)|.amax(1)|.sum(1)»)",)),
     Idiom("question answering head", "3", 1.5, ("$a, $b = [[nn.Linear({F}, 2)]]({x}).«split(1, dim=-1)|chunk(2, -1)|unbind(-1)»", "$a, $b = «$a.squeeze(-1), $b.squeeze(-1)|$a, $b»")),
