@@ -11,10 +11,10 @@ import gc
 import sys
 from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,11 +112,11 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         if type(value) in _CONTAINERS:
             yield name, value
-        if isinstance(value, Mapping):
-            named = [(f"{name}{key}" if name.endswith(".") else name, each) for key, each in value.items()]
+        if isinstance(value, dict):
+            named = [(f"{name}{key}" if name.endswith(".") else name, each) for key, each in [*value.items()]]
             left += [pair for pair in named if not isinstance(pair[1], _SINGLE)]
         elif isinstance(value, list | tuple | set | frozenset | deque):
-            left += [(name, each) for each in value if not isinstance(each, _SINGLE)]
+            left += [(name, each) for each in [*value] if not isinstance(each, _SINGLE)]
         elif _is_plain_object(value):
             left.append((f"{name}.", value.__dict__))
 
@@ -125,7 +125,7 @@ def _is_plain_object(value: Any) -> bool:
     if isinstance(value, _NAMESPACES):
         return True
     library = type(value).__module__.partition(".")[0]
-    skipped = isinstance(value, type | nn.Module | Tensor) or library == "torch" or library in sys.stdlib_module_names
+    skipped = isinstance(value, type | nn.Module | Tensor | ModuleType) or library == "torch" or library in sys.stdlib_module_names
     return not skipped and type(getattr(value, "__dict__", None)) is dict
 
 
@@ -138,7 +138,7 @@ def _same_items(now: Any, before: Any) -> bool:
 
 
 def _items(container: Any) -> list[Any]:
-    return [part for pair in container.items() for part in pair] if isinstance(container, Mapping) else list(container)
+    return [part for pair in [*container.items()] for part in pair] if isinstance(container, dict) else [*container]
 
 
 def _clear_caches(module: nn.Module) -> None:
