@@ -74,6 +74,9 @@ def lies_as(value: Value, want: Storage) -> bool:
         return True
     if want.layout == "flat" or want.dtype != have.dtype or want.elements > value.buffer.memory.storage.elements:
         return False
+    packed = "packed" in (have.layout, want.layout) and (have.layout, have.geometry) != (want.layout, want.geometry)
+    if packed and (have.follows or want.follows):
+        return False  # Fewer tokens have whole tiles as well.
     return want.holds(value.shape) and np.array_equal(value.places, want.addresses(value.shape))
 
 

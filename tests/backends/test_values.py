@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from sparsec.backends import lowering
 from sparsec.backends.plan import Buffer
-from sparsec.backends.values import Value
+from sparsec.backends.values import Value, lies_as
 from sparsec.backends.x86 import moves
 from sparsec.backends.x86.backend import X86
 from sparsec.describe import spec_of
@@ -169,6 +169,22 @@ def test_what_lies_the_same_is_not_moved() -> None:
         move = Move(have, shape, specs, want, backend)
         same = want.layout != "flat" and np.array_equal(move.value.places, want.addresses(result.shape)) and want.elements <= have.elements
         assert (not move.calls) == (same or (have == want and move.value.is_whole))
+
+
+@pytest.mark.parametrize("most", [1, 2, 15, 16, 17, 32, 48, 64])
+@pytest.mark.parametrize("features", [1, 2, 16])
+def test_what_lies_the_same_for_the_most_tokens_does_for_fewer(most: int, features: int) -> None:
+    def layouts(tokens: int) -> list[Storage]:
+        packed = [Storage("packed", features, Geometry(1, tokens, 0, tile, "t")) for tile in (16, 32, 64)]
+        return [Storage("rows", features, Geometry(1, tokens, 0, symbol="t")), *packed]
+
+    for first, second in itertools.product(range(4), repeat=2):
+        have, want = layouts(most)[first], layouts(most)[second]
+        if lies_as(Value.whole(Buffer("x", have), (most, features)), want):
+            for tokens in range(1, most + 1):
+                here, there = layouts(tokens)[first], layouts(tokens)[second]
+                assert there.elements <= here.elements
+                assert np.array_equal(here.addresses((tokens, features)), there.addresses((tokens, features)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
