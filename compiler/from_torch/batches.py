@@ -29,7 +29,7 @@ from sparsec.from_torch.exporting import quiet_shapes
 from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.numbers import of_each_sample
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
-from sparsec.from_torch.watch import FILLED, Call, Shape, Watch, shapes_of
+from sparsec.from_torch.watch import FILLED, Call, Shape, Watch, returned
 from sparsec.symbols import LARGEST, Signature
 
 #: Ways through the code that are looked at.
@@ -210,8 +210,7 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         watch.start((given, named))
         try:
-            leaves, structure = pytree.tree_flatten(module(*given, **named))
+            results = module(*given, **named)
         except Exception as error:
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
-    return [*watch.calls, Call("a result", (structure, *constants), shapes_of(leaves))]
+    return [*watch.calls, returned(results)]

@@ -16,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 
 #: Errors of tracing, as opposed to those that the model's own code raises.
-_OF_TRACING = (TorchDynamoException, DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+OF_TRACING = (TorchDynamoException, DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def uncaptured(where: str, error: Exception) -> SparsecError:
             why=" ".join(lines[1:2]) or first_line(error),
             hint="Give an example with 2 or more on each free axis, or leave dynamic_shapes out: the batch is free without.",
         )
-    if isinstance(error, _OF_TRACING):
+    if isinstance(error, OF_TRACING):
         hint = "Remove control flow that depends on tensor values, or use torch.compile, which splits the model there."
     else:
         hint = "Call the model on the example inputs: it has to run, so their number, shapes and dtypes have to be those that it takes."

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from sparsec.from_torch.exporting import quiet_shapes
+from sparsec.from_torch.exporting import OF_TRACING, first_line, quiet_shapes
 from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
-from sparsec.from_torch.watch import Call, Watch, shapes_of, writes
+from sparsec.from_torch.watch import Call, Watch, returned, writes
 
 #: What these make has the values of their first argument; the others say a type or a shape.
 _OF_THE_FIRST = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
@@ -31,11 +31,17 @@ def dependence_on_calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, unchanged(module) as attributes, DropoutReturnsItsInput(), quiet_shapes(), _Runs() as runs:
         try:
-            first = runs.calls_of(module, args, kwargs)
-            changed = attributes.changed()
-            calls = [first, *(runs.calls_of(module, args, kwargs) for _ in range(2))] if changed else []
-        except Exception:
+            calls = [runs.calls_of(module, args, kwargs)]
+        except Exception:  # It does not run without data.
             return [], ""
+        if not (changed := attributes.changed()):
+            return [], ""
+        try:
+            calls += [runs.calls_of(module, args, kwargs) for _ in range(2)]
+        except OF_TRACING:  # What the first call kept has no values.
+            return [], ""
+        except Exception as error:
+            return changed, f"the next call raises {first_line(error)}"
     reason = next(filter(None, (_difference(a, b) for a, b in pairwise(calls))), "")
     return (changed, runs.stale or reason) if runs.stale or reason else ([], "")
 
@@ -59,9 +65,7 @@ class _Runs(Watch):
         self._data |= {id(x): (x, self._run) for x in _tensors(given)}
         results = module(*given[0], **given[1])
         self._take("a result", results)
-        leaves, structure = pytree.tree_flatten(results)
-        constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
-        return [*self._towards(results), Call("a result", (structure, *constants), shapes_of(leaves))]
+        return [*self._towards(results), returned(results)]
 
     def _towards(self, results: Any) -> list[Call]:
         """Of the functions that were given data those whose results are used, and those that write."""

@@ -108,6 +108,13 @@ def writes(name: str) -> bool:
     return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
+def returned(results: Any) -> Call:
+    """The end of a call as one of its functions: how its results are nested, those that are numbers or names, and the tensors' shapes."""
+    leaves, structure = pytree.tree_flatten(results)
+    constants = tuple(leaf for leaf in leaves if isinstance(leaf, int | float | str))
+    return Call("a result", (structure, *constants), shapes_of(leaves))
+
+
 def shapes_of(values: Any) -> tuple[Shape, ...]:
     """Those of the tensors among values."""
     return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))

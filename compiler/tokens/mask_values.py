@@ -152,7 +152,7 @@ class _Walk:
             return None
         try:
             return _apply(node, operands)  # type: ignore[arg-type]
-        except Exception:  # As in eager mode at these sizes, see FoldConstants.
+        except (IndexError, RuntimeError):  # As in eager mode at these sizes, see FoldConstants.
             return None
 
 

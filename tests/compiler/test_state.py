@@ -87,7 +87,14 @@ class CountInTensor(Model):
         return self.layer(x) + torch.full((16,), float(self.count))
 
 
+class OnceOnly(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(self.layer(x))
+        return torch.stack(self.rows).view(4, 16)
+
+
 STATE = {
+    OnceOnly: "rows: the next call raises RuntimeError",
     Hidden: "hidden: add takes", InDictionary: "by_name: add takes", Listed: "rows: cat takes", Queue: "queue: add takes",
     InObject: "box.last: mul takes", Returned: "hidden: a result takes", Counted: "count: div of a number",
     CountedInCondition: "count: other functions", FirstOnly: "first: other functions", CountReturned: "count: a result of a number",
