@@ -39,3 +39,11 @@ def forked(work: Callable[[], object], limit: float = LIMIT) -> None:
 def os_threads() -> int:
     """Threads of this process that the system knows of."""
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def keeps_to_os_threads(most: int, seconds: float = 10) -> bool:
+    """Whether there are soon at most so many: the system knows a thread for a moment after it was joined."""
+    end = time.monotonic() + seconds
+    while os_threads() > most and time.monotonic() < end:
+        time.sleep(0.01)
+    return os_threads() <= most

@@ -8,7 +8,6 @@ is found when its turn comes.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -18,8 +17,8 @@ from torch import Tensor
 from sparsec.torch_door import memory
 
 #: Share of the bytes that one call reads in a row, and the bounds of that.
-_SHARE = 1024
-_LEAST, _MOST = 4096, 1 << 18
+_SHARE = 2048
+_LEAST, _MOST = 4096, 1 << 17
 _PIECES = 8  # of separate memory in one slice
 _SAMPLES = 2, 12  # of a small and of a large weight
 _SAMPLED = 4096  # bytes of a weight per sample
@@ -39,10 +38,10 @@ class Contents:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._alive = [weight.untyped_storage() for weight in weights]
         spans = sorted({span for weight in weights if (span := _span(weight)) is not None})
-        self._places = memory.halves(_sampled(spans))
+        self._places = memory.halves(np.sort(_sampled(spans)))
         self._words = memory.read_halves(self._places).tobytes()
-        self._slices = list(_slices(spans))
-        self._digests = [_digest(pieces) for pieces in self._slices]
+        self._slices = [tuple(memory.stretch(*piece) for piece in pieces) for pieces in _slices(spans)]
+        self._digests = [_digest(places) for places in self._slices]
         self._turn = itertools.count()
 
     @property
@@ -61,7 +60,7 @@ class Contents:
 
     def are_same(self) -> bool:
         """Whether all bytes are as they were."""
-        return all(_digest(pieces) == digest for pieces, digest in zip(self._slices, self._digests, strict=True))
+        return all(_digest(places) == digest for places, digest in zip(self._slices, self._digests, strict=True))
 
 
 def _span(weight: Tensor) -> Piece | None:
@@ -112,8 +111,10 @@ def _slices(spans: Sequence[Piece]) -> Iterator[list[Piece]]:
         yield taken
 
 
-def _digest(pieces: Sequence[Piece]) -> int:
-    return hash(b"".join([ctypes.string_at(start, size) for start, size in pieces]))
+def _digest(places: Sequence[slice]) -> int:
+    if len(places) == 1:
+        return hash(memory.read_stretch(places[0]))
+    return hash(b"".join(map(memory.read_stretch, places)))
 
 
 class Fingerprint:

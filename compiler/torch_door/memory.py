@@ -38,6 +38,7 @@ class _Memory:
 
 _memory = np.asarray(_Memory(_WORD))
 _halves = np.asarray(_Memory(HALF))
+_bytes = np.asarray(_Memory(1))
 
 
 def read(places: np.ndarray) -> np.ndarray:
@@ -53,6 +54,16 @@ def read_halves(places: np.ndarray) -> np.ndarray:
 def halves(addresses: np.ndarray) -> np.ndarray:
     """Places of the 32-bit words at addresses that are multiples of 4."""
     return (addresses - _PAGE) // HALF
+
+
+def stretch(start: int, size: int) -> slice:
+    """Where ``size`` bytes from an address on lie for ``read_stretch``."""
+    return slice(start - _PAGE, start - _PAGE + size)
+
+
+def read_stretch(place: slice) -> bytes:
+    """A copy of the bytes at a place of ``stretch``."""
+    return _bytes[place].tobytes()
 
 
 def _place(address: int) -> int:

@@ -42,27 +42,29 @@ class Snapshot:
         self.owner, self.weights = weakref.ref(module, gone), weights
         self.entry: Callable[[], Any] = _nothing
         self._dicts = dicts
-        self._first = np.array(torch_memory.stamps(dicts) + torch_memory.identities(weights), np.int64)
-        self._first_words = torch_memory.read(self._first)
+        self._first = np.sort(np.array(torch_memory.stamps(dicts) + torch_memory.identities(weights), np.int64))
+        self._first_words = torch_memory.read(self._first).tobytes()
         self._follow()
 
     def _follow(self) -> None:
         """Take the memory that the weights have now for theirs, and let go of what they had."""
         with torch.inference_mode(False), torch.no_grad():
             self._alive = [weight.untyped_storage() for weight in self.weights], [weight.detach() for weight in self.weights]
-        still = torch_memory.shapes(self.weights)
-        self._still = len(still)
-        self._second = np.array(still + torch_memory.contents(self.weights), np.int64)
-        self._second_words = torch_memory.read(self._second)
+        fixed, free = torch_memory.shapes(self.weights), torch_memory.contents(self.weights)
+        places = np.array([*fixed, *free], np.int64)
+        order = np.argsort(places)
+        self._second, self._fixed = places[order], order < len(fixed)
+        self._second_words = torch_memory.read(self._second).tobytes()
 
     def holds(self) -> bool:
         """Whether nothing has changed but, perhaps, the values of weights."""
-        if not (torch_memory.read(self._first) == self._first_words).all():
+        if torch_memory.read(self._first).tobytes() != self._first_words:
             return False
-        same = torch_memory.read(self._second) == self._second_words
-        if same.all():
+        words = torch_memory.read(self._second).tobytes()
+        if words == self._second_words:
             return True
-        if not same[: self._still].all():
+        changed = np.frombuffer(words, np.uint64) != np.frombuffer(self._second_words, np.uint64)
+        if changed[self._fixed].any():
             return False
         self.entry = _nothing
         self._follow()
