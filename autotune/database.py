@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,9 +100,10 @@ def unusable(path: Path, error: Exception) -> TuningError:
 
 
 def writable(directory: Path) -> bool:
-    """Whether files can be made in ``directory``, which is made if it does not exist."""
+    """Whether files can be made in ``directory``, which is made if it does not exist: tried, as rights do not tell."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return True
     except OSError:
         return False
-    return os.access(directory, os.W_OK | os.X_OK)

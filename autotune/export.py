@@ -104,7 +104,8 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
             exporter = _Exporter(folder, program.lowered, program.machine, model._settings)
             done |= {kernel.symbol: kernel for kernel in exporter.all(done)}
     except OSError as error:
-        raise ArtifactError("Kernels cannot be exported.", where=str(folder), why=str(error)) from error
+        hint = "Name a directory below one that exists, has room and that you may write to."
+        raise ArtifactError("Kernels cannot be exported.", where=str(folder), why=error.strerror or str(error), hint=hint) from error
     return [done[symbol] for symbol in sorted(done)]
 
 

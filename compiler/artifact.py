@@ -90,7 +90,8 @@ def save(
         (partial / MANIFEST).write_text(json.dumps({**manifest, "digest": _own_digest(manifest)}, indent=1))
         _swap(partial, target)
     except OSError as error:
-        raise ArtifactError("The artifact cannot be written.", where=str(target), why=str(error)) from error
+        hint = "Name a directory below one that exists, has room and that you may write to."
+        raise ArtifactError("The artifact cannot be written.", where=str(target), why=error.strerror or str(error), hint=hint) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -130,21 +130,14 @@ def run(
     threads: ThreadsOption = None,
 ) -> None:
     """Run an artifact on arrays from files."""
-    import numpy as np
-
     from sparsec.artifact import load
     from sparsec.factories import named
-    from sparsec.npy import read_array
+    from sparsec.npy import read_array, write_arrays
 
     model = load(artifact, threads)
     given = [(name, read_array(Path(file))) for name, file in map(named, inputs)]
     results = model.flat(*(x for name, x in given if not name), **{name: x for name, x in given if name})
-    if output.suffix == ".npz":
-        np.savez(output, **results)  # type: ignore[arg-type]
-    elif len(results) == 1:
-        np.save(output, next(iter(results.values())))
-    else:
-        raise InvalidInput(f"The network has {len(results)} results, a .npy file holds one.", hint=f"Write -o {output.stem}.npz.")
+    write_arrays(output, results)
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in results.items())
     _print(f"{output}: {shapes}")
 
@@ -242,11 +235,15 @@ def tune(
 ) -> None:
     """Measure kernels for a model on this machine and keep the records for later compilations."""
     compiled, seconds = _compiled(model, inputs or (), level, threads, _options(cache_dir=cache_dir))
-    records = cache_dir or _cache_directory()
+    from sparsec.autotune.records import Records
+
+    directory = cache_dir or _cache_directory()
+    with Records(directory) as records:
+        kept = records.persistent
     if json:
-        _print_json(records=str(records), seconds=seconds, explanation=compiled.explain().described())
+        _print_json(records=str(directory) if kept else None, seconds=seconds, explanation=compiled.explain().described())
         return
-    _print(f"tuned in {seconds:.1f} s; records are in {records}")
+    _print(f"tuned in {seconds:.1f} s; records " + (f"are in {directory}" if kept else f"are lost: {directory} cannot be written"))
     _summarise(compiled.explain())
 
 

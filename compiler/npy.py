@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,20 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         # It takes what is no file of its own for pickled objects, and advises to allow them.
         why = "It is no .npy or .npz file of numbers." if "pickle" in str(error) else str(error)
         raise InvalidInput("The data cannot be read.", where=str(path), why=why, hint="Write .npy or .npz with numpy.") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write one array as .npy, or any number by name as .npz. InvalidInput where the file cannot be written or does not hold so many."""
+    if path.suffix != ".npz" and len(arrays) != 1:
+        raise InvalidInput(f"The network has {len(arrays)} results, a .npy file holds one.", hint=f"Write -o {path.stem}.npz.")
+    try:
+        if path.suffix == ".npz":
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+        else:
+            np.save(path, next(iter(arrays.values())))
+    except OSError as error:
+        hint = "Name a file in a folder that exists and that you may write to."
+        raise InvalidInput("The results cannot be written.", where=str(path), why=error.strerror or str(error), hint=hint) from error
 
 
 def read_array(path: Path) -> np.ndarray:

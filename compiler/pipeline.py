@@ -1,6 +1,8 @@
 """Running passes in order: forms first, a private copy, a check after each pass, and a story of what happened."""
 
 import copy
+import functools
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,8 @@ from sparsec.verify import Verifier
 
 if TYPE_CHECKING:
     from sparsec.spec import KernelSpec
+
+logger = logging.getLogger("sparsec")
 
 __all__ = ["Approximate", "Context", "Editor", "Exact", "Form", "Miss", "NodePass", "Pass", "Result", "Story", "run"]
 
@@ -212,7 +216,15 @@ def _run_one(step: Pass, edit: Editor, context: Context) -> Chapter:
 
 
 def _dump(folder: Path, name: str, graph_module: fx.GraphModule, chapter: Chapter) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     graph_module.recompile()
-    (folder / f"{name}.py").write_text(f"{graph_module.code.strip()}\n")
-    (folder / f"{name}.txt").write_text(f"{chapter}\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(f"{graph_module.code.strip()}\n")
+        (folder / f"{name}.txt").write_text(f"{chapter}\n")
+    except OSError as error:
+        _warn_not_dumped(folder, str(error.strerror))
+
+
+@functools.cache
+def _warn_not_dumped(folder: Path, why: str) -> None:
+    logger.warning("Graphs are not written after passes: %s: %s. Set dump_dir or SPARSEC_DUMP to another folder.", folder, why)

@@ -5,9 +5,12 @@ import logging
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sparsec.autotune import records as records_of_tuning
 from sparsec.autotune.database import FILE
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place, Records, look_up
@@ -160,8 +163,13 @@ def test_looking_up_creates_nothing(settings, place):
     assert not settings.cache_dir.exists()
 
 
-def test_an_unwritable_directory_keeps_records_in_memory(settings, place, tmp_path, caplog):
-    (tmp_path / "cache").write_text("a file, not a directory")
+@pytest.mark.parametrize("taken", ["a file", "a system's"])
+def test_an_unwritable_directory_keeps_records_in_memory(settings, place, taken, caplog, monkeypatch):
+    if taken == "a file":
+        settings.cache_dir.write_text("not a directory")
+    else:  # rights say that root may write here
+        settings = replace(settings, cache_dir=Path("/proc"))
+    monkeypatch.setattr(records_of_tuning, "_MEMORY", {})
     for _ in range(2):
         with caplog.at_level(logging.WARNING, "sparsec"), Records(settings.cache_dir) as records:
             records.add([record(settings)])

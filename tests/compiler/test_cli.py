@@ -335,6 +335,13 @@ def test_run_refuses_bad_files(invoke: Invoke, saved: Path, tmp_path: Path, kind
     assert not (tmp_path / "y.npy").exists()
 
 
+def test_run_says_where_it_cannot_write(invoke: Invoke, saved: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 24), np.float32))
+    done = invoke("run", saved, "--input", "x.npy", "-o", "none/y.npy")
+    assert done.exit_code == 2
+    assert "cannot be written" in done.stderr
+
+
 def test_explain_an_artifact_without_compiling(invoke: Invoke, saved: Path, calls: list[Compiled]) -> None:
     done = invoke("explain", saved)
     assert done.exit_code == 0
@@ -349,6 +356,13 @@ def test_tune(invoke: Invoke, calls: list[Compiled], monkeypatch: pytest.MonkeyP
     assert done.exit_code == 0, done.output
     assert re.search(r"tuned in .* s; records are in .*cache", done.output)
     assert calls[0].options == {"tune": "full", "threads": None}
+
+
+def test_tune_says_where_nothing_is_kept(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = invoke("tune", "shop_of_models:both", "--cache-dir", tmp_path / "file")
+    assert re.search(r"records are lost: .*file cannot be written", done.output)
+    assert json.loads(invoke("tune", "shop_of_models:both", "--cache-dir", tmp_path / "file", "--json").stdout)["records"] is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsec.errors import InvalidInput
-from sparsec.npy import read_arrays
+from sparsec.npy import read_arrays, write_arrays
 
 
 def test_one_array_and_several(tmp_path: Path) -> None:
@@ -35,3 +35,21 @@ def test_objects_are_not_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"No such file"):
         read_arrays(tmp_path / "none.npy")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "one.npy", {"a": np.arange(3)})
+    write_arrays(tmp_path / "two.npz", {"a": np.zeros(2), "b": np.ones(1)})
+    assert list(read_arrays(tmp_path / "one.npy")) == [0, 1, 2]
+    assert list(read_arrays(tmp_path / "two.npz")) == ["a", "b"]
+    with pytest.raises(InvalidInput, match=r"2 results(.|\n)*two\.npz"):
+        write_arrays(tmp_path / "two.npy", {"a": np.zeros(2), "b": np.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.npz"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "none" / name, tmp_path / "file" / name):
+        with pytest.raises(InvalidInput, match=r"cannot be written(.|\n)*(No such file|Not a directory)(.|\n)*next") as caught:
+            write_arrays(place, {"a": np.zeros(2)})
+        assert str(place) in str(caught.value)

@@ -92,6 +92,14 @@ def test_every_pass_is_dumped(net: Network, tmp_path: Path, monkeypatch: pytest.
     assert "fuse_epilogue: 1 changed" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.txt").read_text()
 
 
+def test_a_folder_that_takes_no_dump_changes_nothing_else(net: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    story = run(net.graph_module, PIPELINE, Context(Settings(dump_dir=tmp_path / "file"))).story
+    assert [chapter.name for chapter in story.chapters] == [step.name for step in PIPELINE]
+    (warning,) = caplog.messages
+    assert f"{tmp_path / 'file'}: File exists" in warning
+
+
 def test_passes_have_one_name_each_and_no_state() -> None:
     assert len({step.name for step in PIPELINE}) == len(PIPELINE)
     assert all(not vars(step) for step in PIPELINE)
