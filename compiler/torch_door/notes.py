@@ -87,8 +87,19 @@ def combined(notes: Sequence[GraphNote]) -> Explanation:
         layers=tuple(layer for part in parts for layer in part.layers),
         misses=tuple(miss for part in parts for miss in part.misses),
         uncovered=tuple(node for part in parts for node in part.uncovered),
-        notes=(*lines, *(note for part in parts for note in part.notes)),
+        notes=(*lines, *_once_each(notes)),
     )
+
+
+def _once_each(notes: Sequence[GraphNote]) -> Iterator[str]:
+    """What is noted of all graphs, and with their numbers what is noted of some."""
+    of: dict[str, list[int]] = {}
+    for note in notes:
+        for text in dict.fromkeys(note.explanation.notes):
+            of.setdefault(text, []).append(note.number)
+    for text, numbers in of.items():
+        some = f"graph {', '.join(map(str, numbers))}: " if len(numbers) < len(notes) else ""
+        yield some + text
 
 
 def _asker() -> Any:

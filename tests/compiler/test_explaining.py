@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import sparsec
 from sparsec.errors import InvalidInput
+from sparsec.explanation import Explanation
+from sparsec.torch_door.notes import GraphNote, combined
 from tests.fuzz.prelude import seeded
 
 pytestmark = pytest.mark.usefixtures("strict", "without_inductor")
@@ -73,6 +75,14 @@ def test_all_graphs_are_told_and_where_they_begin(kernels, pruned):
     assert len(found.layers) == 2 and "2 layers: 2 sparse" in found.summary()
     places = [note for note in found.notes if note.startswith("graph ")]
     assert len(places) == 2 and "resume" in places[1]
+
+
+def test_what_is_noted_of_several_graphs_is_told_once():
+    notes = [
+        GraphNote(number, None, Explanation(notes=("of all", *own))) for number, own in enumerate([("of two",), (), ("of two", "of one")])
+    ]
+    assert combined(notes).notes[3:] == ("of all", "graph 0, 2: of two", "graph 2: of one")
+    assert combined(notes[:1]).notes[1:] == ("of all", "of two")
 
 
 def test_functions_methods_and_a_second_object_of_the_same_options(kernels, pruned):
