@@ -105,6 +105,15 @@ class CompiledGraph:
         """Whether the batch size is free: the executor loops over images, and results that are views can be made of any number."""
         return self.fully_compiled and self.served[0] != self.served[1] and (self.aliasing is None or self.aliasing.follows_batch)
 
+    @property
+    def fixed_by(self) -> str:
+        """Why a program without free sizes refuses other batches; empty where it serves any."""
+        if self.one_batch or self.any_batch:
+            return self.one_batch
+        if self.fully_compiled:
+            return "results are views that do not follow it"
+        return "parts of the model run in torch (dynamic_shapes={0: torch.export.Dim.DYNAMIC} for each input leaves the batch free)"
+
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""
         for program in self.programs:

@@ -18,7 +18,7 @@ from sparsec.ending import waited_for
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.explanation import Explanation
 from sparsec.from_torch.captured import Captured
-from sparsec.inputs import example_inputs
+from sparsec.inputs import batches_text, example_inputs
 from sparsec.runtime import StepTime
 from sparsec.settings import Settings
 from sparsec.sizes import GraphsBySize
@@ -121,7 +121,7 @@ class CompiledModel:
         shape = shape_text(spec.dims or spec.shape)
         if self._compiled.any_batch and not spec.dims:
             shape = f"[{', '.join(['batch', *map(str, spec.shape[1:])])}]"
-        refused = self._compiled.one_batch if tensor.dtype == spec.dtype and tensor.shape[1:] == spec.shape[1:] else ""
+        refused = self._compiled.fixed_by if tensor.dtype == spec.dtype and tensor.shape[1:] == spec.shape[1:] else ""
         return InvalidInput(
             f"Input {spec.name!r} does not fit.",
             why=f"Compiled for {shape} {spec.dtype} on the CPU,"
@@ -142,8 +142,15 @@ class CompiledModel:
                 layers = (replace(row, time_us=t.seconds * 1e6) for row, t in zip(found.layers, times, strict=True))
                 found = replace(found, layers=tuple(layers))
             self._explanation = found
-        again = self._by_size.notes if self._by_size else ()
-        return replace(self._explanation, notes=(*self._explanation.notes, *again))
+        further = self._by_size.notes if self._by_size else self._batch_notes()
+        return replace(self._explanation, notes=(*self._explanation.notes, *further))
+
+    def _batch_notes(self) -> tuple[str, ...]:
+        """Which batch a program without free sizes serves, where no note of its graph says so."""
+        batch = next((spec.shape[0] for spec in self._captured.inputs if spec.shape), None)
+        if self._compiled.any_batch or self._compiled.one_batch or batch is None:
+            return ()
+        return (f"compiled for {batches_text(batch, batch)} only: {self._compiled.fixed_by}",)
 
     def story(self) -> str:
         """What every pass changed and refused."""
