@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from sparsec.from_torch.batches import cuts, follows
+from sparsec.from_torch.calls import Shape
 from sparsec.from_torch.numbers import of_each_sample
-from sparsec.from_torch.watch import Shape
 
 #: Inputs that are sizes: what follows from them is seen in the shapes of the results.
 _SIZES: Mapping[str, frozenset[int]] = {

@@ -25,11 +25,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from sparsec.from_torch.calls import FILLED, Call, CallLog, Shape, returned
 from sparsec.from_torch.exporting import quiet_shapes
 from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.numbers import of_each_sample
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
-from sparsec.from_torch.watch import FILLED, Call, Shape, Watch, returned
 from sparsec.symbols import LARGEST, Signature
 
 #: Ways through the code that are looked at.
@@ -205,12 +205,12 @@ def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ba
 def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[Call] | str:
     """The functions of a call with tensors of these shapes, or how it fails."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), Watch() as watch:
+    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), CallLog() as log:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
-        watch.start((given, named))
+        log.start((given, named))
         try:
             results = module(*given, **named)
         except Exception as error:
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return [*watch.calls, returned(results)]
+    return [*log.calls, returned(results)]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from sparsec.from_torch.calls import Call, CallLog, returned, writes
 from sparsec.from_torch.exporting import OF_TRACING, first_line, quiet_shapes
 from sparsec.from_torch.leftovers import unchanged
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
-from sparsec.from_torch.watch import Call, Watch, returned, writes
 
 #: What these make has the values of their first argument; the others say a type or a shape.
 _OF_THE_FIRST = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
@@ -46,7 +46,7 @@ def dependence_on_calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[
     return (changed, runs.stale or reason) if runs.stale or reason else ([], "")
 
 
-class _Runs(Watch):
+class _Runs(CallLog):
     """Calls one after the other: which tensors have values of whose inputs. stale: what was given those of an earlier call's."""
 
     def __init__(self) -> None:

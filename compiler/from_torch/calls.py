@@ -39,7 +39,7 @@ class Call:
         return self.name, tuple(map(len, self.shapes)), tuple(map(len, self.given))
 
 
-class Watch(TorchFunctionMode):
+class CallLog(TorchFunctionMode):
     """Keeps what functions of torch are called with and make; those inside of others are torch's own.
 
     What is made of sizes alone gets its values, as in ``x + torch.ones(n, n).tril()``.
