@@ -73,7 +73,8 @@ def _difference(a: NodeCall | None, b: NodeCall | None, batch: int, another: int
     if a.kind == "Slice" and (found := _fixed_part(a, b)):
         return found
     made = [*zip(a.made, b.made, strict=True)]
-    if a.kind in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
+    was = (a.given[0] or (), b.given[0] or ()) if a.given and b.given else ((), ())
+    if a.kind in _RESHAPES and not all(follows(was, shapes, batch, another) for shapes in made):
         return f"{a.kind} makes {list(a.made[0])} of {batch} samples, {list(b.made[0])} of {another} ({a.place})"
     for given, there in zip(a.given, b.given, strict=True):
         if given is not None and there is not None and any(cuts(given, x, there, y) for x, y in made):

@@ -52,7 +52,8 @@ def _depends(here: Call, there: Call, batch: int, another: int) -> str:
     ):
         return f"{here.name} of a constant that depends on it"
     made = [*zip(here.shapes, there.shapes, strict=True)]
-    if here.name in _RESHAPES and not all(follows(x, y, batch, another) for x, y in made):
+    was = here.given[0] if here.given else (), there.given[0] if there.given else ()
+    if here.name in _RESHAPES and not all(follows(was, shapes, batch, another) for shapes in made):
         return f"{here.name} makes {list(here.shapes[0])} of {batch} samples, {list(there.shapes[0])} of {another}"
     for given, other in zip(here.given, there.given, strict=True):
         if any(cuts(given, x, other, y) for x, y in made):
@@ -65,15 +66,31 @@ def cuts(given: Shape, made: Shape, given_there: Shape, made_there: Shape) -> bo
     return made == given != given_there and sorted(made_there) != sorted(given_there)
 
 
-def follows(shape: Sequence[int], other: Sequence[int], batch: int, another: int) -> bool:
-    """Whether shapes alone say at the first batch size which axis holds the samples, alone or merged with others."""
+def follows(given: tuple[Shape, Shape], made: tuple[Shape, Shape], batch: int, another: int) -> bool:
+    """Whether shapes alone say at the first batch size which axis of ``made`` holds the samples, alone or merged with others.
+
+    Both are shapes with ``batch`` samples and with ``another`` number. What holds the samples first keeps them first: ``view(2, -1)``
+    of [2, F] does not.
+    """
+    shape, other = made
     changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     if not changed:
         return True
     (axis, *more) = changed
-    scaled = not more and shape[axis] * another == other[axis] * batch
-    first = axis == 0 and shape[0] == batch
-    return scaled and (first or batch not in (*shape[max(axis - 1, 0) : axis], *shape[axis + 1 : axis + 2]))
+    if more or shape[axis] * another != other[axis] * batch:
+        return False
+    if axis == 0 and shape[0] == batch:
+        return True
+    before, after = shape[:axis], shape[axis + 1 :]
+    first = given[0][:1] == (batch,) != given[1][:1]
+    if axis and (first or before[0] == batch) and any(size != 1 for size in before):
+        return False
+    return batch not in (*before[-1:], *after[:1], *_outer(before[::-1]), *_outer(after))
+
+
+def _outer(sizes: Shape) -> Shape:
+    """The first size that is not one."""
+    return tuple(size for size in sizes if size != 1)[:1]
 
 
 def only_batch(shapes: Sequence[Sequence[int]], what: str, option: str) -> str:

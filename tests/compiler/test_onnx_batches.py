@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
     "one for all": (lambda layer, x: layer(x) + torch.full((x.shape[0], 1, 16), 2.0), True),
     "mean of samples": (lambda layer, x: layer(x) - x.mean(0, keepdim=True), False),
     "merged": (lambda layer, x: layer(x.reshape(1, -1, 16)).softmax(1).reshape(-1, 6, 16), False),
+    "written out": (lambda layer, x: layer(x.reshape(2, 1, -1, 16)).flatten(1), False),
     "rows": (lambda layer, x: layer(x.reshape(-1, 16)).reshape(x.shape[0], -1, 16), True),
     "tokens": (lambda layer, x: layer(x[:, :4]), True),
     "class token": (lambda layer, x: layer(torch.cat([torch.ones(1, 1, 16).expand(x.shape[0], -1, -1), x], 1)), True),
