@@ -275,6 +275,9 @@ class Door:
         return lambda given: run(*[ready(value) for value in pick_inputs(given) if isinstance(value, Tensor)])
 
     def _run_dense(self, args: tuple) -> Sequence[Any]:
+        if _hidden_views(self.table.pick_inputs(args)):
+            say(self.note, "A call runs as in eager mode: inputs share memory, and torch's compilers cannot know that they do.")
+            return self.graph_module(*args)
         with self.lock:
             if self.dense is None:
                 self.dense = retrace_dense(self.graph_module)
@@ -300,6 +303,22 @@ def ready(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() and not tensor.data_ptr() & 63 and not tensor.is_neg() and not tensor._is_zerotensor():
         return tensor
     return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def _hidden_views(values: Sequence[Any]) -> bool:
+    """Whether tensors share memory and are not known to be views of one base, by which AOTAutograd makes writes to one seen in others.
+
+    None made in inference mode is, nor a view that a graph returned without gradients.
+    """
+    bases: dict[int, set[int | None]] = {}
+    for value in values:
+        if isinstance(value, Tensor) and (memory := value.untyped_storage().data_ptr()):
+            base = None if value.is_inference() else id(value._base if value._is_view() else value)
+            known = bases.setdefault(memory, set())
+            if known and (base is None or known != {base}):
+                return True
+            known.add(base)
+    return False
 
 
 def _dense_reason(values: Sequence[Any], numbers: Collection[int]) -> str:

@@ -1,8 +1,10 @@
 """The torch.compile door: what runs dense, why, and that it stays right."""
 
+import itertools
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsec.errors import SparsecError, UnsupportedModel
 from sparsec.torch_door import backend as torch_backend
@@ -23,6 +25,33 @@ def test_weights_made_in_inference_mode_run_dense(driver, caplog):
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
     assert driver.count == 0
     assert any("made in inference mode" in message for message in warnings_in(caplog))
+
+
+class WritesToAView(nn.Module):
+    """Its second graph takes a value and a view of it, and writes to the view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        first = y[:, :1]
+        torch._dynamo.graph_break()
+        first.zero_()
+        return y * 2
+
+
+@pytest.mark.parametrize("modes", list(itertools.product(("no_grad", "inference_mode"), repeat=3)))
+def test_views_among_inputs_are_written_to_in_every_mode(modes, caplog):
+    torch._dynamo.reset()
+    model = WritesToAView().eval()
+    fast = compiled(model)
+    for mode, batch in zip(modes, (2, 5, 3), strict=True):
+        with getattr(torch, mode)():
+            for x in torch.randn(2, batch, 8):
+                torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    assert any("runs as in eager mode" in message for message in warnings_in(caplog))
 
 
 @pytest.mark.slow
