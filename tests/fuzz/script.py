@@ -27,6 +27,8 @@ def body(case: Case, second: bool = False) -> str:
     """What follows the prelude; ``second``: with torch alone in place of sparsec."""
     door = doors.BY_NAME[case.door]
     making = door.second if second else door.lines
+    if second and case.inductor:
+        making = tuple(line.replace('"aot_eager"', '"inductor"') for line in making)
     parts = [
         *module_lines(case),
         "",

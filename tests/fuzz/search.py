@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from tests.fuzz import child
@@ -14,6 +14,9 @@ from tests.fuzz.generate import draw_case
 from tests.fuzz.kernels import Kernels
 from tests.fuzz.script import body
 from tests.fuzz.shrink import shrink
+
+#: Kinds of failures that may be torch's own.
+UPSTREAM = ("wrong", "raised")
 
 
 @dataclass
@@ -47,10 +50,10 @@ class Search:
         if outcome.failed and not self._upstream(case, outcome) and not self._explained(case, outcome):
             self._add(case, outcome)
 
-    def _upstream(self, case: Case, outcome: Outcome) -> bool:
-        """Whether torch alone fails as well."""
+    def _upstream(self, case: Case, outcome: Outcome, kinds: Collection[str] = ()) -> bool:
+        """Whether torch alone fails as well, in the same way or one of ``kinds``."""
         second = self.execute(case, second=True)
-        if found := outcome.kind in ("wrong", "raised") and second.kind == outcome.kind:
+        if found := outcome.kind in UPSTREAM and second.kind in (outcome.kind, *kinds):
             self.findings.by_kind["fails in torch alone"] += 1
             self.findings.skips[f"torch alone: {plain(second.message)}"] += 1
         return found
@@ -73,6 +76,12 @@ class Search:
 
     def _add(self, case: Case, outcome: Outcome) -> None:
         smallest = shrink(case, lambda each: self.execute(each).manner == outcome.manner, self.shrinking)
+        if self._upstream(smallest, outcome):
+            # What is left is torch's own: the case has more than one fault, or torch fails in another way before it comes to this one.
+            if self._upstream(case, outcome, UPSTREAM):
+                return
+            ours = lambda each: self.execute(each).manner == outcome.manner and not self.execute(each, second=True).failed  # noqa: E731
+            smallest = shrink(case, ours, self.shrinking)
         final = self.execute(smallest)
         failure = Failure(smallest, final if final.failed else outcome, (time.monotonic() - self.started, child.work()))
         if self.findings.add(failure):

@@ -12,12 +12,14 @@ import torch
 
 from tests.fuzz import child, prelude
 from tests.fuzz.case import Case, Picks, Step, replace
+from tests.fuzz.child import Outcome
 from tests.fuzz.emit import Emitter, Idiom
 from tests.fuzz.findings import idioms_of
 from tests.fuzz.generate import draw_case
 from tests.fuzz.idioms import ALL, IDIOMS
 from tests.fuzz.inputs import SETS
 from tests.fuzz.script import module_lines, script
+from tests.fuzz.search import Search
 from tests.fuzz.shrink import shrink
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +100,36 @@ def test_the_smallest_case_has_only_what_fails():
     assert idioms_of(smallest) == {"sum", "activation"}
     assert len(smallest.actions) == 1
     assert smallest.zeros == "none"
+
+
+class Judged(Search):
+    """Sums go wrong; torch alone fails in the way that is given, for cases with an activation too and for those without."""
+
+    alone = ("ok", "ok")
+
+    def execute(self, case: Case, second: bool = False) -> Outcome:
+        found = idioms_of(case)
+        if second:
+            return Outcome(self.alone["activation" not in found])
+        return Outcome("wrong" if "sum" in found else "ok")
+
+
+@pytest.mark.parametrize(
+    ("alone", "found"),
+    [
+        (("ok", "ok"), {"sum"}),
+        (("wrong", "wrong"), None),
+        (("raised", "raised"), {"sum"}),
+        (("ok", "wrong"), {"sum", "activation"}),
+        (("raised", "wrong"), None),
+    ],
+)
+def test_what_shrinks_to_a_fault_of_torch_is_told_from_ours(alone, found):
+    case = next(c for c in map(draw_case, range(1000)) if {"sum", "activation"} <= idioms_of(c) and len(c.steps) > 4)
+    search = Judged(0)
+    search.alone = alone
+    search._judge(case, search.execute(case))
+    assert [idioms_of(failure.case) for failure in search.findings.failures] == ([] if found is None else [found])
 
 
 @pytest.mark.parametrize(
