@@ -235,11 +235,10 @@ def tune(
 ) -> None:
     """Measure kernels for a model on this machine and keep the records for later compilations."""
     compiled, seconds = _compiled(model, inputs or (), level, threads, _options(cache_dir=cache_dir))
-    from sparsec.autotune.records import Records
+    from sparsec.autotune.database import writable
 
     directory = cache_dir or _cache_directory()
-    with Records(directory) as records:
-        kept = records.persistent
+    kept = writable(directory)
     if json:
         _print_json(records=str(directory) if kept else None, seconds=seconds, explanation=compiled.explain().described())
         return

@@ -147,10 +147,10 @@ class CompiledModel:
 
     def _batch_notes(self) -> tuple[str, ...]:
         """Which batch a program without free sizes serves, where no note of its graph says so."""
-        batch = next((spec.shape[0] for spec in self._captured.inputs if spec.shape), None)
-        if self._compiled.any_batch or self._compiled.one_batch or batch is None:
+        batches = {spec.shape[0] for spec in self._captured.inputs if spec.shape}
+        if self._compiled.any_batch or self._compiled.one_batch or len(batches) != 1:
             return ()
-        return (f"compiled for {batches_text(batch, batch)} only: {self._compiled.fixed_by}",)
+        return (f"compiled for {batches_text(*batches, *batches)} only: {self._compiled.fixed_by}",)
 
     def story(self) -> str:
         """What every pass changed and refused."""

@@ -310,14 +310,13 @@ def _hidden_views(values: Sequence[Any]) -> bool:
 
     None made in inference mode is, nor a view that a graph returned without gradients.
     """
-    bases: dict[int, set[int | None]] = {}
+    bases: dict[int, int | None] = {}
     for value in values:
         if isinstance(value, Tensor) and (memory := value.untyped_storage().data_ptr()):
             base = None if value.is_inference() else id(value._base if value._is_view() else value)
-            known = bases.setdefault(memory, set())
-            if known and (base is None or known != {base}):
+            if memory in bases and (base is None or bases[memory] != base):
                 return True
-            known.add(base)
+            bases[memory] = base
     return False
 
 
