@@ -28,7 +28,7 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86 import library
-from sparsec.errors import ArtifactError, InvalidInput, MachineError
+from sparsec.errors import ArtifactError, InvalidInput, MachineError, unwritten
 from sparsec.loaded import LoadedModel
 from sparsec.settings import Settings
 
@@ -104,8 +104,7 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
             exporter = _Exporter(folder, program.lowered, program.machine, model._settings)
             done |= {kernel.symbol: kernel for kernel in exporter.all(done)}
     except OSError as error:
-        hint = "Name a directory below one that exists, has room and that you may write to."
-        raise ArtifactError("Kernels cannot be exported.", where=str(folder), why=error.strerror or str(error), hint=hint) from error
+        raise ArtifactError("Kernels cannot be exported.", where=str(folder), **unwritten(error)) from error
     return [done[symbol] for symbol in sorted(done)]
 
 

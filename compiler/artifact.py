@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
-from sparsec.errors import ArtifactError, MachineError
+from sparsec.errors import ArtifactError, MachineError, unwritten
 from sparsec.explanation import Explanation
 from sparsec.files import contents, open_to_others
 from sparsec.flat_program import flat_program
@@ -90,8 +90,7 @@ def save(
         (partial / MANIFEST).write_text(json.dumps({**manifest, "digest": _own_digest(manifest)}, indent=1))
         _swap(partial, target)
     except OSError as error:
-        hint = "Name a directory below one that exists, has room and that you may write to."
-        raise ArtifactError("The artifact cannot be written.", where=str(target), why=error.strerror or str(error), hint=hint) from error
+        raise ArtifactError("The artifact cannot be written.", where=str(target), **unwritten(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

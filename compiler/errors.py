@@ -49,6 +49,12 @@ class TuningError(SparsecError):
     """Measurements or records that cannot be made, read or written."""
 
 
+def unwritten(error: OSError) -> dict[str, str]:
+    """Why a place cannot be written and what to do next, as an error's arguments."""
+    hint = "Name a place in a folder that exists, has room and that you may write to."
+    return {"why": error.strerror or str(error), "hint": hint}
+
+
 #: What sparsec's own mistakes raise, though they are SparsecErrors.
 _OWN = (PassRefused, VerificationError)
 

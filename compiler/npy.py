@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsec.errors import InvalidInput
+from sparsec.errors import InvalidInput, unwritten
 
 
 def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
@@ -31,8 +31,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         else:
             np.save(path, next(iter(arrays.values())))
     except OSError as error:
-        hint = "Name a file in a folder that exists and that you may write to."
-        raise InvalidInput("The results cannot be written.", where=str(path), why=error.strerror or str(error), hint=hint) from error
+        raise InvalidInput("The results cannot be written.", where=str(path), **unwritten(error)) from error
 
 
 def read_array(path: Path) -> np.ndarray:
