@@ -110,9 +110,8 @@ class CompiledGraph:
         """Why a program without free sizes refuses other batches; empty where it serves any."""
         if self.one_batch or self.any_batch:
             return self.one_batch
-        if self.fully_compiled:
-            return "results are views that do not follow it"
-        return "parts of the model run in torch (dynamic_shapes={0: torch.export.Dim.DYNAMIC} for each input leaves the batch free)"
+        reason = "results are views that do not follow it" if self.fully_compiled else "parts of the model run in torch"
+        return f"{reason} (dynamic_shapes={{0: torch.export.Dim.DYNAMIC}} for each input frees it; of a file, where it is exported)"
 
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""
