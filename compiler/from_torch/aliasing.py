@@ -24,7 +24,7 @@ aten = torch.ops.aten
 #: Views whose first argument after the tensor is the shape of the result.
 _SHAPED = (aten.reshape.default, aten.expand.default)
 #: Views of which the schema does not tell.
-_UNSAFE = frozenset({aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
+UNSAFE = frozenset({aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Aliasing:
 
 def root_of(node: fx.Node) -> fx.Node:
     """The value whose memory a chain of views shows."""
-    while (source := _viewed(node)) is not None:
+    while (source := viewed(node)) is not None:
         node = source
     return node
 
@@ -155,7 +155,7 @@ def _order(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return sizes, tuple(sorted(range(len(sizes)), key=lambda axis: -inner[axis]))
 
 
-def _viewed(node: fx.Node) -> fx.Node | None:
+def viewed(node: fx.Node) -> fx.Node | None:
     """What a node is a view of."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
@@ -167,20 +167,18 @@ def _viewed(node: fx.Node) -> fx.Node | None:
 def is_view(node: fx.Node) -> bool:
     """Whether the results of an operator show the memory of an argument."""
     schema = getattr(node.target, "_schema", None)
-    return node.target in _UNSAFE or (schema is not None and any(result.alias_info for result in schema.returns))
+    return node.target in UNSAFE or (schema is not None and any(result.alias_info for result in schema.returns))
 
 
 def shows_unsaid(node: fx.Node) -> bool:
     """Whether a composite operator that says nothing of memory (meshgrid, broadcast_tensors, atleast_1d) shows an argument's."""
     if node.op != "call_function" or not getattr(node.target, "_can_decompose", bool)() or is_view(node):
         return False
-    given = {_storage(value) for source in node.all_input_nodes for value in _tensors(source)}
-    return any(_storage(value) in given for value in _tensors(node))
+    given = {storage for source in node.all_input_nodes for storage in storages(source)}
+    return bool(given & storages(node))
 
 
-def _tensors(node: fx.Node) -> list[Tensor]:
-    return [value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, Tensor) and value.layout == torch.strided]
-
-
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
+def storages(node: fx.Node) -> set[int]:
+    """Identities of the memory that the values of a node have."""
+    values = (value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, Tensor))
+    return {value.untyped_storage()._cdata for value in values if value.layout == torch.strided}

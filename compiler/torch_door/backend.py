@@ -20,6 +20,7 @@ from sparsec.forks import opened_in_children
 from sparsec.from_torch.capture import capture_graph
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.from_torch.dynamo import bake, copied, number_positions, weight_positions
+from sparsec.from_torch.writes import UnfollowedWrite
 from sparsec.inductor import compile_dense, retrace_dense
 from sparsec.settings import Options, Settings
 from sparsec.torch_door.contents import Fingerprint
@@ -116,6 +117,7 @@ class Door:
         self.templates: dict[Any, Template] = {}
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
+        self.eager = False
         self.refusals: set[Any] = set()
         self.note = new_note(next(_graphs))
         self.lock = opened_in_children(threading.RLock())
@@ -191,7 +193,8 @@ class Door:
         except SparsecError as error:
             if isinstance(error, UnsupportedModel):
                 self.refusals.add(key)
-            reason, said = error.what, f"Compiled dense: {error}"
+            self.eager |= isinstance(error, UnfollowedWrite)
+            reason, said = error.what, f"{'Runs as in eager mode' if self.eager else 'Compiled dense'}: {error}"
         except Exception as error:
             if os.environ.get("SPARSEC_STRICT") == "1":
                 raise
@@ -275,6 +278,8 @@ class Door:
         return lambda given: run(*[ready(value) for value in pick_inputs(given) if isinstance(value, Tensor)])
 
     def _run_dense(self, args: tuple) -> Sequence[Any]:
+        if self.eager:
+            return self.graph_module(*args)
         if _hidden_views(self.table.pick_inputs(args)):
             say(self.note, "A call runs as in eager mode: inputs share memory, and torch's compilers cannot know that they do.")
             return self.graph_module(*args)

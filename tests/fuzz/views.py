@@ -24,6 +24,7 @@ VIEWS = (
     Idiom("stack", "234", 1, ("$s = torch.stack([{x}, {y}], «1|0|2|-1»)", "$y = $s«.sum(1)|.flatten(1, 2)|.mean(0)|[:, 0]|»"), _SAME, 2),
     Idiom("chunk", "234", 2, ("$a, $b = {x}.«chunk(2, 1)|chunk(2, -1)|split({x}.shape[1] // 2, 1)|tensor_split(2, 1)»",)),
     Idiom("views together", "234", 0.7, ("$a, $b = «torch.broadcast_tensors({x}, {x}[:, :1])|torch.atleast_2d({x}, {x}[:, 0])|torch.meshgrid({x}.flatten()[:3], {x}.flatten()[:4], indexing='ij')»",)),
+    Idiom("views unsaid", "34", 0.7, ("$y = «torch.einsum('...ij->...ji', {x})|torch.einsum('...ij->...ij', {x})|torch.unsafe_chunk({x}, 2, 1)[0]|{x}.unfold(1, 2, 2)[..., 0]|{x}.unfold(-1, 1, 1).squeeze(-1)»",), "x.shape[1] > 1"),
     Idiom("axes by name", "34", 0.7, ("$y = {x}.«movedim(1, -1)|swapaxes(1, -1)|sum_to_size({x}.shape)|view_as({x})|ravel().view({x}.shape)»",)),
     Idiom("unbind", "34", 1, ("$a, $b, *$c = {x}.unbind(«1|-1»)", "$y = «$a|$a + $b»")),
     Idiom("slice", "234", 3, ("$y = {x}[«:, :{x}.shape[1] // 2|:, 1:|:, ::2|..., :1|..., 1:|:, -1:|:, 0|..., 0|:, :, ::2|..., -1|:, None, 0»]",)),
