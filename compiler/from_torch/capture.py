@@ -30,7 +30,7 @@ from sparsec.from_torch.program import Symbolic, is_symbolic, read_symbols
 from sparsec.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.from_torch.state import dependence_on_calls
 from sparsec.from_torch.strides import Asked
-from sparsec.from_torch.writes import refuse_unfollowed_writes, written
+from sparsec.from_torch.writes import refuse_unfollowed_writes
 from sparsec.symbols import Signature
 
 
@@ -223,9 +223,8 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
         # torch copies its own tree specs in a way that it warns of.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         whole = program.run_decompositions({})
-        # What only shows memory as long as it may be written to (einsum of one operand) says so in the graph that has the writes.
-        writing = program.graph.nodes if any(next(written(node), None) for node in program.graph.nodes) else ()
-        quiet = {node.target for node in (*writing, *whole.graph.nodes) if shows_unsaid(node)}
+        # einsum of one operand shows it only in the graph that has the writes.
+        quiet = {node.target for node in (*program.graph.nodes, *whole.graph.nodes) if shows_unsaid(node)}
         # From the start: a write through what such an operator shows is one to its result alone once torch has made the program functional.
         whole = program.run_decompositions({op: _get_decomp_for_cia(op) for op in quiet}) if quiet else whole
     # torch takes a program's conditions from the trace again, which there is none of for a program from a file.

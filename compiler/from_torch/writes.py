@@ -37,7 +37,7 @@ def refuse_unfollowed_writes(graph_module: fx.GraphModule) -> None:
         if isinstance(part, fx.GraphModule):
             unsaid = {storage for node in part.graph.nodes if node.target in UNSAFE for storage in storages(node)}
             for node in part.graph.nodes:
-                for operand in written(node):
+                for operand in _written(node):
                     if reason := _reason(operand, unsaid):
                         raise UnfollowedWrite(
                             "The model writes to a view in a way that torch's compilers do not follow.",
@@ -47,7 +47,7 @@ def refuse_unfollowed_writes(graph_module: fx.GraphModule) -> None:
                         )
 
 
-def written(node: fx.Node) -> Iterator[fx.Node]:
+def _written(node: fx.Node) -> Iterator[fx.Node]:
     """The operands that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None or not schema.is_mutable:

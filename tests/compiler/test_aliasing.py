@@ -62,6 +62,8 @@ OF_RESULTS = {
     "broadcast": lambda y, x, m: torch.broadcast_tensors(y, y[:, :1]),
     "at least a vector": lambda y, x, m: (y, *torch.atleast_1d(y[0, 0, 0, 0], y[0])),
     "sum to its own size": lambda y, x, m: (y.sum_to_size(y.shape), y),
+    "einsum of one": lambda y, x, m: (torch.einsum("abcd->abdc", y), y),
+    "einsum of an input": lambda y, x, m: (torch.einsum("abcd->abdc", x), y),
     "nothing dropped out": lambda y, x, m: (torch.dropout(y, 0.0, True), y),
 }
 #: What may show its argument's memory; then it is written to.
