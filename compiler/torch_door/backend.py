@@ -27,6 +27,7 @@ from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Freed, Table, drop_entries, free_batch, memory_of, sizes_of
 from sparsec.torch_door.guards import watch
 from sparsec.torch_door.notes import GraphNote, new_note
+from sparsec.torch_door.placement import Placements
 from sparsec.torch_door.sizes import TOKENS, TokenSizes, token_sizes, use_of_samples
 from sparsec.torch_door.steps import follow_steps
 from sparsec.torch_door.template import Template, signature
@@ -118,6 +119,7 @@ class Door:
         self.dense: Callable[..., Sequence[Any]] | None = None
         self.frozen = self.stale = self.misses = 0
         self.eager = False
+        self.placements = Placements(graph_module, self.table.others)
         self.refusals: set[Any] = set()
         self.note = new_note(next(_graphs))
         self.lock = opened_in_children(threading.RLock())
@@ -225,7 +227,7 @@ class Door:
             if program.reasons or captured.depends_on_strides or self.frozen >= FREEZES:
                 return Entry(self._run_dense, constant=False)
             return Entry(self._dense_with_constants(args))
-        entry = _entry(program, captured)
+        entry = _entry(program, captured, self.placements)
         return self._by_strides(entry, captured.inputs) if captured.depends_on_strides else entry
 
     def _by_strides(self, entry: Entry, specs: Sequence[InputSpec]) -> Entry:
@@ -259,7 +261,7 @@ class Door:
         self._note(program.explanation)
         for reason in program.reasons:
             say(self.note, reason)
-        return _entry(program, captured, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
+        return _entry(program, captured, self.placements, lambda sizes: free_batch(tokens.freed(sizes, others, most)))
 
     def _capture(self, args: tuple) -> Captured:
         key = signature(args)
@@ -275,7 +277,13 @@ class Door:
         baked = bake(self.graph_module, args, self.weights)
         run = compile_dense(baked.graph_module, [ready(value) for value in baked.inputs], freezing=True)
         pick_inputs = self.table.pick_inputs
-        return lambda given: run(*[ready(value) for value in pick_inputs(given) if isinstance(value, Tensor)])
+
+        def call(given: tuple) -> Sequence[Any]:
+            inputs = pick_inputs(given)
+            results = run(*[ready(value) for value in inputs if isinstance(value, Tensor)])
+            return self.placements.placed(results, inputs) if self.placements else results
+
+        return call
 
     def _run_dense(self, args: tuple) -> Sequence[Any]:
         if self.eager:
@@ -289,7 +297,7 @@ class Door:
         return self.dense(*args)
 
 
-def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entry:
+def _entry(program: Any, captured: Captured, placements: Placements, freed: Freed | None = None) -> Entry:
     """Runs the program on inputs that are contiguous and aligned to 64 bytes; ``freed``: what else than the batch is free."""
     whole = captured.out_slots == tuple(range(len(captured.out_slots)))
     plain = whole and captured.aliasing is None
@@ -297,7 +305,8 @@ def _entry(program: Any, captured: Captured, freed: Freed | None = None) -> Entr
     program.forget_origins()
 
     def call(inputs: Sequence[Any]) -> Sequence[Any]:
-        return restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
+        results = restore(program([ready(value) for value in inputs if isinstance(value, Tensor)]))
+        return placements.placed(results, inputs) if placements else results
 
     free = (freed or free_batch) if program.any_batch and whole else None
     return Entry(call, takes_inputs=True, freed=free, held=program.held)
