@@ -80,7 +80,7 @@ class Aliasing:
     def _stored(self, value: Tensor, position: int) -> Tensor:
         if position not in self.orders:
             return value
-        made = torch.empty_permuted(value.shape, self.orders[position][1], dtype=value.dtype)
+        made = torch.empty_permuted(value.shape, self.orders[position][1], dtype=value.dtype, device=value.device)
         return value if value.stride() == made.stride() and not value.storage_offset() else made.copy_(value)
 
     def _made(self, result: Result, value: Tensor) -> Tensor:

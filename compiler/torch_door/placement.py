@@ -58,7 +58,7 @@ def place(value: Tensor, strides: Sequence[int]) -> Tensor:
     if all(size == 1 or have == want for size, have, want in zip(value.shape, value.stride(), strides, strict=True)):
         return value
     small = value[tuple(slice(0, 1) if step == 0 else slice(None) for step in strides)]
-    made = torch.empty_strided(small.shape, strides, dtype=value.dtype)
+    made = torch.empty_strided(small.shape, strides, dtype=value.dtype, device=value.device)
     return made.copy_(small).expand(value.shape)
 
 

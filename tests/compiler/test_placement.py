@@ -105,3 +105,16 @@ def test_a_value_is_placed_with_its_elements(theirs: Tensor) -> None:
     found = place(theirs.contiguous(), theirs.stride())
     assert found.stride() == theirs.stride() and torch.equal(found, theirs)
     assert place(theirs, theirs.stride()) is theirs
+
+
+@pytest.mark.parametrize("name", ["turned", "views of one"])
+@pytest.mark.turns(2)
+def test_a_default_device_around_a_call_says_nothing_of_its_results(name: str, without_inductor: None) -> None:
+    model, inputs = made("tokens", name)
+    fast, x = torch.compile(model, backend="sparse"), inputs(2)
+    with torch.no_grad():
+        fast(x)
+        with torch.device("meta"):
+            results = tree_leaves(fast(x))
+        for mine, theirs in zip(results, tree_leaves(model(x)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
