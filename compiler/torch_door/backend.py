@@ -224,7 +224,8 @@ class Door:
             say(self.note, reason)
         if program.nothing_sparse:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
-            if program.reasons or captured.depends_on_strides or self.frozen >= FREEZES:
+            # Numbers are read out of tensors, which Inductor allows in a graph that Dynamo gives it and in no other.
+            if program.reasons or captured.depends_on_strides or self.numbers or self.frozen >= FREEZES:
                 return Entry(self._run_dense, constant=False)
             return Entry(self._dense_with_constants(args))
         entry = _entry(program, captured, self.placements)

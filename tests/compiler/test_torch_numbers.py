@@ -57,3 +57,14 @@ def test_a_changing_float_with_the_compiler(strict, kernels, caplog, use):
         model.scale = value
         agrees(fast, model, x)
     assert not any("float64" in message for message in warnings_in(caplog))
+
+
+@pytest.mark.slow
+def test_a_changing_float_of_a_model_without_zeros(strict, kernels, caplog):
+    """What nothing is sparse in is frozen by Inductor, which takes no number out of a tensor there."""
+    model, x = Adapted(USES["product"]).eval(), torch.randn(3, 8)
+    fast = torch.compile(model, backend="sparse", options={"cache_dir": kernels}, dynamic=True)
+    for value in VALUES[:4]:
+        model.scale = value
+        agrees(fast, model, x)
+    assert not any("internal error" in message for message in warnings_in(caplog))
