@@ -20,8 +20,8 @@ from sparsec.autotune.activations import from_storage, read_by, rows, storage_el
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
+from sparsec.backends.cpu import library
 from sparsec.backends.plan import Buffer, Group, Plan, Task
-from sparsec.backends.x86 import library
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
 from sparsec.runtime import Runner

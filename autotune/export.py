@@ -25,9 +25,9 @@ from sparsec.autotune.records import Place, Records
 from sparsec.autotune.tasks import storages, task_key
 from sparsec.autotune.tune import place_of, tools
 from sparsec.backends.base import Machine, Source
+from sparsec.backends.cpu import library
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Group, Task
-from sparsec.backends.x86 import library
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, unwritten
 from sparsec.loaded import LoadedModel
 from sparsec.settings import Settings

@@ -22,9 +22,9 @@ from sparsec.autotune.record import Record
 from sparsec.autotune.records import Entry, Place, Records, look_up
 from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, survey, task_key
 from sparsec.backends.base import Machine
+from sparsec.backends.cpu import library
 from sparsec.backends.lowering import Lowerer
 from sparsec.backends.plan import Task
-from sparsec.backends.x86 import library
 from sparsec.errors import TuningError
 from sparsec.regions import Region
 from sparsec.settings import Settings

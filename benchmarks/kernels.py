@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.x86 import library
-from sparsec.backends.x86.block import block, pack_block
+from sparsec.backends.cpu import library
+from sparsec.backends.cpu.block import block, pack_block
+from sparsec.backends.cpu.panel_costs import Work, space
+from sparsec.backends.cpu.shares import one_run, units_of
+from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.x86.machine import machine as this_machine
-from sparsec.backends.x86.panel_costs import Work, space
-from sparsec.backends.x86.shares import one_run, units_of
-from sparsec.backends.x86.spmm import pack_rows, spmm
 from sparsec.layouts import Geometry
 from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
 from sparsec.runtime import Runner

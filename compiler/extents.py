@@ -11,7 +11,7 @@ from sparsec.errors import ArtifactError
 from sparsec.instance import split
 from sparsec.program import RECORD_WIDTH, Program, Segment
 
-#: Fields of a place and of a scan, and scans of a record, as in ``backends/x86/extents.h``.
+#: Fields of a place and of a scan, and scans of a record, as in ``backends/cpu/extents.h``.
 _PLACE_WIDTH, _SCANS, _SCAN_WIDTH = 4, 4, 4
 #: Sets of run-time sizes that are remembered as good.
 _MOST_KNOWN = 4096

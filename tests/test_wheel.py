@@ -23,7 +23,7 @@ FOLDERS |= {"autotune": "sparsec/autotune", "models": "sparsec/models"}
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", *FOLDERS)
 README = ROOT / "README.md"
 VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)  # type: ignore[union-attr]
-DATA = ("py.typed", "backends/x86/pool.c", "backends/x86/extents.h", *(f"c/{path.name}" for path in (ROOT / "compiler/c").iterdir()))
+DATA = ("py.typed", "backends/cpu/pool.c", "backends/cpu/extents.h", *(f"c/{path.name}" for path in (ROOT / "compiler/c").iterdir()))
 
 
 def run(command: Sequence[str | Path], folder: Path, **environment: str) -> str:

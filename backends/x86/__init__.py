@@ -1,1 +1,1 @@
-"""x86"""
+"""x86-64: what its processors have and can do."""

@@ -1,119 +1,14 @@
-"""The x86 backend: which specs it has kernels for, candidate schedules, and the calls that compute a task."""
+"""The x86 backend."""
 
-from __future__ import annotations
-
-import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-
-from sparsec.backends.base import Machine, Refusal, Source
-from sparsec.backends.family import Family, choose
-from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.backends.x86 import library, moves, shares
-from sparsec.backends.x86.families import FAMILIES, JOINED, PRODUCT
+from sparsec.backends.base import Machine
+from sparsec.backends.cpu.backend import Cpu
 from sparsec.backends.x86.machine import machine as this_machine
-from sparsec.backends.x86.panel_costs import Work, best_tile
-from sparsec.backends.x86.products import nominal_work, product_of_task
-from sparsec.backends.x86.vectors import vector_matrix, vector_verdict
-from sparsec.backends.x86.verdict import Verdict, compare
-from sparsec.layouts import Storage
-from sparsec.regions import Region
-from sparsec.spec import KernelSpec, Schedule
-
-_SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
-#: Pixels per tile that kernels come with.
-TILES = (64, 32)
-#: Tokens per tile where their number follows a run-time size: work is saved by whole tiles.
-FREE_TILE = 16
 
 
-class X86:
-    """Kernels in TensorIR for x86-64 with AVX2 or AVX512, float32.
-
-    ``tile`` is the pixels of a tile in the layouts where ``with_tiles`` has not chosen another.
-    """
+class X86(Cpu):
+    """x86-64 with AVX2 or AVX512: this machine, where none is given."""
 
     name = "x86"
 
     def __init__(self, machine: Machine | None = None) -> None:
-        self.machine = machine or this_machine()
-        self.tile = TILES[0]
-
-    def offers(self, spec: KernelSpec) -> Refusal | None:
-        """None if a kernel exists for ``spec``, else why not."""
-        found = choose(FAMILIES, spec)
-        return found if isinstance(found, Refusal) else None
-
-    def schedules(self, task: Task) -> list[Schedule]:
-        """Candidates, the default first. Ops with one way to compute them have one, weights that are not finite dense ones only."""
-        found = _family(task.spec).schedules(task, self.machine)
-        finite = json.loads(task.spec.weight_fact).get("reason") != "non-finite"
-        return found if finite else [s for s in found if dict(s)["kernel"] not in _SKIPPING]
-
-    def verdict(self, task: Task, call: Call) -> Verdict | None:
-        """Why ``call``, whose task is a product, runs the kernel it runs; None for other tasks."""
-        if call.kind not in ("dense", "sparse"):
-            return None
-        stays_dense = call.kind == "dense"
-        if not task.target.storage.is_map:
-            return vector_verdict(vector_matrix(task), self.machine, stays_dense)
-        product, space = product_of_task(task), task.target.storage.space
-        return compare(product.work(space.pixels, self.machine), self.machine, space.tile, stays_dense)
-
-    def with_tiles(self, region: Region) -> Region:
-        """``region`` with the tile of each resolution on which its products together are predicted fastest."""
-        works: dict[tuple[int, int], list[Work]] = defaultdict(list)
-        for spec in region.specs.values():
-            if choose(FAMILIES, spec) in (PRODUCT, JOINED):
-                size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
-                works[size].append(nominal_work(spec, region.space(*size), self.machine))
-        tiles = {size: best_tile(found, self.machine, TILES) for size, found in works.items()}
-        return replace(region, tiles=tiles | self._token_tiles(region, works))
-
-    def _token_tiles(self, region: Region, works: Mapping[tuple[int, int], list[Work]]) -> dict[tuple[int, int], int]:
-        """One tile for all numbers of tokens: what chooses among tokens moves them between values of one tile."""
-        sizes = {(1, spec.output[0]) for spec in region.specs.values() if len(spec.output) == 2}
-        sizes |= {(1, shape[0]) for spec in region.specs.values() for shape in spec.inputs if len(shape) == 2}
-        if region.follows:
-            return dict.fromkeys(sizes, FREE_TILE)
-        found = [work for size in sizes for work in works.get(size, [])]
-        return dict.fromkeys(sizes, best_tile(found, self.machine, TILES)) if found else {}
-
-    def lower(self, task: Task, schedule: Schedule) -> list[Group]:
-        """The groups of calls that compute ``task``. ValueError where no family of kernels computes its spec."""
-        return _family(task.spec).groups(task, schedule, self.machine)
-
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        """``groups``, in their order, with what threads take of each decided."""
-        return shares.settle(groups)
-
-    def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
-        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
-        return moves.covers(have, want, shape)
-
-    def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value between storages that ``covers`` allows."""
-        return moves.copy(source, target, self.machine)
-
-    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
-        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target."""
-        return moves.rearrange(source, target, have, want, self.machine)
-
-    def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
-        """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-        return moves.planes(source, target, step, self.machine)
-
-    def build(self, kernels: list[Source], cache: Path | None) -> Path:
-        """The path of a library with these kernels."""
-        return library.build(kernels, self.machine, cache)
-
-
-def _family(spec: KernelSpec) -> Family:
-    found = choose(FAMILIES, spec)
-    if isinstance(found, Refusal):
-        raise ValueError(f"no kernel computes {spec.op}: {found.reason}")
-    return found
+        super().__init__(machine or this_machine())

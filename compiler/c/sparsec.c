@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loader behind sparsec.h. program.bin holds a program's tables (compiler/flat_program.py says how); no entry is used before it is known
  * to point inside the file, the arena, the weights or the caller's tensors, and no kernel runs before the kernel library has said that it
- * stays there (backends/x86/extents.h). The library itself is machine code: who loads it trusts it. */
+ * stays there (backends/cpu/extents.h). The library itself is machine code: who loads it trusts it. */
 #define _GNU_SOURCE
 #include "sparsec.h"
 #include "sha256.h"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.backends import lowering
+from sparsec.backends.cpu import moves
 from sparsec.backends.plan import Buffer
 from sparsec.backends.values import Value, lies_as
-from sparsec.backends.x86 import moves
 from sparsec.backends.x86.backend import X86
 from sparsec.describe import spec_of
 from sparsec.layouts import Geometry, Storage, dense

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec.backends.x86 import library
+from sparsec.backends.cpu import library
 from sparsec.torch_door import backend as torch_backend
 
 # Whole compilations: the fast set has the parts.

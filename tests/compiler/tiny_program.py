@@ -28,8 +28,8 @@ _FIELDS = {"x": 1, "y": 4, "weight": 7, "shift": 8}
 def library() -> Path:
     """The library, built once per process."""
     from sparsec.backends.base import Param, Source
+    from sparsec.backends.cpu import library as libraries
     from sparsec.backends.extents import over, reads, writes
-    from sparsec.backends.x86 import library as libraries
     from sparsec.backends.x86.machine import machine
 
     params = (Param("x", "act"), Param("y", "act"), Param("weight", "ptr"), Param("shift", "f32"))

@@ -39,7 +39,7 @@ class Kernels:
     def install(cls, folder: Path) -> Kernels:
         """Take the place of `driver._kernels`."""
         from sparsec import driver
-        from sparsec.backends.x86.library import _source_digest
+        from sparsec.backends.cpu.library import _source_digest
 
         found = cls(folder / f"kernels-{_source_digest()[:16]}.pickle")
         found._read()

@@ -1,0 +1,224 @@
+"""Copies between storage layouts: the edges of a region and the seams between kernels that want different layouts.
+
+- ``copy_rows``: contiguous tensor <-> flat rows <-> vector, as a strided copy of rows.
+- ``to_planes``: contiguous tensor or flat rows -> space-to-depth in flat rows, which makes a strided stem a stride-1 stencil.
+- ``retile``: flat <-> packed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.planes import lines_read, wide_planes
+from sparsec.backends.cpu.registers import lanes_below
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Let, Need, over, reads, writes
+from sparsec.layouts import Geometry
+
+#: Strides up to this one are shuffled apart in registers.
+_SHUFFLED = 4
+
+
+def copy_rows(lanes: int) -> Source:
+    """y[c, h, w] = x[c, h, w] on ``width`` columns, then ``fill`` zero columns; rows lie at ``x_pitch`` and ``y_pitch``.
+
+    Neither reads nor writes an element outside of those, so that either side may be the caller's tensor, at any alignment.
+    Units of work are channels.
+    """
+    names = ("height", "width", "fill", "x_pitch", "x_row", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            fill: T.int32,
+            x_pitch: T.int32,
+            x_row: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            whole: T.let = width // lanes
+            for i in range(end - begin):
+                for h in range(height):
+                    x0: T.let = (begin + i) * x_row + h * x_pitch
+                    y0: T.let = (begin + i) * y_row + h * y_pitch
+                    for v in range(whole):
+                        for e in T.vectorized(lanes):
+                            y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
+                    for w in range((width + fill + lanes - 1) // lanes - whole):
+                        last: T.let = (whole + w) * lanes
+                        part: T.let = T.masked_load(f"float32x{lanes}", x, T.Ramp(x0 + last, 1, lanes), lanes_below(lanes, width - last))
+                        T.evaluate(T.masked_store(y, part, T.Ramp(y0 + last, 1, lanes), lanes_below(lanes, width + fill - last)))
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Need("width >= 0 && fill >= 0"),
+        reads("x", over("begin", "end", "x_row"), over(0, "height", "x_pitch"), width="width"),
+        writes("y", over("begin", "end", "y_row"), over(0, "height", "y_pitch"), width="width + fill"),
+    )
+    return Source(f"copy_rows_l{lanes}", params, make, steps)
+
+
+def nchw_to_flat(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for contiguous [C, H, W] -> flat; writes p in [0, H * pitch), pad columns as zero."""
+    g = geometry
+    rows = _rows(g, g.pitch - g.width)
+    return rows | {"x_pitch": g.width, "x_row": g.height * g.width, "y_pitch": g.pitch, "y_row": g.stride}
+
+
+def flat_to_nchw(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for flat -> contiguous [C, H, W]."""
+    g = geometry
+    return _rows(g, 0) | {"x_pitch": g.pitch, "x_row": g.stride, "y_pitch": g.width, "y_row": g.height * g.width}
+
+
+def copy_vector(length: int) -> Arguments:
+    """Scalars of ``copy_rows`` for contiguous [C] or [C, 1, 1] <-> vector, all in one unit of work."""
+    return {"height": 1, "width": length, "fill": 0, "x_pitch": 0, "x_row": 0, "y_pitch": 0, "y_row": 0}
+
+
+def _rows(g: Geometry, fill: int) -> dict[str, int]:
+    """Rows that touch one another on both sides are copied as one."""
+    if g.pitch == g.width:
+        return {"height": 1, "width": g.pixels, "fill": 0}
+    return {"height": g.height, "width": g.width, "fill": fill}
+
+
+def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
+    """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
+
+    x is [C, height, width], channels at ``x_row`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height`` rows at
+    ``y_pitch``, channels at ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
+    Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units. Long steps have a
+    kernel of their own.
+    """
+    if step > _SHUFFLED:
+        return wide_planes(lanes, step)
+    kept, lines = (1, 1) if only_first else (step, step)
+    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
+
+    def store_columns(y: Any, y0: Any, pixels: Any, limit: Any) -> None:
+        """Emit the stores of every ``step``-th pixel to the planes; ``limit`` columns of them, all where it is None."""
+        for b in range(kept):
+            column = T.Shuffle([pixels[T.Ramp(j * lanes, 1, lanes)] for j in range(step)], [b + step * e for e in range(lanes)])
+            where = T.Ramp(y0[b], 1, lanes)
+            if limit is None:
+                T.buffer_store(y, column, [where])
+            else:
+                T.evaluate(T.masked_store(y, column, where, lanes_below(lanes, limit)))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            x_row: T.int32,
+            x_pitch: T.int32,
+            y_height: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for h in range(y_height):
+                    line: T.let = h * step + (begin + i) % lines
+                    x0: T.let = (begin + i) // lines * x_row + line * x_pitch
+                    y0: T.let = (begin + i) * kept * y_row + h * y_pitch
+                    present: T.let = T.Select(line < height, width, T.int32(0))
+                    whole: T.let = present // (step * lanes)
+                    pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
+                    for v in range(whole):
+                        for j in T.unroll(step):
+                            for e in T.vectorized(lanes):
+                                pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
+                        store_columns(y, [y0 + b * y_row + v * lanes for b in range(kept)], pixels, None)
+                    for v in range((y_pitch + lanes - 1) // lanes - whole):
+                        for j in T.unroll(step):
+                            at: T.let = ((whole + v) * step + j) * lanes
+                            pixels[T.Ramp(j * lanes, 1, lanes)] = T.masked_load(
+                                f"float32x{lanes}", x, T.Ramp(x0 + at, 1, lanes), lanes_below(lanes, present - at)
+                            )
+                        last: T.let = (whole + v) * lanes
+                        store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        *lines_read(lines, step),
+        # Whole vectors of a line that is longer than the planes' rows go past these.
+        Let("written", f"most(y_pitch, width / {step * lanes} * {lanes})"),
+        writes("y", over("begin", "end", f"{kept} * y_row"), over(0, kept, "y_row"), over(0, "y_height", "y_pitch"), width="written"),
+    )
+    return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make, steps)
+
+
+def retile(lanes: int, vectors: int, masked: bool) -> Source:
+    """flat <-> packed: copies the tiles of all channels; ``masked`` (for a flat y) writes zero where mask is 0.
+
+    x and y are described by the distance of tiles and of channels. Units of work are tiles of ``lanes * vectors`` pixels.
+    """
+    tile = lanes * vectors
+    names = ("channels", "x_tile", "x_row", "y_tile", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            channels: T.int32,
+            x_tile: T.int32,
+            x_row: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            for i in range(end - begin):
+                for c in range(channels):
+                    x0: T.let = (begin + i) * x_tile + c * x_row
+                    y0: T.let = (begin + i) * y_tile + c * y_row
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            if masked:
+                                y[y0 + v * lanes + e] = T.Select(
+                                    mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], T.float32(0)
+                                )
+                            else:
+                                y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
+            return T.int32(0)
+
+        return kernel
+
+    units, channels = ("begin", "end"), (0, "channels")
+    steps = (
+        reads("x", over(*units, "x_tile"), over(*channels, "x_row"), width=tile),
+        writes("y", over(*units, "y_tile"), over(*channels, "y_row"), width=tile),
+        *([reads("mask", over(*units, tile), width=tile)] * masked),
+    )
+    return Source(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, make, steps)

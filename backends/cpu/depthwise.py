@@ -1,0 +1,195 @@
+"""Depthwise k x k convolution of a flat map, stride 1: a stencil over the flat index, the same for every tile.
+
+y[c, p] = act(bias[c] + sum_ij weight[c, i, j] * x[c, p + (i - r) * pitch + (j - r)] (+ residual[c, p])),   r = (k - 1) / 2
+
+The sum over rows comes first: column sums S_j[q] = sum_i weight[i, j] * x[q + (i - r) * pitch] need one load per row of the stencil
+(k loads for k*k multiplications), and the shift along a row is a shuffle of neighbouring registers:
+y[p] = S_r[p] + sum_{j != r} S_j[p + j - r]. A channel is walked from its first to its last vector, one vector ahead of the output; the
+walk carries the k column sums of the previous vector in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.shares import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
+from sparsec.backends.extents import Step, at, over, reads, writes
+
+FAR = 1 << 30  # length given to buffers whose extent is the planner's business
+
+
+def pack_depthwise(weight: np.ndarray, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Constants of both depthwise kernels.
+
+    Args:
+        weight: ``[C, 1, k, k]``.
+        bias: ``[C]``, zero if absent.
+    """
+    channels = len(weight)
+    return {
+        "weight": np.ascontiguousarray(weight, np.float32).reshape(channels, -1),
+        "bias": np.zeros(channels, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32),
+    }
+
+
+def outputs(tile: int, kernel: int, masked: bool, residual: bool) -> tuple[Step, ...]:
+    """What both depthwise kernels touch besides x."""
+    return (
+        *TOUCHES,
+        reads("weight", over(*ROWS, kernel**2), width=kernel**2),
+        reads("bias", over(*ROWS)),
+        writes("y", over(*TILES, "y_tile"), over(*ROWS, "y_row"), width=tile),
+        *([reads("residual", over(*TILES, "r_tile"), over(*ROWS, "r_row"), width=tile)] * residual),
+        *([reads("mask", over(*TILES, tile), width=tile)] * masked),
+    )
+
+
+def without_residual(kernel: Any) -> Any:
+    """``kernel`` without the parameters that it does not read."""
+    named = {param.name: param for param in kernel.params}
+    return kernel.specialize({named["residual_"]: named["x_"], named["r_tile"]: T.int32(0), named["r_row"]: T.int32(0)})
+
+
+def total(terms: Any) -> Any:
+    """The sum of expressions, left to right."""
+    first, *rest = terms
+    for term in rest:
+        first = first + term
+    return first
+
+
+def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
+    """Elements ``by .. by + lanes`` of two registers side by side."""
+    return tirx.Shuffle([low, high], [T.int32(by + e) for e in range(lanes)])
+
+
+def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
+    """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
+    of channels (see ``shares``).
+
+    ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_row`` is its elements per channel, ``pitch`` its
+    elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
+    """
+    tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
+    symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
+    params = (
+        Param("x", "act"),
+        Param("y", "act"),
+        *([Param("residual", "act")] * residual),
+        Param("weight", "ptr"),
+        Param("bias", "ptr"),
+        Param("mask", "ptr"),
+        *PARAMS,
+        Param("channels", "i32"),
+        Param("x_row", "i32"),
+        Param("pitch", "i32"),
+        Param("y_tile", "i32"),
+        Param("y_row", "i32"),
+        *([Param("r_tile", "i32"), Param("r_row", "i32")] * residual),
+        Param("lo", "f32"),
+        Param("hi", "f32"),
+    )
+
+    def span(buffer: Any, at: Any) -> Any:
+        return buffer[T.Ramp(at, 1, lanes)]
+
+    def column(w: Any, x: Any, q: Any, j: int, pitch: Any) -> Any:
+        return total(T.Broadcast(w[i * kernel + j], lanes) * span(x, q + (i - r) * pitch) for i in taps)
+
+    def columns(s: Any, w: Any, x: Any, q: Any, pitch: Any) -> None:
+        """s[j] = S_j[q]; the bias rides on the middle column."""
+        for j in taps:
+            value = column(w, x, q, j, pitch)
+            T.buffer_store(s, value + T.Broadcast(w[kernel * kernel], lanes) if j == r else value, [T.Ramp(j * lanes, 1, lanes)])
+
+    def add(s: Any, j: int, value: Any) -> None:
+        T.buffer_store(s, span(s, j * lanes) + value, [T.Ramp(j * lanes, 1, lanes)])
+
+    def beside(w: Any, x: Any, q: Any, pitch: Any) -> Any:
+        """What the columns left of the middle add at q, read from memory: the walk has no vector before its first."""
+        return total(column(w, x, q + j - r, j, pitch) for j in range(r))
+
+    def left(old: Any, s: Any) -> Any:
+        return total(shifted(span(old, j * lanes), span(s, j * lanes), lanes + j - r, lanes) for j in range(r))
+
+    def right(old: Any, s: Any) -> Any:
+        return total(shifted(span(old, j * lanes), span(s, j * lanes), j - r, lanes) for j in range(r + 1, kernel))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def stencil(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            residual_: T.handle("float32"),
+            weight_: T.handle("float32"),
+            bias_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
+            channels: T.int32,
+            x_row: T.int32,
+            pitch: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            r_tile: T.int32,
+            r_row: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
+            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
+            low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
+            high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
+            for c in range(low, high):
+                w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
+                s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
+                old = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
+                out = T.alloc_buffer((lanes,), "float32", scope="global")
+                for t in T.unroll(kernel * kernel):
+                    w[t] = weight[c * (kernel * kernel) + t]
+                w[kernel * kernel] = bias[c]
+                columns(old, w, x, c * x_row + tile0 * tile, pitch)
+                add(old, r, beside(w, x, c * x_row + tile0 * tile, pitch))
+                for i in range(tiles):
+                    for v in T.unroll(vectors):
+                        columns(s, w, x, c * x_row + (tile0 + i) * tile + (v + 1) * lanes, pitch)
+                        out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
+                        add(s, r, left(old, s))
+                        for j in T.unroll(kernel):
+                            old[T.Ramp(j * lanes, 1, lanes)] = s[T.Ramp(j * lanes, 1, lanes)]
+                        if residual:
+                            for e in T.vectorized(lanes):
+                                out[e] = out[e] + other[(tile0 + i) * r_tile + c * r_row + v * lanes + e]
+                        for e in T.vectorized(lanes):
+                            out[e] = activate(activation, out[e], lo, hi)
+                        if masked:
+                            for e in T.vectorized(lanes):
+                                out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                        for e in T.vectorized(lanes):
+                            y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
+            return T.int32(0)
+
+        return stencil if residual else without_residual(stencil)
+
+    steps = (
+        *outputs(tile, kernel, masked, residual),
+        reads("x", over(*ROWS, "x_row"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
+    )
+    return Source(symbol, params, make, steps)

@@ -1,0 +1,80 @@
+"""Rows of a table, one per token, straight into packed tiles.
+
+y[t, f] = table[id[t], f]      the table [V, F] as it is, read a line at a time and transposed in registers
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.cpu.token_moves import pack_block
+from sparsec.backends.extents import Need, over, packed, reads, writes
+
+#: Dtypes of ids.
+DTYPES = ("int64", "int32")
+
+
+def embedding(lanes: int, vectors: int, index: str) -> Source:
+    """The kernel for ids of dtype ``index`` and tiles of ``lanes * vectors`` tokens, its units of work.
+
+    ``count`` >= 1 tokens have ids, a table of ``rows`` rows. An id outside [0, rows) is read as the nearest one inside.
+    """
+    if index not in DTYPES:
+        raise ValueError(f"ids of dtype {index!r}; known: {', '.join(DTYPES)}")
+    tile = lanes * vectors
+
+    def row_of(ids: Any, token: Any, count: Any, rows: Any) -> Any:
+        return T.Cast("int32", T.max(T.min(ids[T.min(token, count - 1)], T.Cast(index, rows - 1)), T.Cast(index, T.int32(0))))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle(index),
+            y_: T.handle("float32"),
+            table_: T.handle("float32"),
+            count: T.int32,
+            features: T.int32,
+            rows: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            ids = T.decl_buffer((FAR,), index, data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            table = T.decl_buffer((FAR,), "float32", data=table_, align=4)
+            for i in range(end - begin):
+                for v in range(vectors):
+                    starts = T.alloc_buffer((lanes,), "int32", scope="global")
+                    for r in range(lanes):
+                        starts[r] = row_of(ids, (begin + i) * tile + v * lanes + r, count, rows) * features
+                    for g in range((features + lanes - 1) // lanes):
+                        pack_block(
+                            lanes,
+                            table,
+                            lambda r: starts[r] + g * lanes,
+                            y,
+                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                            tile,
+                            features - g * lanes,
+                        )
+            return T.int32(0)
+
+        return kernel
+
+    params = (
+        Param("x", "act", index),
+        Param("y", "act"),
+        Param("table", "ptr"),
+        *(Param(n, "i32") for n in ("count", "features", "rows")),
+    )
+    steps = (
+        Need(f"count > 0 && rows > 0 && is_small(end * {tile})"),
+        reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
+        reads("table", over(0, "rows", "features"), width="features"),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"embedding_l{lanes}_v{vectors}_{index}", params, make, steps)

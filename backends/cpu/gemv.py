@@ -1,0 +1,223 @@
+"""Matrix times vector, with bias, residual and activation: the classifier and the squeeze-and-excite layers at batch 1.
+
+y[n] = act(bias[n] + sum_k w[n, k] * x[k] (+ residual[n]))
+
+- ``gemv_blocks``: blocks of ``lanes * vectors`` outputs times the inputs that any of them uses; lanes run over outputs. With all
+  inputs kept it is the dense kernel, and what it does is stream the weights.
+- ``gemv_rows``: the nonzeros of one output after the other, gathered from x, with several partial sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.convert import lanes_below
+from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.registers import load_below
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Scan, Step, over, reads, writes
+
+#: Partial sums of one row in ``gemv_rows``: enough to cover the latency of an addition twice over.
+SUMS = 8
+
+
+def _params(index: str) -> tuple[Param, ...]:
+    return (
+        *(Param(n, "act") for n in ("x", "y", "residual")),
+        Param("value", "ptr"),
+        Param("index", "ptr", index),
+        Param("row", "ptr", "int32"),
+        Param("bias", "ptr"),
+        Param("outputs", "i32"),
+        Param("lo", "f32"),
+        Param("hi", "f32"),
+    )
+
+
+def index_dtype(inputs: int) -> str:
+    """Dtype of input numbers."""
+    return "uint16" if inputs <= 1 << 16 else "int32"
+
+
+def pack_blocks(weight: np.ndarray, bias: np.ndarray | None, block: int, dense: bool = False) -> dict[str, np.ndarray]:
+    """Constants of ``gemv_blocks`` for weight [N, K], ``block`` = lanes * vectors.
+
+    Block b keeps the inputs of ``index[row[b]:row[b + 1]]`` (those with a nonzero among its outputs; all where ``dense``), each with
+    ``block`` consecutive values; outputs past N have zero weights.
+    """
+    n, k = weight.shape
+    blocks = -(-n // block)
+    padded = np.zeros((blocks * block, k), np.float32)
+    padded[:n] = weight
+    columns = padded.reshape(blocks, block, k).swapaxes(1, 2)
+    b, j = np.nonzero(np.ones((blocks, k), bool) if dense else (columns != 0).any(axis=2))
+    row = np.searchsorted(b, np.arange(blocks + 1)).astype(np.int32)
+    return {"value": columns[b, j], "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, blocks * block)}
+
+
+def pack_rows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[str, np.ndarray]:
+    """Constants of ``gemv_rows`` for weight [N, K]: compressed rows; rows past N up to a whole unit are empty."""
+    n, k = weight.shape
+    rows = -(-n // lanes) * lanes
+    i, j = np.nonzero(weight)
+    row = np.searchsorted(i, np.arange(rows + 1)).astype(np.int32)
+    value = weight[i, j].astype(np.float32)
+    return {"value": value, "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, rows)}
+
+
+def pad_bias(bias: np.ndarray | None, outputs: int, padded: int) -> np.ndarray:
+    out = np.zeros(padded, np.float32)
+    if bias is not None:
+        out[:outputs] = bias
+    return out
+
+
+def outputs_touched(block: int, residual: bool) -> tuple[Step, ...]:
+    """What units of ``block`` outputs touch of bias, residual and y: of the latter only outputs that exist."""
+    outputs = over(f"begin * {block}", f"least(end * {block}, outputs)")
+    return (
+        reads("bias", over("begin", "end", block), width=block),
+        *([reads("residual", outputs)] * residual),
+        writes("y", outputs),
+    )
+
+
+def add_residual(lanes: int, vectors: int, total: Any, residual: Any, first: Any, outputs: Any) -> None:
+    """Emit the addition of the residual of the outputs from ``first`` on that exist."""
+    for v in range(vectors):
+        here, start = T.Ramp(v * lanes, 1, lanes), first + v * lanes
+        T.buffer_store(total, total[here] + load_below(lanes, residual, start, outputs - start), [here])
+
+
+def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual: bool) -> Source:
+    """The blocked kernel; constants from ``pack_blocks``. Units of work are blocks of ``lanes * vectors`` outputs."""
+    block = lanes * vectors
+
+    def store(y: Any, n0: Any, acc: Any, outputs: Any) -> None:
+        """Emit the stores of the outputs that exist."""
+        for v in range(vectors):
+            mask = lanes_below(lanes, outputs - n0 - v * lanes)
+            T.evaluate(T.masked_store(y, acc[T.Ramp(v * lanes, 1, lanes)], T.Ramp(n0 + v * lanes, 1, lanes), mask))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            residual_: T.handle("float32"),
+            value_: T.handle("float32"),
+            index_: T.handle(index),
+            row_: T.handle("int32"),
+            bias_: T.handle("float32"),
+            outputs: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
+            column = T.decl_buffer((FAR,), index, data=index_, align=2)
+            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
+            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
+            for i in range(end - begin):
+                n0: T.let = (begin + i) * block
+                first: T.let = row[begin + i]
+                acc = T.alloc_buffer((block,), "float32", scope="global")
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        acc[v * lanes + e] = bias[n0 + v * lanes + e]
+                for j in range(row[begin + i + 1] - first):
+                    factor: T.let = x[T.Cast("int32", column[first + j])]
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
+                if residual:
+                    add_residual(lanes, vectors, acc, r, n0, outputs)
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
+                store(y, n0, acc, outputs)
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Scan("row", "begin", "end + 1", ordered=True),
+        reads("value", over("row_low", "row_high", block), width=block),
+        Scan("index", "row_low", "row_high"),
+        reads("x", over("index_low", "index_high + 1")),
+        *outputs_touched(block, residual),
+    )
+    return Source(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)
+
+
+def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source:
+    """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            residual_: T.handle("float32"),
+            value_: T.handle("float32"),
+            index_: T.handle(index),
+            row_: T.handle("int32"),
+            bias_: T.handle("float32"),
+            outputs: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
+            column = T.decl_buffer((FAR,), index, data=index_, align=2)
+            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
+            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
+            for i in range(end - begin):
+                n0: T.let = (begin + i) * lanes
+                out = T.alloc_buffer((lanes,), "float32", scope="global")
+                for k in range(lanes):
+                    first: T.let = row[n0 + k]
+                    rounds: T.let = (row[n0 + k + 1] - first) // SUMS
+                    sums = T.alloc_buffer((SUMS,), "float32", scope="global")
+                    for u in T.unroll(SUMS):
+                        sums[u] = T.float32(0)
+                    for j in range(rounds):
+                        for u in T.unroll(SUMS):
+                            at: T.let = first + j * SUMS + u
+                            sums[u] = sums[u] + value[at] * x[T.Cast("int32", column[at])]
+                    for j in range(row[n0 + k + 1] - first - rounds * SUMS):
+                        rest: T.let = first + rounds * SUMS + j
+                        sums[0] = sums[0] + value[rest] * x[T.Cast("int32", column[rest])]
+                    out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+                for e in T.vectorized(lanes):
+                    out[e] = out[e] + bias[n0 + e]
+                if residual:
+                    add_residual(lanes, 1, out, r, n0, outputs)
+                for e in T.vectorized(lanes):
+                    out[e] = activate(activation, out[e], lo, hi)
+                T.evaluate(T.masked_store(y, out[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Scan("row", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
+        reads("value", over("row_low", "row_high")),
+        Scan("index", "row_low", "row_high"),
+        reads("x", over("index_low", "index_high + 1")),
+        *outputs_touched(lanes, residual),
+    )
+    return Source(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)

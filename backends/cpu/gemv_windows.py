@@ -1,0 +1,168 @@
+"""Matrix times vector for scattered nonzeros: every lane is an output, and lanes pick their inputs out of a common window of x.
+
+y[n] = act(bias[n] + sum_k w[n, k] * x[k] (+ residual[n]))
+
+A step loads x[base : base + 2 * lanes] into two registers, lets every lane permute one element of them to itself and multiplies it with
+the lane's next nonzero. Lanes walk their own rows; the window holds the least input that any of them still needs, and a lane whose
+next input lies beyond it waits: its value is 0, and it multiplies some other element of x. At 10% density two lanes of three work.
+
+    lane 0:  3 . . 17 . . . . 60      step 0: base 0    -> inputs  3  5  9
+    lane 1:  . 5 . .  . . 33 . .      step 1: base 16   -> inputs 17 33 18
+    lane 2:  . . 9 .  18 . . . .      step 2: base 32   -> inputs 60  -  -
+
+Bases are multiples of ``lanes`` (a load that crosses a cache line costs two), except where the window would pass the end of x.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.convert import lanes_below
+from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.gemv import add_residual, index_dtype, outputs_touched, pad_bias
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Scan, over, reads
+
+#: Steps are taken in pairs on two partial sums, to hide the latency of the chain of additions.
+PAIR = 2
+
+
+def pack_windows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[str, np.ndarray]:
+    """Constants of ``gemv_windows`` for weight [N, K] with K >= 2 * lanes.
+
+    Steps ``row[u]`` to ``row[u + 1]`` make the outputs of unit u; a step has a ``base`` and per lane a ``pick`` and a ``value``.
+    """
+    n, k = weight.shape
+    if k < 2 * lanes:
+        raise ValueError(f"a window of {2 * lanes} inputs does not fit a weight of {k} inputs; use gemv_rows")
+    units = -(-n // lanes)
+    padded = np.zeros((units * lanes, k), np.float32)
+    padded[:n] = weight
+    base, column, busy = _walk(padded, units, lanes)
+    steps = -(-(busy.any(axis=2).sum(axis=1)) // PAIR) * PAIR
+    keep = np.arange(base.shape[1]) < steps[:, None]
+    value = np.where(busy, np.take_along_axis(padded.reshape(units, lanes, k), column.swapaxes(1, 2), 2).swapaxes(1, 2), np.float32(0))
+    return {
+        "value": value[keep],
+        "pick": np.where(busy, column - base[:, :, None], 0)[keep].astype(np.uint8),
+        "base": base[keep].astype(index_dtype(k)),
+        "row": np.concatenate([[0], np.cumsum(steps)]).astype(np.int32),
+        "bias": pad_bias(bias, n, units * lanes),
+    }
+
+
+def _walk(weight: np.ndarray, units: int, lanes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All units step by step: base [units, steps], input of each lane and whether it works [units, steps, lanes]."""
+    rows, k = weight.shape
+    i, j = np.nonzero(weight)
+    start = np.searchsorted(i, np.arange(rows + 1))
+    column, at, end = np.append(j, k), start[:-1].copy(), start[1:]
+    bases, columns, works = [], [], []
+    while (at < end).any():
+        wanted = np.where(at < end, column[at], k).reshape(units, lanes)
+        base = np.minimum(wanted.min(axis=1) // lanes * lanes, k - 2 * lanes)
+        busy = (wanted < base[:, None] + 2 * lanes) & (wanted < k)
+        at += busy.ravel()
+        bases.append(base)
+        columns.append(np.where(busy, wanted, 0))
+        works.append(busy)
+    idle = np.zeros((units, lanes), np.int64)
+    for _ in range(PAIR):
+        bases.append(idle[:, 0])
+        columns.append(idle)
+        works.append(idle != 0)
+    return np.stack(bases, 1), np.stack(columns, 1), np.stack(works, 1)
+
+
+def _pick(lanes: int, low: Any, high: Any, number: Any) -> Any:
+    """Per lane, element ``number`` of the two registers low and high."""
+    if lanes == 16:
+        return T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.vpermi2var.ps.512", low, number, high)
+    pick = "llvm.x86.avx2.permps"
+    parts = [T.call_llvm_pure_intrin("float32x8", pick, register, number) for register in (high, low)]
+    return T.Select(number > T.Broadcast(T.int32(7), 8), *parts)
+
+
+def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Source:
+    """The kernel; constants from ``pack_windows``. Units of work are groups of ``lanes`` outputs."""
+    params = (
+        *(Param(n, "act") for n in ("x", "y", "residual")),
+        Param("value", "ptr"),
+        Param("pick", "ptr", "uint8"),
+        Param("base", "ptr", index),
+        Param("row", "ptr", "int32"),
+        Param("bias", "ptr"),
+        Param("outputs", "i32"),
+        Param("lo", "f32"),
+        Param("hi", "f32"),
+    )
+
+    def advance(acc: Any, x: Any, value: Any, pick: Any, base: Any, step: Any) -> None:
+        """Emit one pair of steps."""
+        for p in range(PAIR):
+            x0, here = T.Cast("int32", base[step + p]), T.Ramp((step + p) * lanes, 1, lanes)
+            number = T.Cast(f"int32x{lanes}", pick[here])
+            chosen = _pick(lanes, x[T.Ramp(x0, 1, lanes)], x[T.Ramp(x0 + lanes, 1, lanes)], number)
+            total = T.Ramp(p * lanes, 1, lanes)
+            T.buffer_store(acc, acc[total] + chosen * value[here], [total])
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            residual_: T.handle("float32"),
+            value_: T.handle("float32"),
+            pick_: T.handle("uint8"),
+            base_: T.handle(index),
+            row_: T.handle("int32"),
+            bias_: T.handle("float32"),
+            outputs: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
+            pick = T.decl_buffer((FAR,), "uint8", data=pick_, align=1)
+            base = T.decl_buffer((FAR,), index, data=base_, align=2)
+            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
+            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
+            for i in range(end - begin):
+                n0: T.let = (begin + i) * lanes
+                first: T.let = row[begin + i]
+                acc = T.alloc_buffer((PAIR * lanes,), "float32", scope="global")
+                for e in T.vectorized(lanes):
+                    acc[e] = bias[n0 + e]
+                for e in T.vectorized(lanes):
+                    acc[lanes + e] = T.float32(0)
+                for s in range((row[begin + i + 1] - first) // PAIR):
+                    advance(acc, x, value, pick, base, first + s * PAIR)
+                for e in T.vectorized(lanes):
+                    acc[e] = acc[e] + acc[lanes + e]
+                if residual:
+                    add_residual(lanes, 1, acc, r, n0, outputs)
+                for e in T.vectorized(lanes):
+                    acc[e] = activate(activation, acc[e], lo, hi)
+                T.evaluate(T.masked_store(y, acc[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Scan("row", "begin", "end + 1", ordered=True),
+        reads("value", over("row_low", "row_high", lanes), width=lanes),
+        reads("pick", over("row_low", "row_high", lanes), width=lanes),
+        Scan("base", "row_low", "row_high"),
+        reads("x", over("base_low", "base_high + 1"), width=2 * lanes),
+        *outputs_touched(lanes, residual),
+    )
+    return Source(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, make, steps)

@@ -1,0 +1,96 @@
+"""Layer normalisation of packed tokens over their features.
+
+y[t, f] = (x[t, f] - mean[t]) / sqrt(variance[t] + eps) * gamma[f] + beta[f],   mean and (biased) variance of x[t] over f
+
+Lanes are tokens, so no sum crosses lanes and what lies past the last token stays there. The variance is summed in a second walk over the
+tile, which the first one left in cache, about the mean that the first walk rounded; what that mean is off by is summed too and taken
+back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mean^2 would cancel where the mean is large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import over, packed, reads, writes
+
+
+def layer_norm(lanes: int, vectors: int) -> Source:
+    """The kernel for tiles of ``lanes * vectors`` tokens, its units of work. x and y may be one buffer."""
+    tile = lanes * vectors
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            gamma_: T.handle("float32"),
+            beta_: T.handle("float32"),
+            features: T.int32,
+            eps: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            gamma = T.decl_buffer((FAR,), "float32", data=gamma_, align=4)
+            beta = T.decl_buffer((FAR,), "float32", data=beta_, align=4)
+            share: T.let = T.float32(1) / T.Cast("float32", features)
+            for i in range(end - begin):
+                start: T.let = (begin + i) * features * tile
+                mean = T.alloc_buffer((tile,), "float32", scope="global")
+                off = T.alloc_buffer((tile,), "float32", scope="global")
+                scale = T.alloc_buffer((tile,), "float32", scope="global")
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        mean[v * lanes + e] = T.float32(0)
+                        off[v * lanes + e] = T.float32(0)
+                        scale[v * lanes + e] = T.float32(0)
+                for f in range(features):
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            mean[v * lanes + e] = mean[v * lanes + e] + x[start + f * tile + v * lanes + e]
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        mean[v * lanes + e] = mean[v * lanes + e] * share
+                for f in range(features):
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            off[v * lanes + e] = off[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e])
+                            scale[v * lanes + e] = scale[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
+                                x[start + f * tile + v * lanes + e] - mean[v * lanes + e]
+                            )
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        off[v * lanes + e] = off[v * lanes + e] * share
+                        mean[v * lanes + e] = mean[v * lanes + e] + off[v * lanes + e]
+                        scale[v * lanes + e] = T.float32(1) / T.sqrt(
+                            scale[v * lanes + e] * share - off[v * lanes + e] * off[v * lanes + e] + eps
+                        )
+                for f in range(features):
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            y[start + f * tile + v * lanes + e] = (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
+                                scale[v * lanes + e] * gamma[f]
+                            ) + beta[f]
+            return T.int32(0)
+
+        return kernel
+
+    params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
+    whole, features = packed("features", tile), over(0, "features")
+    steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
+    return Source(f"layer_norm_l{lanes}_v{vectors}", params, make, steps)
+
+
+def pack_scales(gamma: np.ndarray | None, beta: np.ndarray | None, features: int) -> dict[str, np.ndarray]:
+    """Constants of ``layer_norm``: absent ones scale by 1 and shift by 0."""
+    return {
+        "gamma": np.ones(features, np.float32) if gamma is None else np.ascontiguousarray(gamma, np.float32),
+        "beta": np.zeros(features, np.float32) if beta is None else np.ascontiguousarray(beta, np.float32),
+    }

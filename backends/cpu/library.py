@@ -1,0 +1,135 @@
+"""Kernel libraries: compiled once per set of code variants and machine, cached on disk and in the process."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import tvm
+from tvm.support.cc import get_cc
+
+from sparsec.backends.base import Machine, Source
+from sparsec.backends.cpu import checks, executor
+from sparsec.errors import MachineError
+from sparsec.files import contents
+from sparsec.forks import opened_in_children
+from sparsec.scratch import Scratch
+
+logger = logging.getLogger("sparsec")
+
+# Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
+_parsing = opened_in_children(threading.Lock())
+
+_POOL, _EXTENTS = (Path(__file__).with_name(name) for name in ("pool.c", "extents.h"))
+#: The linker's driver compiles the entries of the library too.
+_OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "c", str(_POOL))
+#: Part of every key: a new number leaves old libraries aside.
+_FORMAT = "3"
+
+
+def target(machine: Machine) -> tvm.target.Target:
+    """LLVM target with the machine's own features, 512-bit registers preferred where it has them."""
+    features = [f"+{name}" for name in machine.features] + (["-prefer-256-bit"] if machine.lanes == 16 else [])
+    return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Digest of this package's own sources and of TVM's version: a changed kernel is a changed library."""
+    digest = hashlib.sha256(tvm.__version__.encode())
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), _POOL, _EXTENTS):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key(kernels: Sequence[Source], machine: Machine) -> str:
+    """Name under which the library of these kernels is cached."""
+    text = "\n".join([_FORMAT, _source_digest(), machine.mcpu, *machine.features, *(k.symbol for k in kernels)])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Path:
+    """Compile ``kernels`` into a shared library and return its path.
+
+    A whole library already in ``cache`` is returned as it is, a damaged one is made again. An unwritable or absent cache means a temporary
+    directory of this process. Concurrent builders write to a private folder and rename: the last one wins with identical content.
+    MachineError if linking fails.
+    """
+    directory = _writable(cache)
+    path = directory / f"kernels-{key(kernels, machine)}.so"
+    if path.exists():
+        if _is_whole(path):
+            return path
+        logger.warning("The kernel library %s in the cache is damaged. It is made again.", path)
+    with _parsing:
+        module = executor.module(kernels)
+    compiled = tvm.compile(module, target=target(machine))
+    try:
+        with Scratch(directory) as scratch:
+            made, checking = scratch.path / path.name, scratch.path / "checks.c"
+            checking.write_text(checks.source(kernels))
+            compiled.export_library(str(made), options=[*_OPTIONS, "-x", "c", str(checking), "-x", "none"], workspace_dir=str(scratch.path))
+            _seal(made)
+            os.replace(made, path)
+    except Exception as error:
+        raise MachineError(
+            "The kernels cannot be linked into a library.",
+            where=str(directory),
+            why=str(error).strip().splitlines()[-1] if get_cc() else "No C or C++ compiler was found, which every new library takes.",
+            hint="Install g++ (or gcc, clang), or name a compiler in CXX, and see that the directory has room.",
+        ) from error
+    return path
+
+
+def _seal(path: Path) -> None:
+    """Append the digest, which loaders leave unread, and see that all of it is on the disk before it gets its name."""
+    content = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(hashlib.sha256(content).digest())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library ends with the digest of the rest."""
+    try:
+        content = contents(path)
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
+@lru_cache(maxsize=1)
+def _process_directory() -> Scratch:
+    return Scratch()
+
+
+# The parent's ends with the parent.
+os.register_at_fork(after_in_child=_process_directory.cache_clear)
+
+
+def _writable(cache: Path | None) -> Path:
+    """``cache`` if files can be made there, else a directory of this process; says so."""
+    if cache is None:
+        return _process_directory().path
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        _say_once(
+            f"Kernels are not kept: the cache directory {cache} cannot be written ({error.strerror}). Set SPARSEC_CACHE_DIR to another."
+        )
+        return _process_directory().path
+
+
+@lru_cache(maxsize=16)
+def _say_once(message: str) -> None:
+    logger.warning(message)

@@ -1,0 +1,83 @@
+"""Calls that move a value from one storage to another, and into parity planes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sparsec.backends.base import Arguments, Machine, Source
+from sparsec.backends.cpu import convert, permute, token_moves
+from sparsec.backends.cpu.geometry import mask_of
+from sparsec.backends.plan import Buffer, Call
+from sparsec.layouts import Storage, scaled
+
+
+def covers(have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
+    """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
+    if {have.dtype, want.dtype} != {"float32"} or not (have.holds(shape) and want.holds(shape)):
+        return False
+    if have.is_map and want.is_map:
+        return have.layout != want.layout and have.geometry == want.geometry and len(shape) == 3
+    layout = have.layout if have.is_map else want.layout
+    return not (have.is_map or want.is_map) or len(shape) == {"flat": 3, "packed": 2}[layout]
+
+
+def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
+    """Move a value between storages that ``covers`` allows."""
+    have, want, lanes = source.storage, target.storage, machine.lanes
+    if have.is_map and want.is_map:
+        space = want.space
+        steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
+        kernel = convert.retile(lanes, space.tile // lanes, masked=want.layout == "flat")
+        scalars = {"channels": want.channels, **steps}
+        return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
+    if have.layout == "packed":
+        scalars = {"count": have.space.count, "features": have.channels}
+        return _move(token_moves.packed_to_rows(lanes, have.space.tile // lanes), source, target, scalars, have.space.tiles)
+    if want.layout == "packed":
+        scalars = {"count": want.space.count, "features": want.channels}
+        return _move(token_moves.rows_to_packed(lanes, want.space.tile // lanes), source, target, scalars, want.space.tiles)
+    kernel = convert.copy_rows(lanes)
+    if want.layout == "flat":
+        return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
+    if have.layout == "flat":
+        return _move(kernel, source, target, convert.flat_to_nchw(have.space), have.channels)
+    return _move(kernel, source, target, {**convert.copy_vector(0), "width": _length(have, want)}, 1)
+
+
+def _length(*storages: Storage) -> int:
+    """Elements of a value in row-major order: a Count where they follow a run-time size."""
+    free = next((s for s in storages if s.follows), storages[0])
+    return scaled(free.space.count, max(free.channels, 1)) if free.follows else free.elements
+
+
+def rearrange(source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray, machine: Machine) -> Call:
+    """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target; what else is written is 0."""
+    place, scalars, units = permute.table_of(source.storage, target.storage, have, want)
+    return _move(permute.permute(machine.lanes), source, target, scalars, units, {"place": place})
+
+
+def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
+    """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
+    have, space = source.storage, target.storage.space
+    only_first = target.storage.channels == have.channels
+    scalars = {
+        "height": have.space.height,
+        "width": have.space.width,
+        "x_row": have.space.stride if have.layout == "flat" else have.space.height * have.space.width,
+        "x_pitch": have.space.pitch if have.layout == "flat" else have.space.width,
+        "y_height": space.height,
+        "y_pitch": space.pitch,
+        "y_row": space.stride,
+    }
+    kernel = convert.to_planes(machine.lanes, step, only_first)
+    return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))
+
+
+def _move(
+    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
+) -> Call:
+    name = f"{source.name}->{target.storage.layout}"
+    moved = 4 * (source.storage.elements + target.storage.elements)
+    return Call(kernel, name, "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)

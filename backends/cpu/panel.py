@@ -1,0 +1,125 @@
+"""The register panel that the 1x1 kernels share: R rows x V vectors of accumulators, their parameters and their epilogue.
+
+    y[n, p] = act(bias[n] + sum_j value[j] * x[p + offset[j]] (+ residual[n, p]))
+
+Rows are output channels, vectors are runs of ``lanes`` pixels. The functions below emit code into the TIR function under construction.
+An allocation of 1 KiB or more would become a heap call, so every row of a panel is a buffer of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param
+from sparsec.backends.cpu import shares
+from sparsec.backends.cpu.expr import activate
+from sparsec.backends.extents import Scan, Step, over, reads, writes
+
+FAR = 1 << 30  # length given to buffers whose extent is the planner's business
+
+
+def params(index: str) -> tuple[Param, ...]:
+    """Parameters of every panel kernel; ``index`` is the dtype of the offsets."""
+    return (
+        Param("x", "act"),
+        Param("y", "act"),
+        Param("residual", "act"),
+        Param("value", "ptr"),
+        Param("offset", "ptr", index),
+        Param("row", "ptr", "int32"),
+        Param("bias", "ptr"),
+        Param("mask", "ptr"),
+        *shares.PARAMS,
+        Param("rows", "i32"),
+        Param("x_tile", "i32"),
+        Param("y_tile", "i32"),
+        Param("y_row", "i32"),
+        Param("r_tile", "i32"),
+        Param("r_row", "i32"),
+        Param("lo", "f32"),
+        Param("hi", "f32"),
+    )
+
+
+def touches(tile: int, residual: bool, masked: bool, rows: tuple[str, str] = shares.ROWS) -> tuple[Step, ...]:
+    """What every panel kernel touches of its inputs and outputs, after ``row`` was scanned; ``rows``: output channels."""
+    tiles, entries = over(*shares.TILES, tile), over("row_low", "row_high")
+    found: list[Step] = [
+        Scan("offset", entries.first, entries.end),
+        reads("x", over(*shares.TILES, "x_tile"), over("offset_low", "offset_high + 1"), width=tile),
+        writes("y", over(*shares.TILES, "y_tile"), over(*rows, "y_row"), width=tile),
+    ]
+    if residual:
+        found.append(reads("residual", over(*shares.TILES, "r_tile"), over(*rows, "r_row"), width=tile))
+    return (*found, *([reads("mask", tiles, width=tile)] * masked))
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to a finished accumulator on its way to y: compile-time choices."""
+
+    activation: str
+    residual: bool
+    masked: bool
+
+    @property
+    def suffix(self) -> str:
+        """Part of a kernel's symbol."""
+        return f"{self.activation}{'_residual' * self.residual}{'_masked' * self.masked}"
+
+    def __call__(self, value: Any, residual: Callable[[], Any] | None, mask: Callable[[], Any], lo: Any, hi: Any) -> Any:
+        """The expression stored for one element."""
+        total = value + residual() if self.residual and residual else value
+        result = activate(self.activation, total, lo, hi)
+        return T.Select(mask() > T.float32(0), result, T.float32(0)) if self.masked else result
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accumulators of ``rows`` x ``vectors`` registers of ``lanes`` float32."""
+
+    lanes: int
+    rows: int
+    vectors: int
+
+    @property
+    def width(self) -> int:
+        """Pixels of a panel."""
+        return self.lanes * self.vectors
+
+    def allocate(self) -> list[Any]:
+        """One buffer per row; they become registers because every index into them is a constant."""
+        return [T.alloc_buffer((self.width,), "float32", scope="global") for _ in range(self.rows)]
+
+    def row(self, buffer: Any, start: Any, value: Callable[[Any], Any]) -> None:
+        """buffer[start + e] = value(e) for e over the panel's width, one vector at a time."""
+        for v in range(self.vectors):
+            with T.vectorized(0, self.lanes) as e:
+                T.buffer_store(buffer, value(v * self.lanes + e), [start + v * self.lanes + e])
+
+    def fill(self, accumulators: Sequence[Any], value: Callable[[int], Any]) -> None:
+        """accumulator[r] = value(r)"""
+        for r, a in enumerate(accumulators):
+            self._fill(a, value(r))
+
+    def multiply_add(self, accumulators: Sequence[Any], value: Callable[[int], Any], x: Any, start: Any) -> None:
+        """accumulator[r] += value(r) * x[start:start + width]"""
+        for r, a in enumerate(accumulators):
+            self._multiply_add(a, value(r), x, start)
+
+    def store(self, y: Any, start: Callable[[int], Any], value: Callable[[int, Any], Any], exists: Callable[[int], Any]) -> None:
+        """y[start(r):start(r) + width] = value(r, e) for the rows that exist."""
+        for r in range(self.rows):
+            with T.If(exists(r)), T.Then():
+                self.row(y, start(r), partial(value, r))
+
+    def _fill(self, accumulator: Any, value: Any) -> None:
+        self.row(accumulator, 0, lambda e: value)
+
+    def _multiply_add(self, accumulator: Any, value: Any, x: Any, start: Any) -> None:
+        self.row(accumulator, 0, lambda e: accumulator[e] + value * x[start + e])

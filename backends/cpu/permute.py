@@ -1,0 +1,89 @@
+"""Any rearrangement of a value's elements, through a table of positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.registers import lanes_below
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
+from sparsec.layouts import Storage, ceil_to
+
+#: Elements in a unit of work where the target is one run of elements.
+RUN = 256
+
+
+def permute(lanes: int) -> Source:
+    """y[u * y_row + k] = x[place[u * length + k]], 0 where place is negative, for k < length and u * length + k < total.
+
+    ``length`` is a multiple of ``lanes``. Nothing else is written or read, so that either side may be the caller's tensor. Units of work
+    are u.
+    """
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            place_: T.handle("int32"),
+            length: T.int32,
+            total: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            place = T.decl_buffer((FAR,), "int32", data=place_, align=4)
+            for i in range(end - begin):
+                for v in range(length // lanes):
+                    at: T.let = (begin + i) * length + v * lanes
+                    y0: T.let = (begin + i) * y_row + v * lanes
+                    part = T.alloc_buffer((lanes,), "float32", scope="global")
+                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
+                    for e in T.vectorized(lanes):
+                        inside[e] = T.max(place[at + e], 0)
+                    for e in T.vectorized(lanes):
+                        part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
+                    T.evaluate(T.masked_store(y, part[T.Ramp(0, 1, lanes)], T.Ramp(y0, 1, lanes), lanes_below(lanes, total - at)))
+            return T.int32(0)
+
+        return kernel
+
+    params = (
+        *(Param(n, "act") for n in "xy"),
+        Param("place", "ptr", "int32"),
+        *(Param(n, "i32") for n in ("length", "total", "y_row")),
+    )
+    steps = (
+        Need(f"length > 0 && length % {lanes} == 0"),
+        Scan("place", "begin * length", "end * length"),
+        reads("x", over("most(place_low, 0)", "most(place_high, 0) + 1")),
+        # Units that are written whole, and the one in which the elements end.
+        Let("whole", "total / length"),
+        writes("y", over("begin", "least(end, whole)", "y_row"), width="length"),
+        writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_row"), width="total - whole * length"),
+    )
+    return Source(f"permute_l{lanes}", params, make, steps)
+
+
+def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, dict[str, int], int]:
+    """``place``, the scalars and the units of ``permute`` that move each element from address ``have[i]`` to ``want[i]``.
+
+    Pads of flat rows become zero, as do elements of packed tiles that hold nothing.
+    """
+    if target.layout == "flat":
+        space = target.space
+        length, row, total = space.tiles * space.tile, space.stride, target.channels * space.tiles * space.tile
+        want = want // row * length + want % row - space.front
+    else:
+        length, row, total = RUN, RUN, target.elements
+    place = np.full(ceil_to(total, length), -1, np.int32)
+    place[want] = have - source.origin
+    return place, {"length": length, "total": total, "y_row": row}, len(place) // length

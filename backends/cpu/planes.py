@@ -1,0 +1,82 @@
+"""Space-to-depth for strides too long to shuffle apart in registers: patches of a vision transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.registers import load_below, square, store, store_below, transpose
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Need, Step, over, reads, writes
+
+
+def wide_planes(lanes: int, step: int) -> Source:
+    """``convert.to_planes`` for a long ``step``: runs of ``lanes`` cells x ``lanes`` columns of a cell are transposed.
+
+    A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
+    """
+    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
+
+    def block(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
+        """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
+        rows = square(lanes)
+        for r, row in enumerate(rows):
+            store(lanes, row, 0, load_below(lanes, x, x0 + r * step, pixels - r * step))
+        columns = transpose(lanes, rows)
+        with T.If(cells >= lanes):
+            with T.Then():
+                for b, column in enumerate(columns):
+                    with T.If(planes > b), T.Then():
+                        store(lanes, y, y0 + b * y_row, column)
+            with T.Else():
+                for b, column in enumerate(columns):
+                    with T.If(planes > b), T.Then():
+                        store_below(lanes, y, y0 + b * y_row, column, cells)
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            height: T.int32,
+            width: T.int32,
+            x_row: T.int32,
+            x_pitch: T.int32,
+            y_height: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for h in range(y_height):
+                    line: T.let = h * step + (begin + i) % step
+                    present: T.let = T.Select(line < height, width, T.int32(0))
+                    for g in range((step + lanes - 1) // lanes):
+                        for v in range((y_pitch + lanes - 1) // lanes):
+                            column: T.let = v * lanes * step + g * lanes
+                            x0: T.let = (begin + i) // step * x_row + line * x_pitch + column
+                            y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
+                            block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        *lines_read(step, step),
+        writes("y", over("begin", "end", f"{step} * y_row"), over(0, step, "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+    )
+    return Source(f"wide_planes_l{lanes}_s{step}", params, make, steps)
+
+
+def lines_read(lines: int, step: int) -> tuple[Step, ...]:
+    """What is read of x by the units [begin, end), ``lines`` for each channel: lines below ``height``, whole."""
+    channels, line = over(f"begin / {lines}", f"(end - 1) / {lines} + 1", "x_row"), over(0, f"least(height, y_height * {step})", "x_pitch")
+    small = Need(f"width >= 0 && is_small(y_height * {step}) && is_small((y_pitch + 16) * {step})")
+    return small, reads("x", channels, line, width="width")

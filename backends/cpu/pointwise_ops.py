@@ -1,0 +1,175 @@
+"""Elementwise operators on maps (flat or packed, in any mix) and on vectors.
+
+y[c, p] = act(f(x[c, p], ...))     f by ``op``:
+    copy    x                        add   x + z[c, p]        mul   x * z[c, p]
+    scale   x * z[c] (z a vector)    affine   x * scale[c] + shift[c]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.convert import lanes_below
+from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.registers import load_below, store
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Need, over, reads, writes
+
+MAP_OPS = ("copy", "add", "mul", "scale", "affine")
+VECTOR_OPS = ("copy", "add", "mul", "affine")
+
+
+def _combine(op: str, x: Any, z: Any, scale: Any, shift: Any) -> Any:
+    """f of the module's table."""
+    if op == "add":
+        return x + z
+    if op in ("mul", "scale"):
+        return x * z
+    return x * scale + shift if op == "affine" else x
+
+
+def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> Source:
+    """``op``, then ``activation``, on C channels of tiles of ``lanes * vectors`` pixels.
+
+    A map is described by the distance of its tiles and of its channels (``*_tile``, ``*_row``); the vector z of "scale" is read
+    at ``c * z_row``. ``masked`` writes zero where mask is 0, as a flat y needs unless f and the activation keep zeros.
+    Operands that ``op`` does not name are not read. Tiles follow one another within a channel where channels are farther apart
+    than tiles (flat), channels within a tile otherwise (packed): memory is walked in order either way. Units of work are tiles.
+    """
+    if op not in MAP_OPS:
+        raise ValueError(f"unknown operator {op!r} on maps; known: {', '.join(MAP_OPS)}")
+    tile = lanes * vectors
+    names = ("channels", "x_tile", "x_row", "z_tile", "z_row", "y_tile", "y_row")
+    params = (
+        *(Param(n, "act") for n in ("x", "z", "y")),
+        *(Param(n, "ptr") for n in ("scale", "shift", "mask")),
+        *(Param(n, "i32") for n in names),
+        *(Param(n, "f32") for n in ("lo", "hi")),
+    )
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            z_: T.handle("float32"),
+            y_: T.handle("float32"),
+            scale_: T.handle("float32"),
+            shift_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            channels: T.int32,
+            x_tile: T.int32,
+            x_row: T.int32,
+            z_tile: T.int32,
+            z_row: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            z = T.decl_buffer((FAR,), "float32", data=z_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            scale = T.decl_buffer((FAR,), "float32", data=scale_, align=4)
+            shift = T.decl_buffer((FAR,), "float32", data=shift_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            rows_apart: T.let = T.Cast("int32", y_row > y_tile)
+            inner: T.let = T.Select(rows_apart == 1, end - begin, channels)
+            for o in range(T.Select(rows_apart == 1, channels, end - begin)):
+                for i in range(inner):
+                    c: T.let = T.Select(rows_apart == 1, o, i)
+                    t: T.let = begin + T.Select(rows_apart == 1, i, o)
+                    x0: T.let = t * x_tile + c * x_row
+                    y0: T.let = t * y_tile + c * y_row
+                    z0: T.let = t * z_tile + c * z_row
+                    value = T.alloc_buffer((lanes,), "float32", scope="global")
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            value[e] = _combine(
+                                op,
+                                x[x0 + v * lanes + e],
+                                z[c * z_row] if op == "scale" else z[z0 + v * lanes + e],
+                                scale[c],
+                                shift[c],
+                            )
+                            value[e] = activate(activation, value[e], lo, hi)
+                            if masked:
+                                value[e] = T.Select(mask[t * tile + v * lanes + e] > T.float32(0), value[e], T.float32(0))
+                            y[y0 + v * lanes + e] = value[e]
+            return T.int32(0)
+
+        return kernel
+
+    units, rows = ("begin", "end"), (0, "channels")
+    read = ["x", *["z"] * (op in ("add", "mul"))]
+    steps = (
+        *(reads(n, over(*units, f"{n}_tile"), over(*rows, f"{n}_row"), width=tile) for n in read),
+        *([reads("z", over(*rows, "z_row"))] * (op == "scale")),
+        *(reads(n, over(*rows)) for n in ("scale", "shift") if op == "affine"),
+        *([reads("mask", over(*units, tile), width=tile)] * masked),
+        writes("y", over(*units, "y_tile"), over(*rows, "y_row"), width=tile),
+    )
+    return Source(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, make, steps)
+
+
+def vector_op(lanes: int, op: str, activation: str) -> Source:
+    """``op``, then ``activation``, on vectors of ``length`` elements; exactly those are read and written.
+
+    Every operand is contiguous, "affine" has one scale and shift per element. Units of work are chunks of ``lanes`` elements.
+    """
+    if op not in VECTOR_OPS:
+        raise ValueError(f"unknown operator {op!r} on vectors; known: {', '.join(VECTOR_OPS)}")
+    params = (
+        *(Param(n, "act") for n in ("x", "z", "y")),
+        *(Param(n, "ptr") for n in ("scale", "shift")),
+        Param("length", "i32"),
+        *(Param(n, "f32") for n in ("lo", "hi")),
+    )
+    read = ["x", *["z"] * (op in ("add", "mul")), *["scale", "shift"] * (op == "affine")]
+
+    def loaded(operands: Sequence[Any], buffers: Sequence[Any], start: Any, length: Any) -> None:
+        """Emit the loads of what ``op`` reads: a vector of each, zeros past ``length``."""
+        for name, operand, buffer in zip(("x", "z", "scale", "shift"), operands, buffers, strict=True):
+            if name in read:
+                store(lanes, operand, 0, load_below(lanes, buffer, start, length - start))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            z_: T.handle("float32"),
+            y_: T.handle("float32"),
+            scale_: T.handle("float32"),
+            shift_: T.handle("float32"),
+            length: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            z = T.decl_buffer((FAR,), "float32", data=z_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            scale = T.decl_buffer((FAR,), "float32", data=scale_, align=4)
+            shift = T.decl_buffer((FAR,), "float32", data=shift_, align=4)
+            for i in range(end - begin):
+                at: T.let = (begin + i) * lanes
+                operands = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(4)]
+                loaded(operands, (x, z, scale, shift), at, length)
+                value = operands[0]
+                for e in T.vectorized(lanes):
+                    value[e] = activate(activation, _combine(op, *[operand[e] for operand in operands]), lo, hi)
+                T.evaluate(T.masked_store(y, value[T.Ramp(0, 1, lanes)], T.Ramp(at, 1, lanes), lanes_below(lanes, length - at)))
+            return T.int32(0)
+
+        return kernel
+
+    elements = over(f"begin * {lanes}", f"least(end * {lanes}, length)")
+    steps = (Need(f"is_small(end * {lanes})"), *(reads(n, elements) for n in read), writes("y", elements))
+    return Source(f"vector_{op}_l{lanes}_{activation}", params, make, steps)

@@ -1,0 +1,263 @@
+"""Pooling over windows of a map, and over the whole map.
+
+y[c, h, w] = max (or sum times scales[h, w]) over the pixels of x[c] in rows h * stride - pad + [0, k), columns alike.
+
+A window's pads are no pixels: for "max" they count as -inf, for "mean" as 0 and the scale holds one over the number of counted cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Arguments, Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.convert import lanes_below
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Let, Need, at, over, reads, writes
+from sparsec.layouts import Geometry
+
+KINDS = ("max", "mean")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A pooling window; pairs are (rows, columns). ``padded_cells`` counts pads in the mean (torch: count_include_pad)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    padded_cells: bool = True
+
+
+def _identity(kind: str) -> Any:
+    return T.float32(float("-inf") if kind == "max" else 0.0)
+
+
+def _is_nan(x: Any) -> Any:
+    """Exponent all ones and a mantissa: TVM simplifies x != x to false, and does not vectorise its own isnan."""
+    return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
+
+
+def _merge(kind: str, a: Any, b: Any) -> Any:
+    """max(a, b), NaN where either is NaN (b > a is false for a NaN in a); or a + b."""
+    return T.Select(_is_nan(b), b, T.Select(b > a, b, a)) if kind == "max" else a + b
+
+
+def window_pool(lanes: int, kind: str, columns: int, stride: int) -> Source:
+    """Windows of ``columns`` columns at a column stride of ``stride``; the window's rows, row stride and pads are run-time numbers.
+
+    Rows of a window are merged first, in whole vectors; their columns are then shuffled together. x and y are flat, y is written
+    on p in [0, H * pitch) with zero pad columns. x needs ``pad_columns`` readable elements before its first pixel; nothing else is
+    asked of its pads. Units of work are channels. Tables and numbers from ``window_arguments``.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
+    loads = _loads(lanes, columns, stride)
+    names = ("x_height", "x_pitch", "x_row", "y_height", "y_pitch", "y_row", "rows", "row_stride", "pad_rows", "pad_columns")
+    params = (
+        *(Param(n, "act") for n in ("x", "y")),
+        *(Param(n, "ptr") for n in ("inside", "row_scale", "column_scale")),
+        *(Param(n, "i32") for n in names),
+    )
+
+    def fold(out: Any, cells: Any) -> None:
+        """Emit out[:lanes] = the columns of ``lanes`` windows merged; ``cells`` are ``loads`` vectors of neighbouring columns."""
+        vectors = [cells[T.Ramp(v * lanes, 1, lanes)] for v in range(loads)]
+        for j in range(columns):
+            T.buffer_store(out, T.Shuffle(vectors, [j + stride * e for e in range(lanes)]), [T.Ramp(j * lanes, 1, lanes)])
+        for j in range(1, columns):
+            _fold(kind, out, lanes, j * lanes)
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            inside_: T.handle("float32"),
+            row_scale_: T.handle("float32"),
+            column_scale_: T.handle("float32"),
+            x_height: T.int32,
+            x_pitch: T.int32,
+            x_row: T.int32,
+            y_height: T.int32,
+            y_pitch: T.int32,
+            y_row: T.int32,
+            rows: T.int32,
+            row_stride: T.int32,
+            pad_rows: T.int32,
+            pad_columns: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            inside = T.decl_buffer((FAR,), "float32", data=inside_, align=4)
+            row_scale = T.decl_buffer((FAR,), "float32", data=row_scale_, align=4)
+            column_scale = T.decl_buffer((FAR,), "float32", data=column_scale_, align=4)
+            for i in range(end - begin):
+                for h in range(y_height):
+                    first: T.let = T.max(h * row_stride - pad_rows, 0)
+                    last: T.let = T.min(h * row_stride - pad_rows + rows, x_height)
+                    for v in range((y_pitch + lanes - 1) // lanes):
+                        w0: T.let = v * lanes
+                        x0: T.let = (begin + i) * x_row + first * x_pitch + w0 * stride - pad_columns
+                        y0: T.let = (begin + i) * y_row + h * y_pitch + w0
+                        cells = T.alloc_buffer((loads * lanes,), "float32", scope="global")
+                        out = T.alloc_buffer((columns * lanes,), "float32", scope="global")
+                        for j in T.unroll(loads):
+                            for e in T.vectorized(lanes):
+                                cells[j * lanes + e] = _identity(kind)
+                        for r in range(last - first):
+                            for j in T.unroll(loads):
+                                for e in T.vectorized(lanes):
+                                    cells[j * lanes + e] = _merge(kind, cells[j * lanes + e], x[x0 + r * x_pitch + j * lanes + e])
+                        for j in T.unroll(loads):
+                            for e in T.vectorized(lanes):
+                                cells[j * lanes + e] = T.Select(
+                                    inside[w0 * stride + j * lanes + e] > T.float32(0), cells[j * lanes + e], _identity(kind)
+                                )
+                        fold(out, cells)
+                        for e in T.vectorized(lanes):
+                            if kind == "mean":
+                                out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
+                            out[e] = T.Select(column_scale[w0 + e] > T.float32(0), out[e], T.float32(0))
+                        if w0 + lanes <= y_pitch:
+                            y[T.Ramp(y0, 1, lanes)] = out[T.Ramp(0, 1, lanes)]
+                        else:
+                            T.evaluate(T.masked_store(y, out[T.Ramp(0, 1, lanes)], T.Ramp(y0, 1, lanes), lanes_below(lanes, y_pitch - w0)))
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Need("is_small(4 * y_height * row_stride) && is_small(4 * pad_rows) && is_small(4 * rows)"),
+        Let("chunks", f"up(y_pitch, {lanes})"),
+        reads(
+            "x",
+            over("begin", "end", "x_row"),
+            over(0, "x_height", "x_pitch"),
+            over(0, "chunks", lanes * stride),
+            at("-pad_columns"),
+            width=loads * lanes,
+        ),
+        reads("inside", over(0, "chunks", lanes * stride), width=loads * lanes),
+        *([reads("row_scale", over(0, "y_height"))] * (kind == "mean")),
+        reads("column_scale", over(0, "chunks", lanes), width=lanes),
+        writes("y", over("begin", "end", "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+    )
+    return Source(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, make, steps)
+
+
+def _loads(lanes: int, columns: int, stride: int) -> int:
+    """Vectors of neighbouring columns that ``lanes`` windows cover."""
+    return -(-((lanes - 1) * stride + columns) // lanes)
+
+
+def window_arguments(window: Window, x: Geometry, y: Geometry, lanes: int) -> Arguments:
+    """Tables and numbers of ``window_pool`` for a map of geometry x to one of geometry y (its height and width are the output size)."""
+    (rows, columns), (row_stride, stride), (pad_rows, pad_columns) = window.kernel, window.stride, window.padding
+    chunks = -(-y.pitch // lanes)
+    column = np.arange(chunks * lanes * stride + _loads(lanes, columns, stride) * lanes) - pad_columns
+    column_scale = np.zeros(chunks * lanes, np.float32)
+    column_scale[: y.width] = _scales(y.width, x.width, columns, stride, pad_columns, window.padded_cells)
+    return {
+        "inside": ((column >= 0) & (column < x.width)).astype(np.float32),
+        "row_scale": _scales(y.height, x.height, rows, row_stride, pad_rows, window.padded_cells),
+        "column_scale": column_scale,
+        "x_height": x.height,
+        "x_pitch": x.pitch,
+        "x_row": x.stride,
+        "y_height": y.height,
+        "y_pitch": y.pitch,
+        "y_row": y.stride,
+        "rows": rows,
+        "row_stride": row_stride,
+        "pad_rows": pad_rows,
+        "pad_columns": pad_columns,
+    }
+
+
+def _scales(count: int, size: int, kernel: int, stride: int, pad: int, padded_cells: bool) -> np.ndarray:
+    """One over the cells that each of ``count`` windows counts along one axis of ``size`` pixels."""
+    start = np.arange(count) * stride - pad
+    stop = np.minimum(start + kernel, size + pad if padded_cells else size)
+    return (1.0 / (stop - (start if padded_cells else np.maximum(start, 0)))).astype(np.float32)
+
+
+def _fold(kind: str, acc: Any, count: int, start: int) -> None:
+    """Emit acc[:count] = merge(acc[:count], acc[start : start + count])."""
+    with T.vectorized(count) as e:
+        T.buffer_store(acc, _merge(kind, acc[e], acc[start + e]), [e])
+
+
+def global_pool(lanes: int, vectors: int, kind: str) -> Source:
+    """y[c] = max, or ``scale`` times the sum, of x[c, p] over the pixels (mask 1) of a flat or packed map; y is a vector.
+
+    ``scale`` is 1 / (H * W) for the mean. Units of work are channels; tiles are of ``lanes * vectors`` pixels.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
+    tile = lanes * vectors
+    params = (
+        *(Param(n, "act") for n in ("x", "y")),
+        Param("mask", "ptr"),
+        *(Param(n, "i32") for n in ("tiles", "x_tile", "x_row")),
+        Param("scale", "f32"),
+    )
+
+    def fold(acc: Any) -> None:
+        """Emit acc[0] = all elements merged: vectors into the first, then halves of it."""
+        for v in range(1, vectors):
+            _fold(kind, acc, lanes, v * lanes)
+        half = lanes // 2
+        while half:
+            _fold(kind, acc, half, half)
+            half //= 2
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            tiles: T.int32,
+            x_tile: T.int32,
+            x_row: T.int32,
+            scale: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            for i in range(end - begin):
+                x0: T.let = (begin + i) * x_row
+                acc = T.alloc_buffer((tile,), "float32", scope="global")
+                part = T.alloc_buffer((lanes,), "float32", scope="global")
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        acc[v * lanes + e] = _identity(kind)
+                for t in range(tiles):
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            part[e] = T.Select(
+                                mask[t * tile + v * lanes + e] > T.float32(0), x[x0 + t * x_tile + v * lanes + e], _identity(kind)
+                            )
+                        for e in T.vectorized(lanes):
+                            acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])
+                fold(acc)
+                y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        reads("x", over("begin", "end", "x_row"), over(0, "tiles", "x_tile"), width=tile),
+        reads("mask", over(0, "tiles", tile), width=tile),
+        writes("y", over("begin", "end")),
+    )
+    return Source(f"global_pool_{kind}_l{lanes}_v{vectors}", params, make, steps)

@@ -1,0 +1,127 @@
+"""Between packed tokens of two tile widths, and between maps and tokens: pixel h, w is token h * W + w.
+
+- ``repack``: both sides have their pixels in the same order without gaps; whole vectors are copied.
+- ``gather``: any order, through a table of positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.registers import load, store
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
+from sparsec.layouts import Geometry, Storage
+
+
+def repack(lanes: int, vectors: int) -> Source:
+    """y[c, p] = x[c, p] for ``channels`` channels; y's tiles are of ``lanes * vectors`` pixels and the units of work.
+
+    Pixel p of x lies at p // x_width * x_tile + c * x_row + p % x_width; past its ``x_chunks`` vectors y becomes anything.
+    """
+    tile = lanes * vectors
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            channels: T.int32,
+            x_chunks: T.int32,
+            x_width: T.int32,
+            x_tile: T.int32,
+            x_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for v in range(vectors):
+                    pixel: T.let = T.min((begin + i) * vectors + v, x_chunks - 1) * lanes
+                    x0: T.let = pixel // x_width * x_tile + pixel % x_width
+                    y0: T.let = (begin + i) * channels * tile + v * lanes
+                    for c in range(channels):
+                        store(lanes, y, y0 + c * tile, load(lanes, x, x0 + c * x_row))
+            return T.int32(0)
+
+        return kernel
+
+    params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("channels", "x_chunks", "x_width", "x_tile", "x_row")))
+    steps = (
+        Need("x_chunks > 0 && x_width > 0"),
+        Let("last", f"(least(end * {vectors}, x_chunks) - 1) * {lanes}"),
+        reads(
+            "x", over(0, "last / x_width + 1", "x_tile"), over(0, "least(x_width - 1, last) + 1"), over(0, "channels", "x_row"), width=lanes
+        ),
+        writes("y", *packed("channels", tile), width=tile),
+    )
+    return Source(f"repack_l{lanes}_v{vectors}", params, make, steps)
+
+
+def gather(lanes: int, vectors: int) -> Source:
+    """y[c, p] = x[c * x_row + place[p]], 0 where place[p] < 0; tiles of y are of ``lanes * vectors`` pixels and the units of work."""
+    tile = lanes * vectors
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            place_: T.handle("int32"),
+            channels: T.int32,
+            x_row: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            place = T.decl_buffer((FAR,), "int32", data=place_, align=4)
+            for i in range(end - begin):
+                for v in range(vectors):
+                    p0: T.let = (begin + i) * tile + v * lanes
+                    y0: T.let = (begin + i) * y_tile + v * lanes
+                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
+                    for e in T.vectorized(lanes):
+                        inside[e] = T.max(place[p0 + e], 0)
+                    for c in range(channels):
+                        for e in T.vectorized(lanes):
+                            y[y0 + c * y_row + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_row + inside[e]])
+            return T.int32(0)
+
+        return kernel
+
+    params = (
+        *(Param(n, "act") for n in "xy"),
+        Param("place", "ptr", "int32"),
+        *(Param(n, "i32") for n in ("channels", "x_row", "y_tile", "y_row")),
+    )
+    steps = (
+        Scan("place", f"begin * {tile}", f"end * {tile}"),
+        reads("x", over(0, "channels", "x_row"), over("most(place_low, 0)", "most(place_high, 0) + 1")),
+        writes("y", over("begin", "end", "y_tile"), over(0, "channels", "y_row"), width=tile),
+    )
+    return Source(f"gather_l{lanes}_v{vectors}", params, make, steps)
+
+
+def without_gaps(space: Geometry) -> bool:
+    """Whether pixel h, w lies at position h * W + w."""
+    return space.height == 1 or space.pitch == space.width
+
+
+def places(source: Storage, target: Geometry) -> np.ndarray:
+    """``place`` of ``gather``, int32 [tiles * tile] of ``target``: pixels of both sides correspond in row-major order."""
+    have = source.space
+    pixel = np.arange(source.space.height * source.space.width)
+    position = pixel // have.width * have.pitch + pixel % have.width
+    out = np.full(target.tiles * target.tile, -1, np.int32)
+    out[pixel // target.width * target.pitch + pixel % target.width] = position // have.tile * source.tile_step + position % have.tile
+    return out

@@ -1,0 +1,228 @@
+"""Unstructured sparse matrix times activation tiles: the "skip" mode for 1x1 and same-padded kxk convolutions.
+
+y[n, p] = act(bias[n] (+ residual[n, p]) + sum_j value[j] * x[p + offset[j]]),   j over the nonzeros of row n
+
+A nonzero carries the element offset of its input row from the tile's origin: ``k * tile`` in a packed input, ``k * stride + shift`` in a
+flat one, so that one kernel serves 1x1 and kxk weights, either input layout and every size. One value is broadcast and multiplied
+into ``vectors`` registers of contiguous pixels; the accumulators stay in registers over the whole row.
+
+Every multiplication loads its own vector, so the load ports are the limit and three choices save loads:
+
+- ``group``: the values of 2 or 4 nonzeros are loaded once and broadcast by in-register shuffles. Rows are padded to whole groups.
+- ``vectors``: few keep the input tile (K * vectors * 64 bytes) near L1, many share the index work.
+- ``split``: the input rows are taken in parts that stay in L1; y holds the partial sums. Each part
+  visits every row again, for the time of about 5 nonzeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script, shares
+from sparsec.backends.cpu.panel import FAR, Epilogue, Panel, params, touches
+from sparsec.backends.cpu.shares import row_range, tile_range
+from sparsec.backends.extents import Let, Need, Scan, over, reads
+
+_PARTS = 19  # position of ``parts`` among the parameters
+_CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
+
+
+def spmm(
+    lanes: int,
+    vectors: int,
+    index: str,
+    activation: str,
+    residual: bool,
+    masked: bool,
+    *,
+    group: int = 1,
+    split: bool = False,
+    tile: int = 0,
+) -> Source:
+    """The kernel for tiles of ``tile`` pixels (0: ``lanes * vectors``, of which it must be a multiple).
+
+    ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a flat output.
+    ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
+    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``shares``).
+    """
+    panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
+    chains = min(group, -(-_CHAIN_BYTES // (4 * panel.width)))
+    tile = tile or panel.width
+    if tile % panel.width:
+        raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
+    shift = {1: 0, 2: 1, 4: 2}[group]
+    flags = f"{'_residual' * residual}{'_masked' * masked}{'_split' * split}"
+    symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_g{group}_{index}_{activation}{flags}"
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            residual_: T.handle("float32"),
+            value_: T.handle("float32"),
+            offset_: T.handle(index),
+            row_: T.handle("int32"),
+            bias_: T.handle("float32"),
+            mask_: T.handle("float32"),
+            runs_: T.handle("int32"),
+            run_count: T.int32,
+            all_tiles: T.int32,
+            rows: T.int32,
+            x_tile: T.int32,
+            y_tile: T.int32,
+            y_row: T.int32,
+            r_tile: T.int32,
+            r_row: T.int32,
+            lo: T.float32,
+            hi: T.float32,
+            parts: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
+            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
+            offset = T.decl_buffer((FAR,), index, data=offset_, align=2)
+            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
+            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
+            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
+            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
+            first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+            for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
+                low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
+                high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
+                for s in range(tile // panel.width):
+                    pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
+                    if masked:
+                        panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
+                    for part in range(parts):
+                        at = T.alloc_buffer((1,), "int32", scope="global")
+                        at[0] = row[part * rows + low]
+                        for n in range(low, high):
+                            stop: T.let = row[part * rows + n + 1]
+                            acc = [panel.allocate()[0] for _ in range(chains)]
+                            _clear(panel, acc[1:])
+                            if part > 0:
+                                panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_row + s * panel.width + e])
+                            else:
+                                if residual:
+                                    panel.row(
+                                        acc[0],
+                                        0,
+                                        lambda e: bias[n] + other[(first + i) * r_tile + n * r_row + s * panel.width + e],
+                                    )
+                                else:
+                                    panel.row(acc[0], 0, lambda e: bias[n])
+                            for j in range((stop - at[0]) >> shift):
+                                _group(
+                                    panel,
+                                    acc,
+                                    group,
+                                    value,
+                                    offset,
+                                    at[0] + j * group,
+                                    x,
+                                    (first + i) * x_tile + s * panel.width,
+                                )
+                            at[0] = stop
+                            _sum(panel, acc)
+                            if part == parts - 1:
+                                panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
+                            panel.row(y, (first + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
+            return T.int32(0)
+
+        return kernel if split else kernel.specialize({kernel.params[_PARTS]: T.int32(1)})
+
+    steps = (
+        *shares.TOUCHES,
+        *([] if split else [Let("parts", "1")]),
+        Need("rows >= 0 && parts > 0"),
+        Scan("row", "runs_low", "(parts - 1) * rows + runs_high + 1", ordered=True),
+        reads("value", over("row_low", "row_high")),
+        reads("bias", over(*shares.ROWS)),
+        *touches(tile, residual, masked),
+    )
+    return Source(symbol, (*params(index), *([Param("parts", "i32")] * split)), make, steps)
+
+
+def _clear(panel: Panel, accumulators: Sequence[Any]) -> None:
+    for a in accumulators:
+        panel.row(a, 0, lambda e: T.float32(0))
+
+
+def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
+    """Add all accumulators to the first."""
+    first, *others = accumulators
+    for a in others:
+        panel.row(first, 0, lambda e, a=a: first[e] + a[e])  # type: ignore[misc]
+
+
+def _group(panel: Panel, accumulators: Sequence[Any], group: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:
+    """accumulator += value[j] * x[origin + offset[j]:][:width] for ``group`` nonzeros j from ``first`` on, accumulators taken in turn."""
+    values = _values(panel.lanes, group, value, first)
+    for g in range(group):
+        acc = accumulators[g % len(accumulators)]
+        start = T.bind(origin + T.Cast("int32", offset[first + g]))
+        factor = T.bind(values(g))
+        for v in range(panel.vectors):
+            here, there = (T.ramp(at + v * panel.lanes, 1, panel.lanes) for at in (0, start))
+            T.buffer_store(acc, acc[here] + factor * x[there], [here])
+
+
+def _values(lanes: int, group: int, value: Any, first: Any) -> Callable[[int], Any]:
+    """g -> a vector of ``lanes`` copies of value[first + g].
+
+    One load fills a register with copies of the group, and shuffles inside each copy make the vectors. Without the fence LLVM would turn
+    every shuffle back into a broadcasting load.
+    """
+    if group == 1:
+        return lambda g: T.broadcast(value[first], lanes)
+    loaded = T.bind(value[T.ramp(first, 1, group)])
+    copies = tirx.Shuffle([loaded] * (lanes // group), [T.int32(e) for e in range(lanes)])
+    held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
+    return lambda g: tirx.Shuffle([held], [T.int32(e - e % group + g) for e in range(lanes)])
+
+
+def pack_rows(
+    weight: np.ndarray, offsets: np.ndarray, index: str, bias: np.ndarray | None = None, *, group: int = 1, parts: int = 1
+) -> dict[str, np.ndarray]:
+    """Constant arrays of ``spmm``.
+
+    Args:
+        weight: [N, K] float32.
+        offsets: [K] element offset of every input row from a tile's origin.
+        index: dtype of the packed offsets.
+        bias: [N], zeros if None.
+        group: rows are padded to whole groups; a padding entry is zero times the row's last input.
+        parts: the K inputs are cut in this many equal runs.
+
+    Returns:
+        ``value`` and ``offset`` [entries], ordered by part, row, input; ``row`` [parts * N + 1]; ``bias`` [N].
+    """
+    rows, inputs = weight.shape
+    n, k = np.nonzero(weight)
+    visit = (k * parts // max(inputs, 1)) * rows + n
+    order = np.argsort(visit, kind="stable")
+    n, k, visit = n[order], k[order], visit[order]
+    count = np.bincount(visit, minlength=parts * rows)
+    row = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
+    start = np.concatenate([[0], np.cumsum(count)])[:-1]
+    value, source = np.zeros(row[-1], np.float32), np.zeros(row[-1], np.int64)
+    place = row[visit] + np.arange(len(visit)) - start[visit]
+    value[place], source[place] = weight[n, k], k
+    filled = np.zeros(row[-1], np.int64)
+    filled[place] = place
+    return {
+        "value": value,
+        "offset": np.asarray(offsets)[source[np.maximum.accumulate(filled)]].astype(index),
+        "row": row.astype(np.int32),
+        "bias": np.zeros(rows, np.float32) if bias is None else bias.astype(np.float32),
+    }

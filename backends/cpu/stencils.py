@@ -1,0 +1,118 @@
+"""Depthwise convolutions, alone or feeding a 1x1 convolution strip by strip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsec.backends.base import Machine
+from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
+from sparsec.backends.cpu.depthwise import depthwise, pack_depthwise
+from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_elements
+from sparsec.backends.cpu.geometry import mask_of
+from sparsec.backends.cpu.products import panel_call, product_of_task
+from sparsec.backends.cpu.shares import one_run, units_of
+from sparsec.backends.plan import Buffer, Call, Group, Task
+from sparsec.layouts import Geometry, Storage
+from sparsec.spec import KernelSpec, Schedule
+
+SIZES = (3, 5, 7)
+
+
+def is_depthwise(spec: KernelSpec) -> bool:
+    """Whether ``spec`` is a convolution of a map with one filter per channel."""
+    weight = spec.weights[0] if spec.weights else None
+    per_channel = weight is not None and weight[1] == 1 and spec["groups"] == spec.inputs[0][0] == weight[0] != 1
+    return per_channel and spec.output[1:] != (1, 1)
+
+
+def depthwise_breach(spec: KernelSpec) -> str:
+    """What the shapes of the (first) convolution of ``spec`` lack for the depthwise kernels."""
+    weight = spec.weights[0]
+    if weight is None or len(spec.inputs[0]) != 3:
+        return "a depthwise convolution without a map"
+    kernel, padding = weight[2:], spec["padding"]
+    if kernel[0] != kernel[1] or kernel[0] not in SIZES:
+        return f"depthwise {kernel[0]}x{kernel[1]}; kernels exist for square {', '.join(map(str, SIZES))}"
+    if tuple(padding) != (kernel[0] // 2, kernel[0] // 2):
+        return f"depthwise with padding {padding}; kernels exist for same padding"
+    return ""
+
+
+def pair_breach(spec: KernelSpec) -> str:
+    """What the shapes of a fused pair lack for its kernels."""
+    return "a fused pair of convolutions on a single pixel" if spec.output[1:] == (1, 1) else depthwise_breach(spec)
+
+
+def depthwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """A depthwise convolution of its own."""
+    return [Group((depthwise_call(task, machine, task.target, task.residual),))]
+
+
+def pair_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
+    """A depthwise convolution and the 1x1 convolution that reads it, strip by strip; a residual belongs to the latter."""
+    space, product = task.target.storage.space, product_of_task(task)
+    channels = product.matrix.shape[1]
+    strip = strip_tiles(channels, space, machine)
+    middle = strip_buffer(task, channels, space, strip)
+    first = depthwise_call(task, machine, middle, None, "dw_", strip)
+    inner = replace(task, sources=(middle,), weights=task.weights[2:4])
+    return [Group((first, panel_call(inner, product, schedule, machine)), strip)]
+
+
+def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffer | None, prefix: str = "", strip: int = 0) -> Call:
+    """One depthwise convolution from the first source of ``task`` to ``target``; ``strip`` bounds the tiles of one visit."""
+    spec, source, space = task.spec, task.sources[0], target.storage.space
+    weight, bias = task.weights[:2]
+    assert weight is not None
+    kernel, step = weight.shape[-1], int(spec["stride"][0])
+    masked = target.storage.layout == "flat"
+    activation, vectors = kernel_activation(spec, prefix), space.tile // machine.lanes
+    lo, hi = clamp_bounds(spec, prefix)
+    runs = one_run(len(weight))
+    units, shares = units_of(space.tiles, runs, by_rows=False)
+    common = {
+        "channels": len(weight),
+        "x_row": source.storage.row_step,
+        "pitch": space.pitch,
+        "y_tile": target.storage.tile_step,
+        "y_row": target.storage.row_step,
+        "lo": lo,
+        "hi": hi,
+        **shares,
+    }
+    buffers = {"x": source, "y": target}
+    if residual is not None:
+        buffers["residual"] = residual
+        common |= {"r_tile": residual.storage.tile_step, "r_row": residual.storage.row_step}
+    variant = (machine.lanes, vectors, kernel, activation, masked, residual is not None)
+    if step == 1:
+        kernel_source, scalars = depthwise(*variant), common
+    else:
+        kernel_source = depthwise_strided(*variant)
+        scalars = {**common, "x_pitch": source.storage.space.pitch, "height": space.height, "width": space.width}
+        slot = scratch_elements(strip or space.tiles, space.tile, space.pitch)
+        buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("vector", slot), slot=slot)
+    return Call(
+        source=kernel_source,
+        node=task.node,
+        kind="depthwise",
+        buffers=buffers,
+        writes=("y",),
+        constants={**pack_depthwise(weight, bias), "mask": mask_of(space), "runs": runs},
+        scalars=scalars,
+        units=units,
+        flops=2 * weight.size * space.height * space.width,
+        bytes=4 * (source.storage.elements + target.storage.elements + (residual.storage.elements if residual else 0)),
+        detail={"schedule": {"kernel": "depthwise", "vectors": vectors}},
+    )
+
+
+def strip_tiles(channels: int, space: Geometry, machine: Machine) -> int:
+    """Tiles per strip of a fused pair: the strip of packed channels takes about an eighth of the second-level cache."""
+    return max(1, min(space.tiles, machine.l2 // 8 // (4 * channels * space.tile)))
+
+
+def strip_buffer(task: Task, channels: int, space: Geometry, strip: int) -> Buffer:
+    """Packed storage for a strip, once per thread."""
+    storage = Storage("packed", channels, space)
+    return Buffer(f"{task.node}.strip", storage, slot=strip * storage.tile_step, unit=storage.tile_step)

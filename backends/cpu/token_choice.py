@@ -1,0 +1,321 @@
+"""Which tokens stay, and the values of those: importance by attention received, ranks, gathers.
+
+    score[j] = sum over heads h and judges i of voice[i] * softmax_j(scale * q[i] . k[j] + masks)[j] / (heads * sum_i voice[i])
+
+The judges are the first ``queries`` tokens, all or the CLS token alone. Keys run along vectors. Tokens past the last are never used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.attention import Masks, exp_nonpositive
+from sparsec.backends.cpu.registers import load_below, store
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Need, Span, over, packed, reads, writes
+
+_INF = float("inf")
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def is_nan(x: Any) -> Any:
+    """Exponent all ones and a mantissa."""
+    return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
+
+
+def below(count: Any, index: Any) -> Any:
+    """An int64 ``index`` as int32, the nearest one in [0, ``count``) for others: what is in memory is trusted with no address."""
+    return T.Cast("int32", T.max(T.min(index, T.Cast("int64", count) - T.int64(1)), T.int64(0)))
+
+
+def tokens_of(count: str, tile: int) -> tuple[Span, Span]:
+    """Where ``count`` >= 1 packed tokens of ``features`` features have their first one."""
+    return over(0, f"({count} - 1) / {tile} + 1", f"features * {tile}"), over(0, f"least({count}, {tile})")
+
+
+def _fold(lanes: int, values: Any, largest: bool = False) -> None:
+    """Emit values[0] = the sum, or the largest, of all lanes: halves onto one another."""
+    half = lanes // 2
+    while half:
+        with T.vectorized(half) as e:
+            a, b = values[e], values[half + e]
+            T.buffer_store(values, T.Select(b > a, b, a) if largest else a + b, [e])
+        half //= 2
+
+
+def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
+    """Scores of ``keys`` tokens; q and k are packed in tiles of ``tile`` tokens, y is one number per token, in ``room`` two whole rows fit.
+
+    ``key_bias`` [keys] and ``pair_bias`` [1 or heads, queries, pair_row] (keys contiguous, padded to whole tiles) are read only with
+    their mask; ``voiced`` takes voice[i] = exp(min(key_bias[i], 0)), else it is 1. One unit of work.
+    """
+    vectors = tile // lanes
+    params = (
+        *(Param(n, "act") for n in ("q", "k", "key_bias", "y", "room")),
+        Param("pair_bias", "ptr"),
+        *(Param(n, "i32") for n in ("queries", "keys", "tiles", "heads", "dim", "q_tile", "k_tile", "pair_head", "pair_row")),
+        Param("scale", "f32"),
+    )
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            q_: T.handle("float32"),
+            k_: T.handle("float32"),
+            key_bias_: T.handle("float32"),
+            y_: T.handle("float32"),
+            room_: T.handle("float32"),
+            pair_bias_: T.handle("float32"),
+            queries: T.int32,
+            keys: T.int32,
+            tiles: T.int32,
+            heads: T.int32,
+            dim: T.int32,
+            q_tile: T.int32,
+            k_tile: T.int32,
+            pair_head: T.int32,
+            pair_row: T.int32,
+            scale: T.float32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            q = T.decl_buffer((FAR,), "float32", data=q_, align=4)
+            k = T.decl_buffer((FAR,), "float32", data=k_, align=4)
+            key_bias = T.decl_buffer((FAR,), "float32", data=key_bias_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
+            pair_bias = T.decl_buffer((FAR,), "float32", data=pair_bias_, align=4)
+            for u in range(end - begin):
+                width: T.let = tiles * tile
+                voices = T.alloc_buffer((2,), "float32", scope="global")
+                acc = T.alloc_buffer((tile,), "float32", scope="global")
+                peak = T.alloc_buffer((lanes,), "float32", scope="global")
+                total = T.alloc_buffer((lanes,), "float32", scope="global")
+                bias = T.alloc_buffer((lanes,), "float32", scope="global")
+                voices[1] = T.float32(0)
+                for c in range(tiles * vectors):
+                    for e in T.vectorized(lanes):
+                        room[width + c * lanes + e] = T.float32(0)
+                for i in range(queries):
+                    voices[0] = exp_nonpositive(T.min(key_bias[i], T.float32(0))) if voiced else T.float32(1)
+                    if voices[0] > T.float32(0):
+                        voices[1] = voices[1] + voices[0]
+                        for h in range(heads):
+                            q0: T.let = T.truncdiv(i, tile) * q_tile + h * dim * tile + T.truncmod(i, tile)
+                            for e in T.vectorized(lanes):
+                                peak[e] = T.float32(-_INF)
+                            for t in range(tiles):
+                                k0: T.let = t * k_tile + h * dim * tile
+                                for v in T.unroll(vectors):
+                                    for e in T.vectorized(lanes):
+                                        acc[v * lanes + e] = T.float32(0)
+                                for d in range(dim):
+                                    for v in T.unroll(vectors):
+                                        for e in T.vectorized(lanes):
+                                            acc[v * lanes + e] = acc[v * lanes + e] + q[q0 + d * tile] * k[k0 + d * tile + v * lanes + e]
+                                for v in T.unroll(vectors):
+                                    if masks.key_bias:
+                                        start: T.let = t * tile + v * lanes
+                                        store(lanes, bias, 0, load_below(lanes, key_bias, start, keys - start))
+                                    for e in T.vectorized(lanes):
+                                        acc[v * lanes + e] = T.Select(
+                                            t * tile + v * lanes + e < keys,
+                                            masks(
+                                                acc[v * lanes + e] * scale,
+                                                lambda: bias[e],
+                                                lambda: pair_bias[h * pair_head + i * pair_row + t * tile + v * lanes + e],
+                                                lambda: t * tile + v * lanes + e <= i,
+                                            ),
+                                            T.float32(-_INF),
+                                        )
+                                    for e in T.vectorized(lanes):
+                                        room[t * tile + v * lanes + e] = acc[v * lanes + e]
+                                        peak[e] = T.Select(acc[v * lanes + e] > peak[e], acc[v * lanes + e], peak[e])
+                            _fold(lanes, peak, largest=True)
+                            peak[0] = T.Select(peak[0] > T.float32(-_INF), peak[0], T.float32(0))
+                            for e in T.vectorized(lanes):
+                                total[e] = T.float32(0)
+                            for c in range(tiles * vectors):
+                                for e in T.vectorized(lanes):
+                                    room[c * lanes + e] = exp_nonpositive(room[c * lanes + e] - peak[0])
+                                for e in T.vectorized(lanes):
+                                    total[e] = total[e] + room[c * lanes + e]
+                            _fold(lanes, total)
+                            total[0] = T.Select(total[0] == T.float32(0), T.float32(0), voices[0] / total[0])
+                            for c in range(tiles * vectors):
+                                for e in T.vectorized(lanes):
+                                    room[width + c * lanes + e] = room[width + c * lanes + e] + room[c * lanes + e] * total[0]
+                voices[0] = T.float32(1) / (T.Cast("float32", heads) * T.max(voices[1], T.float32(_TINY)))
+                for j in range(keys):
+                    y[j] = room[width + j] * voices[0]
+            return T.int32(0)
+
+        return kernel
+
+    width = f"tiles * {tile}"
+    steps = (
+        Need("end == 1 && tiles >= 0"),
+        reads("q", over(0, f"(queries - 1) / {tile} + 1", "q_tile"), over(0, "heads * dim", tile), over(0, f"least(queries, {tile})")),
+        reads("k", over(0, "tiles", "k_tile"), over(0, "heads * dim", tile), width=tile),
+        *([reads("key_bias", over(0, "queries"))] * voiced),
+        *([reads("key_bias", over(0, "keys"))] * masks.key_bias),
+        *([reads("pair_bias", over(0, "heads", "pair_head"), over(0, "queries", "pair_row"), width=width)] * masks.pair_bias),
+        writes("room", over(0, f"2 * {width}")),
+        reads("room", over(0, f"{width} + keys")),
+        writes("y", over(0, "keys")),
+    )
+    return Source(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, make, steps)
+
+
+def keep_tokens(lanes: int) -> Source:
+    """y = the ``keep`` positions of highest x among ``count``, ascending: token i stays if fewer than ``keep`` are before it in rank.
+
+    Equal numbers rank by position, the first ``first`` before all, NaN last (as -inf). ``room`` holds ``count`` in whole vectors. One unit.
+    """
+    params = (
+        Param("x", "act"),
+        Param("y", "act", "int64"),
+        Param("room", "act"),
+        *(Param(n, "i32") for n in ("count", "keep", "first")),
+    )
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("int64"),
+            room_: T.handle("float32"),
+            count: T.int32,
+            keep: T.int32,
+            first: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "int64", data=y_, align=4)
+            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
+            for u in range(end - begin):
+                chunks: T.let = (count + lanes - 1) // lanes
+                before = T.alloc_buffer((lanes,), "int32", scope="global")
+                at = T.alloc_buffer((1,), "int32", scope="global")
+                for c in range(chunks):
+                    part = T.alloc_buffer((lanes,), "float32", scope="global")
+                    store(lanes, part, 0, load_below(lanes, x, c * lanes, count - c * lanes))
+                    for e in T.vectorized(lanes):
+                        room[c * lanes + e] = T.Select(
+                            c * lanes + e < first,
+                            T.float32(_INF),
+                            T.Select(T.And(c * lanes + e < count, T.Not(is_nan(part[e]))), part[e], T.float32(-_INF)),
+                        )
+                at[0] = 0
+                for i in range(count):
+                    for e in T.vectorized(lanes):
+                        before[e] = 0
+                    for c in range(chunks):
+                        for e in T.vectorized(lanes):
+                            before[e] = before[e] + T.Select(
+                                T.Or(room[c * lanes + e] > room[i], T.And(room[c * lanes + e] == room[i], c * lanes + e < i)), 1, 0
+                            )
+                    _fold(lanes, before)
+                    if T.And(before[0] < keep, at[0] < keep):
+                        y[at[0]] = T.Cast("int64", i)
+                        at[0] = at[0] + 1
+            return T.int32(0)
+
+        return kernel
+
+    whole = over(0, f"up(count, {lanes})", lanes)
+    steps = (
+        Need("end == 1"),
+        reads("x", over(0, "count")),
+        writes("room", whole, width=lanes),
+        writes("y", over(0, "least(keep, count)")),
+    )
+    return Source(f"keep_tokens_l{lanes}", params, make, steps)
+
+
+def gather_tokens(lanes: int, tile: int) -> Source:
+    """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both are packed in tiles of ``tile`` tokens. Units of work are tiles of y.
+
+    An index outside of x's ``tokens`` is read as the nearest one inside.
+    """
+    params = (
+        Param("x", "act"),
+        Param("index", "act", "int64"),
+        Param("y", "act"),
+        *(Param(n, "i32") for n in ("count", "features", "tokens")),
+    )
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            index_: T.handle("int64"),
+            y_: T.handle("float32"),
+            count: T.int32,
+            features: T.int32,
+            tokens: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            index = T.decl_buffer((FAR,), "int64", data=index_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                at = T.alloc_buffer((tile,), "int32", scope="global")
+                for e in range(tile):
+                    token: T.let = below(tokens, index[T.min((begin + i) * tile + e, count - 1)])
+                    at[e] = token // tile * features * tile + token % tile
+                for f in range(features):
+                    for v in T.unroll(tile // lanes):
+                        for e in T.vectorized(lanes):
+                            y[((begin + i) * features + f) * tile + v * lanes + e] = x[at[v * lanes + e] + f * tile]
+            return T.int32(0)
+
+        return kernel
+
+    steps = (
+        Need(f"count > 0 && tokens > 0 && is_small(end * {tile})"),
+        reads("index", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
+        reads("x", *tokens_of("tokens", tile), over(0, "features", tile)),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"gather_tokens_l{lanes}_t{tile}", params, make, steps)
+
+
+def gather_keys() -> Source:
+    """y[t] = x[index[t]] for ``count`` numbers; an index outside of x's ``tokens`` is read as the nearest one inside. One unit of work."""
+    params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"), Param("tokens", "i32"))
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            index_: T.handle("int64"),
+            y_: T.handle("float32"),
+            count: T.int32,
+            tokens: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            index = T.decl_buffer((FAR,), "int64", data=index_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range((end - begin) * count):
+                y[i] = x[below(tokens, index[i])]
+            return T.int32(0)
+
+        return kernel
+
+    count = over(0, "count")
+    return Source(
+        "gather_keys",
+        params,
+        make,
+        (Need("end == 1 && tokens > 0"), reads("x", over(0, "tokens")), reads("index", count), writes("y", count)),
+    )

@@ -1,0 +1,141 @@
+"""Tokens between the caller's rows [T, F] and packed tiles [T / tile][F][tile], through transposes in registers.
+
+Token t, feature f of packed tokens lies at t // tile * F * tile + f * tile + t % tile. No element of the caller's rows but those of
+tokens below ``count`` is touched; what packed tiles hold past them is anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.registers import load, load_below, square, store, store_below, transpose
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Need, over, packed, reads, writes
+
+
+def pack_block(lanes: int, x: Any, start: Callable[[int], Any], y: Any, y0: Any, tile: int, features: Any) -> None:
+    """Emit the packing of ``lanes`` tokens: feature f of token r moves from x[start(r) + f] to y[y0 + f * tile + r].
+
+    Of the ``features`` that are left, at most ``lanes`` are moved.
+    """
+    block = square(lanes)
+    with T.If(features >= lanes):
+        with T.Then():
+            for r, row in enumerate(block):
+                store(lanes, row, 0, load(lanes, x, start(r)))
+        with T.Else():
+            for r, row in enumerate(block):
+                store(lanes, row, 0, load_below(lanes, x, start(r), features))
+    for f, column in enumerate(transpose(lanes, block)):
+        with T.If(features > f), T.Then():
+            store(lanes, y, y0 + f * tile, column)
+
+
+def rows_to_packed(lanes: int, vectors: int) -> Source:
+    """y = x for ``count`` >= 1 tokens of ``features`` features; y's tiles are of ``lanes * vectors`` tokens and the units of work."""
+    tile = lanes * vectors
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            count: T.int32,
+            features: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for v in range(vectors):
+                    for g in range((features + lanes - 1) // lanes):
+                        token: T.let = (begin + i) * tile + v * lanes
+                        pack_block(
+                            lanes,
+                            x,
+                            lambda r: T.min(token + r, count - 1) * features + g * lanes,
+                            y,
+                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                            tile,
+                            features - g * lanes,
+                        )
+            return T.int32(0)
+
+        return kernel
+
+    params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
+    steps = (
+        Need("count > 0"),
+        reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)", "features"), width="features"),
+        writes("y", *packed("features", tile), width=tile),
+    )
+    return Source(f"rows_to_packed_l{lanes}_v{vectors}", params, make, steps)
+
+
+def _unpack_block(lanes: int, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
+    """Emit the unpacking of ``lanes`` tokens: feature f of token r moves from x[x0 + f * tile + r] to y[y0 + r * features + f].
+
+    Of the ``tokens`` and features that are ``left``, at most ``lanes`` each are moved.
+    """
+    block = square(lanes)
+    for f, row in enumerate(block):
+        store(lanes, row, 0, load(lanes, x, x0 + T.min(f, left - 1) * tile))
+    columns = transpose(lanes, block)
+    with T.If(left >= lanes):
+        with T.Then():
+            for r, column in enumerate(columns):
+                with T.If(tokens > r), T.Then():
+                    store(lanes, y, y0 + r * features, column)
+        with T.Else():
+            for r, column in enumerate(columns):
+                with T.If(tokens > r), T.Then():
+                    store_below(lanes, y, y0 + r * features, column, left)
+
+
+def packed_to_rows(lanes: int, vectors: int) -> Source:
+    """y = x for ``count`` tokens of ``features`` features; x's tiles are of ``lanes * vectors`` tokens and the units of work."""
+    tile = lanes * vectors
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            count: T.int32,
+            features: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                for v in range(vectors):
+                    for g in range((features + lanes - 1) // lanes):
+                        token: T.let = (begin + i) * tile + v * lanes
+                        _unpack_block(
+                            lanes,
+                            x,
+                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                            tile,
+                            y,
+                            token * features + g * lanes,
+                            count - token,
+                            features,
+                            features - g * lanes,
+                        )
+            return T.int32(0)
+
+        return kernel
+
+    params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
+    steps = (
+        reads("x", *packed("features", tile), width=tile),
+        writes("y", over(f"begin * {tile}", f"least(end * {tile}, count)", "features"), width="features"),
+    )
+    return Source(f"packed_to_rows_l{lanes}_v{vectors}", params, make, steps)

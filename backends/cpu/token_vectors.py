@@ -1,0 +1,96 @@
+"""From packed tokens to one vector of features: a token, or the mean of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from sparsec.backends.base import Param, Source
+from sparsec.backends.cpu import script
+from sparsec.backends.cpu.spmm import FAR
+from sparsec.backends.extents import Need, at, over, reads, writes
+
+#: Features in a unit of work of ``select_token``.
+RUN = 64
+
+
+def select_token() -> Source:
+    """y[f] = x[at + f * x_row] for ``features`` features. Units of work are runs of ``RUN`` features."""
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            at: T.int32,
+            x_row: T.int32,
+            features: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for f in range(T.min(end * RUN, features) - begin * RUN):
+                y[begin * RUN + f] = x[at + (begin * RUN + f) * x_row]
+            return T.int32(0)
+
+        return kernel
+
+    params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_row", "features")))
+    features = (f"begin * {RUN}", f"least(end * {RUN}, features)")
+    steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_row")), writes("y", over(*features)))
+    return Source("select_token", params, make, steps)
+
+
+def mean_tokens(lanes: int, vectors: int) -> Source:
+    """y[f] = mean of x[t, f] over t < ``count`` in ``tiles`` tiles of ``lanes * vectors`` tokens. Units of work are features."""
+    tile = lanes * vectors
+
+    def fold(total: Any) -> None:
+        """Emit total[0] = the sum of all elements: vectors into the first, then halves of it."""
+        width = tile // 2
+        while width:
+            part = min(width, lanes)
+            for v in range(width // part):
+                with T.vectorized(0, part) as e:
+                    T.buffer_store(total, total[v * part + e] + total[width + v * part + e], [v * part + e])
+            width //= 2
+
+    def make() -> Any:
+        @script.prim_func(private=True)
+        def kernel(
+            x_: T.handle("float32"),
+            y_: T.handle("float32"),
+            count: T.int32,
+            tiles: T.int32,
+            features: T.int32,
+            begin: T.int32,
+            end: T.int32,
+        ) -> T.int32:
+            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
+            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
+            for i in range(end - begin):
+                total = T.alloc_buffer((tile,), "float32", scope="global")
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        total[v * lanes + e] = T.float32(0)
+                for t in range(tiles):
+                    start: T.let = (t * features + begin + i) * tile
+                    for v in T.unroll(vectors):
+                        for e in T.vectorized(lanes):
+                            total[v * lanes + e] = total[v * lanes + e] + T.Select(
+                                t * tile + v * lanes + e < count, x[start + v * lanes + e], T.float32(0)
+                            )
+                fold(total)
+                y[begin + i] = total[0] / T.Cast("float32", count)
+            return T.int32(0)
+
+        return kernel
+
+    params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("count", "tiles", "features")))
+    steps = (
+        reads("x", over(0, "tiles", f"features * {tile}"), over("begin", "end", tile), width=tile),
+        writes("y", over("begin", "end")),
+    )
+    return Source(f"mean_tokens_l{lanes}_v{vectors}", params, make, steps)

@@ -1,0 +1,120 @@
+"""Layout conversions: exact copies, on both instruction sets, that touch nothing but what they own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsec.backends.cpu import convert
+from sparsec.layouts import Geometry
+from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
+from tests.machines import MACHINES
+
+STEPS = (2, 3, 4, 5, 14, 16, 32)
+SIZES = st.integers(1, 70)
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
+    lanes = request.param.lanes
+    retiles = [convert.retile(lanes, 64 // lanes, masked) for masked in (False, True)]
+    planes = [convert.to_planes(lanes, s) for s in STEPS] + [convert.to_planes(lanes, s, only_first=True) for s in (2, 3)]
+    return lanes, Kernels([convert.copy_rows(lanes), *planes, *retiles], request.param)
+
+
+def values(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def empty(channels: int, g: Geometry) -> np.ndarray:
+    """Flat storage as the arena gives it: margins zero, the pixel rows (pads included) anything."""
+    out = np.zeros((channels, g.stride), np.float32)
+    out[:, g.front : g.front + g.pixels] = np.nan
+    return out
+
+
+@settings(max_examples=40)
+@given(channels=st.integers(1, 5), height=SIZES, width=SIZES, pad=st.integers(0, 4), threads=st.integers(1, 2), shift=st.integers(0, 3))
+@pytest.mark.slow
+def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, shift: int) -> None:
+    lanes, kernels = built
+    g, source = Geometry(height, width, pad), convert.copy_rows(lanes)
+    x = values(height, channels, height, width)
+    memory = {"x": np.concatenate([np.zeros(shift, np.float32), x.ravel()]), "y": empty(channels, g)}
+    there = {"x": At("x", shift), "y": At("y", g.front)} | convert.nchw_to_flat(g)
+    flat = kernels.run([Call(source, there)], memory, channels, threads=threads)["y"]
+    np.testing.assert_array_equal(flat, to_flat(x, g))
+    back = {"x": At("x", g.front), "y": "y"} | convert.flat_to_nchw(g)
+    memory = {"x": flat, "y": np.full_like(x, np.nan)}
+    np.testing.assert_array_equal(kernels.run([Call(source, back)], memory, channels, threads=threads)["y"], x)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 16, 33, 1000])
+@pytest.mark.slow
+def test_vectors_are_copied_whole(built: Any, length: int) -> None:
+    lanes, kernels = built
+    x = values(length, length)
+    call = Call(convert.copy_rows(lanes), {"x": "x", "y": "y"} | convert.copy_vector(length))
+    np.testing.assert_array_equal(kernels.run([call], {"x": x, "y": np.zeros(length, np.float32)}, 1)["y"], x)
+
+
+def space_to_depth(x: np.ndarray, step: int) -> np.ndarray:
+    """Channel (c * step + a) * step + b holds x[c, a::step, b::step], padded with zeros to whole cells."""
+    channels, height, width = x.shape
+    whole = np.zeros((channels, -(-height // step) * step, -(-width // step) * step), np.float32)
+    whole[:, :height, :width] = x
+    cells = whole.reshape(channels, whole.shape[1] // step, step, whole.shape[2] // step, step)
+    return cells.transpose(0, 2, 4, 1, 3).reshape(-1, cells.shape[1], cells.shape[3])
+
+
+@settings(max_examples=40)
+@given(
+    step=st.sampled_from(STEPS),
+    channels=st.integers(1, 3),
+    height=SIZES,
+    width=SIZES,
+    pads=st.tuples(st.integers(-1, 3), st.integers(0, 3)),
+    threads=st.integers(1, 2),
+    first=st.booleans(),
+)
+@pytest.mark.slow
+def test_planes_of_a_strided_convolution(
+    built: Any, step: int, channels: int, height: int, width: int, pads: tuple[int, int], threads: int, first: bool
+) -> None:
+    """From contiguous memory (no pad: -1) or flat rows; all planes or the first of each channel."""
+    lanes, kernels = built
+    x, only_first = values(width, channels, height, width), first and step in (2, 3)
+    want = space_to_depth(x, step)[:: step * step if only_first else 1]
+    g, source = Geometry(want.shape[1], want.shape[2], pads[1]), Geometry(height, width, max(pads[0], 0))
+    steps = {"x_row": source.stride, "x_pitch": source.pitch} if pads[0] >= 0 else {"x_row": height * width, "x_pitch": width}
+    arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_row": g.stride}
+    place = At("x", source.front if pads[0] >= 0 else 0)
+    call = Call(convert.to_planes(lanes, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
+    memory = {"x": to_flat(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
+    out = kernels.run([call], memory, channels * (1 if only_first else step), threads=threads)
+    np.testing.assert_array_equal(out["y"], to_flat(want, g))
+
+
+@settings(max_examples=25)
+@given(channels=st.integers(1, 9), height=SIZES, width=SIZES, pad=st.integers(0, 2), threads=st.integers(1, 2), strip=st.integers(0, 3))
+@pytest.mark.slow
+def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
+    lanes, kernels = built
+    g, vectors = Geometry(height, width, pad), 64 // lanes
+    x, mask = values(height + width, channels, height, width), pixel_mask(g)
+    flat = {"tile": g.tile, "row": g.stride}
+    packed = {"tile": channels * g.tile, "row": g.tile}
+
+    def move(source: Any, of: dict[str, int], to: dict[str, int], memory: dict[str, np.ndarray], x0: int, y0: int) -> np.ndarray:
+        numbers = {"channels": channels, "x_tile": of["tile"], "x_row": of["row"], "y_tile": to["tile"], "y_row": to["row"]}
+        call = Call(source, {"x": At("x", x0), "y": At("y", y0), "mask": mask} | numbers)
+        return kernels.run([call], memory, g.tiles, strip, threads)["y"]
+
+    pack, unpack = convert.retile(lanes, vectors, False), convert.retile(lanes, vectors, True)
+    tiles = move(pack, flat, packed, {"x": to_flat(x, g), "y": to_packed(x * 0, g)}, g.front, 0)
+    np.testing.assert_array_equal(from_packed(tiles, g), x)
+    rows = move(unpack, packed, flat, {"x": to_packed(x, g), "y": empty(channels, g)}, 0, g.front)
+    np.testing.assert_array_equal(from_flat(rows, g), x)
+    np.testing.assert_array_equal(rows, to_flat(x, g))
