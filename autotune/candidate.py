@@ -20,7 +20,6 @@ from sparsec.autotune.activations import from_storage, read_by, rows, storage_el
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
-from sparsec.backends.cpu import library
 from sparsec.backends.plan import Buffer, Group, Plan, Task
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
@@ -56,7 +55,7 @@ class Bench:
         """Build and check a candidate: its error, digest of its lowered source, symbols and work. Wrong if it is wrong."""
         groups = self.job.backend.share(self.job.backend.lower(self.job.task, self.job.schedules[candidate]))
         kernels = _sources(groups)
-        path = self.job.backend.build(kernels, self.job.cache)  # type: ignore[attr-defined]
+        path = self.job.backend.build(kernels, self.job.cache)
         program = self._program(groups, kernels)
         runner = Runner(program, path, self.job.threads, room=4 * _SLACK)
         self._run(runner, 0)
@@ -64,7 +63,7 @@ class Bench:
         self._ready[candidate] = runner, _start_ns(program, path, self.job.threads)
         return {
             "error": error,
-            "source": library.key(kernels, self.job.backend.machine),
+            "source": self.job.backend.digest(kernels),
             "kernels": [k.symbol for k in kernels],
             "flops": sum(call.flops for group in groups for call in group.calls),
         }

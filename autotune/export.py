@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import tvm
 
 import sparsec
 from sparsec.autotune.database import FILE
@@ -24,11 +19,10 @@ from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place, Records
 from sparsec.autotune.tasks import storages, task_key
 from sparsec.autotune.tune import place_of, tools
-from sparsec.backends.base import Machine, Source
-from sparsec.backends.cpu import library
+from sparsec.backends.base import Backend
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Group, Task
-from sparsec.errors import ArtifactError, InvalidInput, MachineError, unwritten
+from sparsec.errors import ArtifactError, InvalidInput, unwritten
 from sparsec.loaded import LoadedModel
 from sparsec.settings import Settings
 
@@ -57,10 +51,6 @@ clean:
 .PHONY: all clean
 .SECONDARY:
 """
-# The calling convention that leaves a function as it is: neither TVM's own nor a launch of one.
-_PLAIN_C = 3
-#: LLVM's notes on aliases name buffers by where the compiler had them in memory.
-_ADDRESSES = re.compile(r'(?<=!")0x[0-9a-f]+')
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
         shutil.copyfile(Path(sparsec.__file__).parent / "c" / "selftest.h", folder / "selftest.h")
         done: dict[str, Exported] = {}
         for program in programs:
-            exporter = _Exporter(folder, program.lowered, program.machine, model._settings)
+            exporter = _Exporter(folder, program.lowered, program.backend, model._settings)
             done |= {kernel.symbol: kernel for kernel in exporter.all(done)}
     except OSError as error:
         raise ArtifactError("Kernels cannot be exported.", where=str(folder), **unwritten(error)) from error
@@ -111,8 +101,9 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
 class _Exporter:
     """The kernels of one region."""
 
-    def __init__(self, folder: Path, lowered: Lowered, machine: Machine, settings: Settings) -> None:
-        self._folder, self._lowered, self._machine, self._settings = folder, lowered, machine, settings
+    def __init__(self, folder: Path, lowered: Lowered, backend: Backend, settings: Settings) -> None:
+        self._folder, self._lowered, self._backend, self._settings = folder, lowered, backend, settings
+        self._machine = backend.machine
         calls = [call for group in lowered.plan.groups for call in group.calls]
         self._sources = {call.source.symbol: call.source for call in calls}
         self._writes = {s: frozenset(n for c in calls if c.source.symbol == s for n in c.writes) for s in self._sources}
@@ -124,7 +115,8 @@ class _Exporter:
             if symbol in done:
                 continue
             source = self._sources[symbol]
-            path, digest = self._build(source)
+            path = self._folder / f"{symbol}.so"
+            digest = self._backend.build_alone(source, path)
             (self._folder / f"{symbol}.h").write_text(header(source, self._writes[symbol], self._machine.features))
             untested = self._write_test(symbol, task, groups)
             (self._folder / f"{symbol}.json").write_text(
@@ -141,23 +133,6 @@ class _Exporter:
         (self._folder / f"{symbol}_test.c").write_text(text)
         (self._folder / f"{symbol}_test.bin").write_bytes(data)
         return ""
-
-    def _build(self, source: Source) -> tuple[Path, str]:
-        """The library of one kernel, and the digest of its LLVM code."""
-        function = source.make().with_attr("global_symbol", source.symbol).with_attr("calling_conv", _PLAIN_C)
-        compiled = tvm.compile(tvm.IRModule({source.symbol: function}), target=library.target(self._machine))
-        code, path = _ADDRESSES.sub("", compiled.mod.inspect_source("ll")), self._folder / f"{source.symbol}.so"
-        if "TVMBackend" in code:
-            raise MachineError(f"{source.symbol} calls TVM's runtime and cannot stand alone.", hint="Choose another schedule.")
-        with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
-            script.write(f"{{ global: {source.symbol}; local: *; }};\n")
-            script.flush()
-            try:
-                compiled.export_library(str(path), options=[f"-Wl,--version-script={script.name}"])
-            except RuntimeError as error:
-                why, hint = str(error).strip().splitlines()[-1], "Install a C compiler (gcc or clang)."
-                raise MachineError(f"{source.symbol} cannot be linked.", where=str(path), why=why, hint=hint) from error
-        return path, hashlib.sha256(code.encode()).hexdigest()
 
     def _described(self, symbol: str, task: Task | None, digest: str, untested: str) -> dict[str, Any]:
         schedule = None if task is None else self._lowered.schedules.get(task.node)
@@ -187,7 +162,7 @@ class _Exporter:
         """All measurements of this machine, oldest first."""
         if not (self._settings.cache_dir / FILE).exists():
             return []
-        place = place_of(self._machine, self._settings)
+        place = place_of(self._backend, self._settings)
         with Records(self._settings.cache_dir) as records:
             return [r for r in records.all() if Place(r.machine, r.threads, r.library) == place]
 

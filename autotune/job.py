@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.autotune.tasks import restored_schedule, restored_spec, restored_storage, storages
-from sparsec.backends.base import Machine
-from sparsec.backends.lowering import Lowerer
+from sparsec.backends.base import Backend, Machine
 from sparsec.backends.plan import Buffer, Task
 from sparsec.spec import Schedule
 
@@ -26,7 +25,7 @@ class Job:
 
     task: Task
     schedules: tuple[Schedule, ...]
-    backend: Lowerer
+    backend: Backend
     cache: Path
     threads: int
     seed: int

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sparsec.backends.assemble import assemble
-from sparsec.backends.plan import Buffer, Group, Plan, Task
-from sparsec.backends.x86.backend import X86
+from sparsec.backends.base import Backend
+from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.layouts import Geometry, Storage
 from sparsec.runtime import Runner
 from sparsec.spec import KernelSpec
@@ -33,7 +33,7 @@ class LayoutCosts:
     flat_read: float
 
 
-def layout_costs(backend: X86, cache: Path, measuring: bool) -> LayoutCosts | None:
+def layout_costs(backend: Backend, cache: Path, measuring: bool) -> LayoutCosts | None:
     """The costs remembered in ``cache``; measured now (about a second) if there are none and ``measuring``; else None."""
     path = cache / f"layouts-{backend.machine.key()}.json"
     try:
@@ -51,12 +51,12 @@ def layout_costs(backend: X86, cache: Path, measuring: bool) -> LayoutCosts | No
     return found
 
 
-def measure(backend: X86, cache: Path) -> LayoutCosts:
+def measure(backend: Backend, cache: Path) -> LayoutCosts:
     """Time the conversion, and one 1x1 convolution from either layout, alternating; best of several."""
     space = Geometry(_SIZE, _SIZE, 1, backend.tile)
     flat, packed = (Storage(layout, _CHANNELS, space) for layout in ("flat", "packed"))  # type: ignore[arg-type]
     groups = [
-        Group((backend.copy(Buffer("x", flat), Buffer("y", packed)),)),
+        Group((backend.move(Move(Buffer("x", flat), Buffer("y", packed))),)),
         *(_convolution(backend, source, flat) for source in (packed, flat)),
     ]
     size = 4 * _CHANNELS * _SIZE * _SIZE
@@ -64,7 +64,7 @@ def measure(backend: X86, cache: Path) -> LayoutCosts:
     return LayoutCosts(convert / size, max(from_flat - from_packed, 0.0) / size)
 
 
-def _convolution(backend: X86, source: Storage, target: Storage) -> Group:
+def _convolution(backend: Backend, source: Storage, target: Storage) -> Group:
     shape = (_CHANNELS, _SIZE, _SIZE)
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((_CHANNELS, _CHANNELS, 1, 1), np.float32)
@@ -75,7 +75,7 @@ def _convolution(backend: X86, source: Storage, target: Storage) -> Group:
     return backend.lower(task, backend.schedules(task)[0])[0]
 
 
-def _fastest(backend: X86, groups: Sequence[Group], cache: Path) -> list[float]:
+def _fastest(backend: Backend, groups: Sequence[Group], cache: Path) -> list[float]:
     """Seconds of each group, run in turns."""
     kernels = list({c.source.symbol: c.source for g in groups for c in g.calls}.values())
     library = backend.build(kernels, cache)

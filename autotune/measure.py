@@ -19,7 +19,7 @@ from sparsec.autotune.job import Job, write_job
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place
 from sparsec.autotune.tasks import shape_key, storages, task_key
-from sparsec.backends.lowering import Lowerer
+from sparsec.backends.base import Backend
 from sparsec.backends.plan import Task
 from sparsec.scratch import Scratch
 from sparsec.spec import Schedule
@@ -90,7 +90,7 @@ class Measuring:
         self._end()
         self._scratch.remove()
 
-    def measure(self, task: Task, candidates: Mapping[int, Schedule], backend: Lowerer) -> list[Record]:
+    def measure(self, task: Task, candidates: Mapping[int, Schedule], backend: Backend) -> list[Record]:
         """Measure candidates of ``task``, given by rank, in one run. Failed if the task itself cannot be loaded in a child process."""
         folder = self._scratch.path
         job = Job(task, tuple(candidates.values()), backend, self._cache or folder, self._place.threads, _SEED)

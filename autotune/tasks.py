@@ -1,53 +1,16 @@
-"""The tasks of a region and what makes two of them the same: spec, storages and where the weights are zero."""
+"""What makes two tasks the same: spec, storages and where the weights are zero."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sparsec.backends.base import Machine
-from sparsec.backends.lowering import Lowerer, lower_region
-from sparsec.backends.plan import Buffer, Group, Task
+from sparsec.backends.plan import Task
 from sparsec.layouts import Geometry, Storage
-from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
-
-
-class _Survey:
-    """A backend that lowers nothing: what is left of lowering a region are its tasks."""
-
-    def __init__(self, machine: Machine, tile: int) -> None:
-        self.machine, self.tile = machine, tile
-
-    def schedules(self, task: Task) -> list[Schedule]:
-        return [()]
-
-    def lower(self, task: Task, schedule: Schedule) -> list[Group]:
-        return []
-
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        return list(groups)
-
-    def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
-        return True
-
-    def copy(self, source: Buffer, target: Buffer) -> Any:
-        return None
-
-    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Any:
-        return None
-
-    def planes(self, source: Buffer, target: Buffer, step: int) -> Any:
-        return None
-
-
-def survey(region: Region, backend: Lowerer) -> list[Task]:
-    """The tasks of ``region`` in order, as lowering will see them; no weights are packed."""
-    return list(lower_region(region, _Survey(backend.machine, backend.tile)).tasks)
 
 
 def described_storage(storage: Storage) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -20,13 +20,10 @@ from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring
 from sparsec.autotune.progress import shown
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Entry, Place, Records, look_up
-from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, survey, task_key
-from sparsec.backends.base import Machine
-from sparsec.backends.cpu import library
-from sparsec.backends.lowering import Lowerer
+from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, task_key
+from sparsec.backends.base import Backend
 from sparsec.backends.plan import Task
 from sparsec.errors import TuningError
-from sparsec.regions import Region
 from sparsec.settings import Settings
 from sparsec.spec import Schedule
 
@@ -37,39 +34,40 @@ _TOOLS = ("torch", "apache-tvm", "sparsec")
 logger = logging.getLogger("sparsec")
 
 
-def choose(region: Region, backend: Lowerer, settings: Settings, limits: Limits | None = None) -> Mapping[str, Schedule]:
-    """Schedules by node name for the tasks with good records; first measures what has none, unless ``settings.tune`` is "off".
+class Chosen(NamedTuple):
+    """By node name: schedules of the tasks with good records, and what was measured of each candidate (schedule as JSON → median µs)."""
+
+    schedules: Mapping[str, Schedule]
+    times: Mapping[str, Mapping[str, float]]
+
+
+def choose(tasks: Sequence[Task], backend: Backend, settings: Settings, limits: Limits | None = None) -> Chosen:
+    """What records say of ``tasks``; first measures what has none, unless ``settings.tune`` is "off".
 
     Never raises for a failed measurement or a database that cannot be used: the defaults serve, and the log says why.
     """
-    place = place_of(backend.machine, settings)
+    place, weighing = place_of(backend, settings), [task for task in tasks if task.weights]
     if settings.tune == "off":
-        keys, entries = _recorded(region, backend, settings, place)
+        keys, entries = _recorded(weighing, settings, place)
     else:
-        keys, entries = _tuned(region, backend, settings, place, limits or Limits())
+        keys, entries = _tuned(weighing, backend, settings, place, limits or Limits())
     runs = latest_runs(entries)
     found = {task: best(run) for task, run in runs.items()}
-    return {
+    schedules = {
         task.node: schedule
         for task, key in keys
         if (winner := found.get(key)) is not None and (schedule := _offered(winner, task, backend)) is not None
     }
+    return Chosen(schedules, {task.node: _times(runs[key]) for task, key in keys if key in runs})
 
 
-def times(region: Region, backend: Lowerer, settings: Settings) -> Mapping[str, Mapping[str, float]]:
-    """Median microseconds by node name and schedule (as JSON) of what has records; measures nothing."""
-    keys, entries = _recorded(region, backend, settings, place_of(backend.machine, settings))
-    runs = latest_runs(entries)
-    return {
-        task.node: {e.schedule: e.median_ns / 1e3 for e in runs[key] if e.status == "ok" and e.median_ns is not None}
-        for task, key in keys
-        if key in runs
-    }
+def _times(run: Iterable[Entry]) -> dict[str, float]:
+    return {e.schedule: e.median_ns / 1e3 for e in run if e.status == "ok" and e.median_ns is not None}
 
 
-def place_of(machine: Machine, settings: Settings) -> Place:
+def place_of(backend: Backend, settings: Settings) -> Place:
     """Where records must come from to count here."""
-    return Place(f"{machine.key()}-{processor()}", settings.thread_count, library.key((), machine))
+    return Place(f"{backend.machine.key()}-{processor()}", settings.thread_count, backend.digest())
 
 
 @functools.cache
@@ -109,7 +107,7 @@ def best(run: Sequence[Entry]) -> Entry | None:
     return default if tied else fastest
 
 
-def _offered(winner: Entry, task: Task, backend: Lowerer) -> Schedule | None:
+def _offered(winner: Entry, task: Task, backend: Backend) -> Schedule | None:
     """The winner's schedule. One from a file counts only if the backend has it for this task."""
     schedule = restored_schedule(json.loads(winner.schedule))
     return None if winner.imported and schedule not in backend.schedules(task) else schedule
@@ -118,12 +116,12 @@ def _offered(winner: Entry, task: Task, backend: Lowerer) -> Schedule | None:
 Keyed = list[tuple[Task, str]]
 
 
-def _recorded(region: Region, backend: Lowerer, settings: Settings, place: Place) -> tuple[Keyed, list[Entry]]:
+def _recorded(tasks: Sequence[Task], settings: Settings, place: Place) -> tuple[Keyed, list[Entry]]:
     """Tasks whose shape has records, with their keys, and these records. Weights are read only where the shape is known."""
     keys: Keyed = []
 
     def wanted(shapes: set[str]) -> list[str]:
-        shaped = [(t, shape_key(t)) for t in survey(region, backend) if t.weights]
+        shaped = [(t, shape_key(t)) for t in tasks]
         keys.extend((t, f"{shape}-{pattern_key(t)}") for t, shape in shaped if shape in shapes)
         return sorted({key for _, key in keys})
 
@@ -131,10 +129,10 @@ def _recorded(region: Region, backend: Lowerer, settings: Settings, place: Place
     return keys, entries
 
 
-def _tuned(region: Region, backend: Lowerer, settings: Settings, place: Place, limits: Limits) -> tuple[Keyed, list[Entry]]:
+def _tuned(tasks: Sequence[Task], backend: Backend, settings: Settings, place: Place, limits: Limits) -> tuple[Keyed, list[Entry]]:
     """Tasks with a choice, with their keys, and their records, after measuring what the level asks for and no record covers."""
     effort = EFFORTS[settings.tune]
-    keys = [(t, task_key(t)) for t in survey(region, backend) if t.weights]
+    keys = [(t, task_key(t)) for t in tasks]
     distinct = {key: (task, backend.schedules(task)) for task, key in reversed(keys)}
     distinct = {key: distinct[key] for _, key in keys if len(distinct[key][1]) > 1}
     try:
@@ -190,7 +188,7 @@ def _measure(
     measuring: Measuring,
     records: Records,
     place: Place,
-    backend: Lowerer,
+    backend: Backend,
     turn: AbstractContextManager[Any],
 ) -> list[Entry]:
     """``turn``: held while a task is measured. What another process has measured meanwhile is taken."""

@@ -1,12 +1,19 @@
-"""What a backend is to the rest: a machine description, refusals as values, kernels as (template, schedule) pairs."""
+"""What a backend is to the rest: a machine description, refusals as values, kernels as (template, schedule) pairs, and the protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sparsec.backends.extents import Step
+
+if TYPE_CHECKING:
+    from sparsec.backends.plan import Call, Group, Move, Task
+    from sparsec.layouts import Storage
+    from sparsec.regions import Region
+    from sparsec.spec import KernelSpec, Schedule
 
 ParamKind = Literal["act", "ptr", "i32", "f32"]
 
@@ -23,6 +30,7 @@ class Machine:
     """The facts of a processor that kernels depend on.
 
     ``lanes`` is float32 elements per vector register; cache sizes are bytes per core (``l3``: whole package).
+    ``vectors``: the common name of its vector instructions.
     """
 
     arch: str
@@ -34,6 +42,7 @@ class Machine:
     l2: int
     l3: int
     cores: int
+    vectors: str = ""
 
     def key(self) -> str:
         """Identity used by tuned records and kernel caches."""
@@ -69,3 +78,57 @@ class Source:
 
 #: Values for the non-activation parameters of one call, by parameter name: arrays become weights, numbers become scalars.
 Arguments = Mapping[str, Any]
+
+
+class Verdict(Protocol):
+    """Why a layer runs the kernel it runs; ``flip_density``: of nonzeros, at which the choice would change, None where it would not."""
+
+    @property
+    def flip_density(self) -> float | None: ...
+
+    def reason(self, seconds: Callable[[float], float]) -> str:
+        """One sentence; ``seconds`` converts cycles."""
+
+
+class Backend(Protocol):
+    """What the compiler asks of a target. Nothing outside of ``sparsec.backends`` names one.
+
+    ``name``: of the target. ``tile``: points of a tile in the layouts where ``with_tiles`` has chosen no other.
+    """
+
+    name: str
+    machine: Machine
+    tile: int
+
+    def offers(self, spec: KernelSpec) -> Refusal | None:
+        """None if a kernel exists for ``spec``, else why not."""
+
+    def schedules(self, task: Task) -> list[Schedule]:
+        """Candidate schedules of a task, the default first."""
+
+    def lower(self, task: Task, schedule: Schedule) -> list[Group]:
+        """The groups of calls that compute a task. ValueError where no kernel does."""
+
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        """``groups``, in their order, with what threads take of each decided."""
+
+    def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
+        """Whether one kernel copies a value of ``shape`` from one storage to the other."""
+
+    def move(self, move: Move) -> Call:
+        """The call that writes a value from one buffer to another."""
+
+    def with_tiles(self, region: Region) -> Region:
+        """``region`` with the tile of each resolution, which suits all its layers together."""
+
+    def verdict(self, task: Task, call: Call) -> Verdict | None:
+        """Why ``call``, of ``task``, runs the kernel it runs; None where there is no choice."""
+
+    def build(self, kernels: Sequence[Source], cache: Path | None) -> Path:
+        """The path of a library with these kernels, from ``cache`` if it is there. MachineError where it cannot be made."""
+
+    def build_alone(self, kernel: Source, path: Path) -> str:
+        """Write a library with one kernel as a C function, which needs nothing else, to ``path``; the digest of its code. MachineError."""
+
+    def digest(self, kernels: Sequence[Source] = ()) -> str:
+        """Identity of these kernels' code, or of all code that kernels of this backend are made from."""

@@ -6,16 +6,15 @@ caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] �
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from torch import fx
 
-from sparsec.backends.base import Machine
-from sparsec.backends.plan import Buffer, Call, Group, Plan, Task
-from sparsec.backends.values import Shape, Value, copies, lies_as
+from sparsec.backends.base import Backend
+from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
+from sparsec.backends.values import Value, copies, lies_as
 from sparsec.forms import constant
 from sparsec.layouts import Storage, dense
 from sparsec.operands import makes_rows, operands, residual, shape_of, sources, weights
@@ -23,44 +22,18 @@ from sparsec.regions import Region, parity_step, reads_one_plane
 from sparsec.spec import VIEWS, KernelSpec, Schedule
 
 
-class Lowerer(Protocol):
-    """What lowering asks of a backend."""
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """What a region has to do, in order, before kernels are chosen for it."""
 
-    machine: Machine
-    tile: int
+    steps: tuple[Task | Move, ...]
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
 
-    def schedules(self, task: Task) -> list[Schedule]:
-        """Candidate schedules of a task, the default first."""
-
-    def lower(self, task: Task, schedule: Schedule) -> list[Group]:
-        """The groups of calls that compute a task."""
-
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        """``groups``, in their order, with what threads take of each decided."""
-
-    def covers(self, have: Storage, want: Storage, shape: Shape) -> bool:
-        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
-
-    def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value from one storage to another that ``covers`` allows."""
-
-    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
-        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target, pads of flat rows zero."""
-
-    def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
-        """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-
-
-@dataclass
-class _State:
-    region: Region
-    backend: Lowerer
-    chosen: Mapping[str, Schedule]
-    values: dict[fx.Node, Value] = field(default_factory=dict)
-    groups: list[Group] = field(default_factory=list)
-    derived: dict[tuple[Buffer | Value, Storage | str], Buffer] = field(default_factory=dict)
-    tasks: list[Task] = field(default_factory=list)
-    schedules: dict[str, Schedule] = field(default_factory=dict)
+    @property
+    def tasks(self) -> list[Task]:
+        """The steps that compute."""
+        return [step for step in self.steps if isinstance(step, Task)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +45,41 @@ class Lowered:
     schedules: Mapping[str, Schedule]
 
 
-def lower_region(region: Region, backend: Lowerer, chosen: Mapping[str, Schedule] | None = None) -> Lowered:
-    """Lower every node of ``region``; ``chosen`` names schedules by node, the backend's default serves the others."""
-    state = _State(region, backend, chosen or {})
+@dataclass
+class _State:
+    region: Region
+    backend: Backend
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    steps: list[Task | Move] = field(default_factory=list)
+    derived: dict[tuple[Buffer | Value, Storage | str], Buffer] = field(default_factory=dict)
+
+
+def draft(region: Region, backend: Backend) -> Draft:
+    """One task for every node of ``region`` that computes, and the moves between storages that they need. No weights are packed."""
+    state = _State(region, backend)
     inputs = tuple(_port(region, "input", i, node) for i, node in enumerate(region.inputs))
     outputs = tuple(_port(region, "output", i, node) for i, node in enumerate(region.outputs))
     state.values.update((node, Value.whole(port, shape_of(node))) for node, port in zip(region.inputs, inputs, strict=True))
     ports = dict(zip(region.outputs, outputs, strict=True))
     for node, spec in region.specs.items():
-        _lower_node(state, node, spec, ports.get(node))
+        _add_node(state, node, spec, ports.get(node))
     for node, port in ports.items():
         _deliver(state, state.values[node], port)
-    return Lowered(Plan(tuple(backend.share(state.groups)), inputs, outputs), tuple(state.tasks), state.schedules)
+    return Draft(tuple(state.steps), inputs, outputs)
+
+
+def lower(work: Draft, backend: Backend, chosen: Mapping[str, Schedule] | None = None) -> Lowered:
+    """The calls of kernels that do ``work``; ``chosen`` names schedules by node, the backend's default serves the others."""
+    schedules = {task.node: (chosen or {}).get(task.node) or backend.schedules(task)[0] for task in work.tasks}
+    groups: list[Group] = []
+    for step in work.steps:
+        groups += [Group((backend.move(step),))] if isinstance(step, Move) else backend.lower(step, schedules[step.node])
+    return Lowered(Plan(tuple(backend.share(groups)), work.inputs, work.outputs), tuple(work.tasks), schedules)
+
+
+def lower_region(region: Region, backend: Backend, chosen: Mapping[str, Schedule] | None = None) -> Lowered:
+    """``lower`` of the ``draft`` of a region."""
+    return lower(draft(region, backend), backend, chosen)
 
 
 def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
@@ -97,7 +93,7 @@ def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
     return Buffer(node.name, storage, (side, index))
 
 
-def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | None) -> None:
+def _add_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | None) -> None:
     if spec.op in VIEWS:
         state.values[node] = state.values[operands(node)[0]].viewed(spec.output, dict(spec.attributes).get("dims"))
         return
@@ -112,10 +108,7 @@ def _lower_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | N
         target=target,
         weights=tuple(_array(w, shape) for w, shape in zip(weights(node), spec.weights, strict=True)),
     )
-    schedule = state.chosen.get(node.name) or state.backend.schedules(task)[0]
-    state.tasks.append(task)
-    state.schedules[node.name] = schedule
-    state.groups += state.backend.lower(task, schedule)
+    state.steps.append(task)
     state.values[node] = Value.whole(task.target, spec.output)
 
 
@@ -164,15 +157,14 @@ def _as(state: _State, value: Value, storage: Storage) -> Buffer:
 
 
 def _move(state: _State, value: Value, target: Buffer) -> None:
-    """Emit what writes a value to a buffer: copies of rows where they serve, else every element goes by its address."""
+    """Add what writes a value to a buffer: copies of rows where they serve, else every element goes by its address."""
     source, steps = value.buffer, copies(value, target.storage, state.backend.covers)
     if not steps:
-        call = state.backend.rearrange(source, target, value.places, target.storage.addresses(value.shape))
-    else:
-        for step in steps[:-1]:
-            source = _as(state, Value.whole(source.read_as(step.have), step.shape), step.want)
-        call = state.backend.copy(source.read_as(steps[-1].have), target.read_as(steps[-1].want))
-    state.groups.append(Group((call,)))
+        state.steps.append(Move(source, target, places=(value.places, target.storage.addresses(value.shape))))
+        return
+    for step in steps[:-1]:
+        source = _as(state, Value.whole(source.read_as(step.have), step.shape), step.want)
+    state.steps.append(Move(source.read_as(steps[-1].have), target.read_as(steps[-1].want)))
 
 
 def _planes(state: _State, value: Value, spec: KernelSpec, step: int) -> Buffer:
@@ -183,7 +175,7 @@ def _planes(state: _State, value: Value, spec: KernelSpec, step: int) -> Buffer:
         rows, flat = dense(spec.inputs[0]), Storage("flat", channels, state.region.space(height, width))
         source = _as(state, value, rows if lies_as(value, rows) else flat)
         made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:])))
-        state.groups.append(Group((state.backend.planes(source, made, step),)))
+        state.steps.append(Move(source, made, step=step))
         state.derived[key] = made
     return state.derived[key]
 

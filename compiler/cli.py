@@ -35,6 +35,7 @@ ShapeOption = Annotated[
 TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
 PaddingOption = Annotated[bool, typer.Option("--remove-padding", help="Run each sentence of a padded batch with its own tokens.")]
 PruningOption = Annotated[str | None, typer.Option(metavar="JSON", help='Leave tokens out, which changes answers: {"keep": 0.5}.')]
+TargetOption = Annotated[str | None, typer.Option(help="The machine to make kernels for: native (this one) or x86.")]
 CacheOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Kernels and records, instead of SPARSEC_CACHE_DIR.")]
 DumpOption = Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph after each pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -106,12 +107,13 @@ def compile_command(
     threads: ThreadsOption = None,
     remove_padding: PaddingOption = False,
     token_pruning: PruningOption = None,
+    target: TargetOption = None,
     cache_dir: CacheOption = None,
     dump: DumpOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compile a model and write an artifact that runs without torch: sparsec compile net.onnx -o net.sparsec --input x=1,3,224,224"""
-    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, cache_dir=cache_dir, dump_dir=dump)
+    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, target=target, cache_dir=cache_dir, dump_dir=dump)
     compiled, seconds = _compiled(model, inputs or (), tune, threads, options)
     compiled.save(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -150,6 +152,7 @@ def explain(
     threads: ThreadsOption = None,
     remove_padding: PaddingOption = False,
     token_pruning: PruningOption = None,
+    target: TargetOption = None,
     cache_dir: CacheOption = None,
     dump: DumpOption = None,
     json: JsonOption = False,
@@ -159,7 +162,7 @@ def explain(
     from sparsec.factories import is_model_file
 
     is_artifact = not is_model_file(what) and (":" not in what or Path(what).exists())
-    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, cache_dir=cache_dir, dump_dir=dump)
+    options = _options(remove_padding=remove_padding, token_pruning=token_pruning, target=target, cache_dir=cache_dir, dump_dir=dump)
     explanation = read_explanation(what) if is_artifact else _compiled(what, inputs or (), tune, threads, options)[0].explain()
     typer.echo(explanation.to_json()) if json else _table_console().print(explanation)
 
@@ -296,7 +299,7 @@ def bisect(
     json: JsonOption = False,
 ) -> None:
     """Find the first pass that changes the model's answer; exits with 1 if there is one."""
-    from sparsec.backends.x86.backend import X86
+    from sparsec.backends import backend_for
     from sparsec.bisect import bisect as first_wrong
     from sparsec.doors import inputs_of, open_model
     from sparsec.passes import PIPELINE
@@ -305,7 +308,8 @@ def bisect(
 
     opened = _opened(model, inputs or ())
     captured = open_model(*opened)
-    context = Context(Settings(), X86().offers, {"keep_dense": True})
+    settings = Settings()
+    context = Context(settings, backend_for(settings.target).offers, {"keep_dense": True})
     culprit = first_wrong(captured.graph_module, inputs_of(captured, *opened[1:]), PIPELINE, context, tolerance)
     if json:
         _print_json(culprit=None if culprit is None else culprit.name, passes=[each.name for each in PIPELINE], tolerance=tolerance)

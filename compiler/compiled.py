@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsec.backends.base import Machine
+from sparsec.backends.base import Backend
 from sparsec.backends.lowering import Lowered
 from sparsec.errors import InvalidInput
 from sparsec.explanation import Explanation
@@ -30,14 +30,18 @@ _PLAIN = {Tensor, nn.Parameter}
 
 @dataclass(eq=False)
 class RegionProgram:
-    """One region, executable: its program bound to weights and kernels. ``region`` and ``lowered`` are what it was made from."""
+    """One region, executable: its program bound to weights and kernels. ``region`` and ``lowered`` are what it was made from.
+
+    ``times``: what was measured of each task's candidates (see ``tune.Chosen``).
+    """
 
     region: Region
     lowered: Lowered
     program: Program
     library: Path
     runner: Runner
-    machine: Machine
+    backend: Backend
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run on contiguous tensors with a common leading batch axis.

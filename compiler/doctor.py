@@ -61,13 +61,12 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 
 
 def _processor() -> Check:
-    from sparsec.backends.x86.machine import machine
+    from sparsec.backends import machine_for
 
     def found() -> Check:
-        here = machine()
+        here = machine_for()
         sizes = " · ".join(f"{name} {size >> 10} KiB" for name, size in (("L1", here.l1), ("L2", here.l2), ("L3", here.l3)))
-        width = f"AVX512, {here.lanes} lanes" if here.lanes == 16 else f"AVX2, {here.lanes} lanes"
-        return Check("processor", True, f"{_model()}: {here.arch}, {width}, {sizes}")
+        return Check("processor", True, f"{_model()}: {here.arch}, {here.vectors}, {here.lanes} lanes, {sizes}")
 
     return _guarded("processor", found)
 

@@ -15,10 +15,10 @@ from sparsec import follow, ops, padding
 from sparsec import regions as region_module
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
+from sparsec.backends import backend_for
 from sparsec.backends.assemble import assemble
-from sparsec.backends.base import Source
-from sparsec.backends.lowering import Lowered, lower_region
-from sparsec.backends.x86.backend import X86
+from sparsec.backends.base import Backend, Source
+from sparsec.backends.lowering import Lowered, draft, lower
 from sparsec.calls import layer_of
 from sparsec.compiled import CompiledGraph, RegionProgram
 from sparsec.compiling import compiling
@@ -61,7 +61,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
 
 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
-    backend = X86()
+    backend = backend_for(settings.target)
     context = Context(settings, backend.offers, _costs(backend, settings, keep_whole))
     result = run(captured.graph_module, PIPELINE, context, tolerant=True)
     odd = _odd_weights(result.graph_module)
@@ -121,7 +121,7 @@ def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[d
     )
 
 
-def _costs(backend: X86, settings: Settings, keep_whole: bool) -> dict[str, Any]:
+def _costs(backend: Backend, settings: Settings, keep_whole: bool) -> dict[str, Any]:
     """What passes may ask of this machine."""
     measured = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
     # Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2): strips
@@ -133,7 +133,7 @@ def _costs(backend: X86, settings: Settings, keep_whole: bool) -> dict[str, Any]
 
 def _compile_region(
     region: region_module.Region,
-    backend: X86,
+    backend: Backend,
     settings: Settings,
     least: Mapping[str, int],
     mask: fx.Node | None = None,
@@ -144,14 +144,15 @@ def _compile_region(
     The library holds all default candidates of each layer, so that another mask, which may make another candidate win, compiles
     nothing.
     """
-    chosen = tune.choose(region, backend, settings)
-    lowered = lower_region(region, backend, chosen)
+    work = draft(region, backend)
+    chosen = tune.choose(work.tasks, backend, settings)
+    lowered = lower(work, backend, chosen.schedules)
     kernels = _kernels(lowered, backend)
     library = backend.build(kernels, settings.cache_dir)
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
     program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least)
     program = replace(program, batches=batches, padding=None if mask is None else region.inputs.index(mask))
-    return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend.machine)
+    return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend, chosen.times)
 
 
 def _one_batch(captured: Captured) -> list[str]:
@@ -169,7 +170,7 @@ def _compiled_in(captured: Captured) -> list[str]:
     ]
 
 
-def _kernels(lowered: Lowered, backend: X86) -> list[Source]:
+def _kernels(lowered: Lowered, backend: Backend) -> list[Source]:
     used = {call.source.symbol: call.source for group in lowered.plan.groups for call in group.calls}
     for task in lowered.tasks:
         for schedule in backend.schedules(task):

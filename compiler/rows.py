@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from sparsec.autotune import tune
 from sparsec.autotune.roofline import Roofline, roofline
+from sparsec.backends.base import Backend
 from sparsec.backends.plan import Call, Group
-from sparsec.backends.x86.backend import X86
 from sparsec.explanation import Explanation, Layer
 from sparsec.facts import Fact
 from sparsec.forms import notes
@@ -28,7 +27,11 @@ _FINITE = "zero facts assume finite activations: 0 * inf counts as 0"
 
 
 def explanation_of(
-    result: Result, programs: Sequence[RegionProgram], backend: X86, settings: Settings, failed: Mapping[str, str] = MappingProxyType({})
+    result: Result,
+    programs: Sequence[RegionProgram],
+    backend: Backend,
+    settings: Settings,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
     """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: why regions failed, by node."""
     misses = tuple((c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses)
@@ -45,11 +48,11 @@ def explanation_of(
     )
 
 
-def _rows(program: RegionProgram, backend: X86, limits: Roofline, settings: Settings) -> Iterable[Layer]:
+def _rows(program: RegionProgram, backend: Backend, limits: Roofline, settings: Settings) -> Iterable[Layer]:
     """One row per group, in the order in which they run and are timed."""
     nodes = {n.name: n for n in program.region.specs}
     tasks = {task.node: task for task in program.lowered.tasks}
-    measured = tune.times(program.region, backend, settings)
+    measured = program.times
     for group in program.lowered.plan.groups:
         call = group.calls[-1]
         row = _layer(group, nodes.get(call.node), limits, settings.thread_count)

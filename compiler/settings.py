@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     token_pruning: TokenPruning | Mapping[str, Any] | None
     remove_padding: bool
     check_weights: WeightCheck
+    target: str
 
 
 def _cache_directory() -> Path:
@@ -73,6 +74,7 @@ class Settings:
         remove_padding: compute a batch of sequences of unequal length without their padding.
         check_weights: how a call of ``torch.compile`` makes sure that the weights are those compiled in, besides their versions: "sampled"
             (some bytes at each call, all within some calls), "full" (all bytes at each call) or "versions" (no bytes).
+        target: the machine to make kernels for: "native" (what this one is) or the name of a backend.
     """
 
     tune: Tune = "off"
@@ -83,6 +85,7 @@ class Settings:
     token_pruning: TokenPruning | Mapping[str, Any] | None = None
     remove_padding: bool = False
     check_weights: WeightCheck = "sampled"
+    target: str = "native"
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:

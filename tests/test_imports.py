@@ -74,6 +74,15 @@ def test_imports_point_down(module: str) -> None:
             assert module.startswith(("sparsec.from_onnx.", "sparsec.bench")), f"{module} imports {name}"
 
 
+def test_nothing_outside_backends_names_a_target() -> None:
+    """The one exception is text for people: options and their documentation."""
+    rooms = [path.name for path in (ROOT / "backends").iterdir() if (path / "__init__.py").is_file()]
+    for module, path in MODULES.items():
+        if layer(module) != "backends":
+            found = {n for n in imported(path) if n.startswith(tuple(f"sparsec.backends.{room}" for room in rooms))}
+            assert not found, f"{module} imports {found}"
+
+
 # What machines of one kind share.
 SHARED = {"x86": {"x86", "cpu"}}
 

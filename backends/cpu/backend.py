@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.cpu import library, moves, shares
 from sparsec.backends.cpu.families import FAMILIES, JOINED, PRODUCT
@@ -18,7 +16,7 @@ from sparsec.backends.cpu.products import nominal_work, product_of_task
 from sparsec.backends.cpu.vectors import vector_matrix, vector_verdict
 from sparsec.backends.cpu.verdict import Verdict, compare
 from sparsec.backends.family import Family, choose
-from sparsec.backends.plan import Buffer, Call, Group, Task
+from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.layouts import Storage
 from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
@@ -35,6 +33,8 @@ class Cpu:
 
     ``tile`` is the pixels of a tile in the layouts where ``with_tiles`` has not chosen another.
     """
+
+    name: str
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -89,24 +89,24 @@ class Cpu:
         return shares.settle(groups)
 
     def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
-        """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
+        """Whether one kernel copies a value of ``shape`` from one storage to the other."""
         return moves.covers(have, want, shape)
 
-    def copy(self, source: Buffer, target: Buffer) -> Call:
-        """Move a value between storages that ``covers`` allows."""
-        return moves.copy(source, target, self.machine)
+    def move(self, move: Move) -> Call:
+        """The call that writes a value from one buffer to another."""
+        return moves.call(move, self.machine)
 
-    def rearrange(self, source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray) -> Call:
-        """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target."""
-        return moves.rearrange(source, target, have, want, self.machine)
-
-    def planes(self, source: Buffer, target: Buffer, step: int) -> Call:
-        """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-        return moves.planes(source, target, step, self.machine)
-
-    def build(self, kernels: list[Source], cache: Path | None) -> Path:
+    def build(self, kernels: Sequence[Source], cache: Path | None) -> Path:
         """The path of a library with these kernels."""
         return library.build(kernels, self.machine, cache)
+
+    def build_alone(self, kernel: Source, path: Path) -> str:
+        """Write a library of one C function to ``path``; the digest of its code."""
+        return library.build_alone(kernel, self.machine, path)
+
+    def digest(self, kernels: Sequence[Source] = ()) -> str:
+        """Identity of the code of ``kernels``, or of all that kernels are made from."""
+        return library.key(kernels, self.machine)
 
 
 def _family(spec: KernelSpec) -> Family:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ logger = logging.getLogger("sparsec")
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
 _parsing = opened_in_children(threading.Lock())
 
+# The calling convention that leaves a function as it is: neither TVM's own nor a launch of one.
+_PLAIN_C = 3
+#: LLVM's notes on aliases name buffers by where the compiler had them in memory.
+_ADDRESSES = re.compile(r'(?<=!")0x[0-9a-f]+')
 _POOL, _EXTENTS = (Path(__file__).with_name(name) for name in ("pool.c", "extents.h"))
 #: The linker's driver compiles the entries of the library too.
 _OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "c", str(_POOL))
@@ -85,6 +90,28 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
             hint="Install g++ (or gcc, clang), or name a compiler in CXX, and see that the directory has room.",
         ) from error
     return path
+
+
+def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
+    """Write a library of one C function, which needs nothing of TVM's, to ``path``; the digest of its LLVM code.
+
+    MachineError where the kernel cannot be had alone, or linking fails.
+    """
+    with _parsing:
+        function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _PLAIN_C)
+    compiled = tvm.compile(tvm.IRModule({kernel.symbol: function}), target=target(machine))
+    code = _ADDRESSES.sub("", compiled.mod.inspect_source("ll"))
+    if "TVMBackend" in code:
+        raise MachineError(f"{kernel.symbol} calls TVM's runtime and cannot stand alone.", hint="Choose another schedule.")
+    with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
+        script.write(f"{{ global: {kernel.symbol}; local: *; }};\n")
+        script.flush()
+        try:
+            compiled.export_library(str(path), options=[f"-Wl,--version-script={script.name}"])
+        except RuntimeError as error:
+            why, hint = str(error).strip().splitlines()[-1], "Install a C compiler (gcc or clang)."
+            raise MachineError(f"{kernel.symbol} cannot be linked.", where=str(path), why=why, hint=hint) from error
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def _seal(path: Path) -> None:

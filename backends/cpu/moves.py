@@ -9,7 +9,7 @@ import numpy as np
 from sparsec.backends.base import Arguments, Machine, Source
 from sparsec.backends.cpu import convert, permute, token_moves
 from sparsec.backends.cpu.geometry import mask_of
-from sparsec.backends.plan import Buffer, Call
+from sparsec.backends.plan import Buffer, Call, Move
 from sparsec.layouts import Storage, scaled
 
 
@@ -21,6 +21,13 @@ def covers(have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
         return have.layout != want.layout and have.geometry == want.geometry and len(shape) == 3
     layout = have.layout if have.is_map else want.layout
     return not (have.is_map or want.is_map) or len(shape) == {"flat": 3, "packed": 2}[layout]
+
+
+def call(move: Move, machine: Machine) -> Call:
+    """The call that does ``move``."""
+    if move.places is not None:
+        return rearrange(move.source, move.target, *move.places, machine)
+    return planes(move.source, move.target, move.step, machine) if move.step else copy(move.source, move.target, machine)
 
 
 def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:

@@ -12,3 +12,6 @@ class X86(Cpu):
 
     def __init__(self, machine: Machine | None = None) -> None:
         super().__init__(machine or this_machine())
+
+
+BACKEND = X86

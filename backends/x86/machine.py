@@ -59,6 +59,7 @@ def describe(flags: frozenset[str], cores: int) -> Machine:
         l2=_cache_bytes(2, "Unified", 1 << 20),
         l3=_cache_bytes(3, "Unified", 8 << 20),
         cores=cores,
+        vectors="AVX512" if wide else "AVX2",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparsec.backends import target_named
 from sparsec.compiling import compiling
 from sparsec.ending import waited_for
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
@@ -60,6 +61,7 @@ def sparse_backend(
     if mode not in MODES:
         raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
     settings = Settings.from_options({**MODES[mode], **(options or {})})
+    target_named(settings.target)
     numbers = number_positions(graph_module, example_inputs)
     if reason := _dense_reason(example_inputs, numbers):
         # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.

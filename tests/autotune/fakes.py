@@ -92,7 +92,7 @@ def region_of(model: nn.Module, x: torch.Tensor, settings: Settings) -> Region:
 
 def record(settings: Settings, **changes: object) -> Record:
     """A good record of this machine for a task that does not exist; ``changes`` replace fields."""
-    place, spec = place_of(X86().machine, settings), KernelSpec("conv2d", ((16, 8, 8),), (24, 8, 8))
+    place, spec = place_of(X86(), settings), KernelSpec("conv2d", ((16, 8, 8),), (24, 8, 8))
     made = Record(
         run="r",
         task="shape-pattern",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sparsec.autotune.activations import from_storage, parity_planes, to_storage
 from sparsec.autotune.candidate import TOLERANCE, Bench, Wrong, deviation
 from sparsec.autotune.job import Job, read_job, write_job
-from sparsec.autotune.tasks import pattern_key, restored_schedule, restored_spec, shape_key, storages, survey, task_key
+from sparsec.autotune.tasks import pattern_key, restored_schedule, restored_spec, shape_key, storages, task_key
+from sparsec.backends.lowering import draft
 from sparsec.backends.x86.backend import X86
 from sparsec.layouts import Geometry, Storage
 from sparsec.settings import Settings
@@ -23,7 +24,7 @@ from tests.autotune.fakes import Misbehaving, Variety, region_of
 def tasks(tmp_path_factory):
     torch.manual_seed(0)
     settings = Settings(threads=1, cache_dir=tmp_path_factory.mktemp("cache"))
-    return survey(region_of(Variety(), torch.randn(1, 3, 17, 17), settings), X86())
+    return draft(region_of(Variety(), torch.randn(1, 3, 17, 17), settings), X86()).tasks
 
 
 @pytest.fixture(scope="module")

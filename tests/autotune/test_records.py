@@ -28,7 +28,7 @@ def settings(tmp_path) -> Settings:
 
 @pytest.fixture
 def place(settings) -> Place:
-    return place_of(X86().machine, settings)
+    return place_of(X86(), settings)
 
 
 FAILED = {"status": "failed", "reason": "crashed (signal 11)", "samples_ns": (), "error": None, "rival": None, "rival_median_ns": None}

@@ -17,7 +17,8 @@ from sparsec.autotune.database import FILE
 from sparsec.autotune.measure import EFFORTS, Limits, rotated
 from sparsec.autotune.progress import shown
 from sparsec.autotune.records import Entry, Records
-from sparsec.autotune.tasks import shape_key, survey, task_key
+from sparsec.autotune.tasks import shape_key, task_key
+from sparsec.backends.lowering import draft
 from sparsec.backends.x86.backend import X86
 from sparsec.settings import Settings
 from tests.autotune.fakes import Misbehaving, Pair, Variety, record, region_of
@@ -47,12 +48,16 @@ def no_process(monkeypatch):
     monkeypatch.setattr("sparsec.autotune.measure.Child", refuse)
 
 
+def choose(region, backend, *asked):
+    return tune.choose(draft(region, backend).tasks, backend, *asked)
+
+
 @pytest.mark.slow
 def test_misbehaving_candidates_are_contained_and_recorded(region, settings):
     backend, limits = Misbehaving(), Limits(load=120, prepare=8, time=8)
-    (task,) = survey(region, backend)
+    (task,) = draft(region, backend).tasks
     schedules = backend.schedules(task)
-    chosen = tune.choose(region, backend, Settings(tune="full", threads=1, cache_dir=settings.cache_dir), limits)
+    chosen = choose(region, backend, Settings(tune="full", threads=1, cache_dir=settings.cache_dir), limits)
     with Records(settings.cache_dir) as database:
         records = sorted(database.all(), key=lambda r: r.rank)
     assert [r.schedule for r in records] == schedules and {(r.task, r.run) for r in records} == {(task_key(task), records[0].run)}
@@ -63,9 +68,8 @@ def test_misbehaving_candidates_are_contained_and_recorded(region, settings):
     assert reasons["wrong"][0] == "failed" and reasons["wrong"][1].startswith("wrong result: max error 1.0e-03")
     good = [records[0], records[5]]
     assert all(r.status == "ok" and len(r.samples_ns) == 81 and r.error is not None and r.error < 1e-5 for r in good)
-    assert chosen[task.node] in [r.schedule for r in good]
-    times = tune.times(region, backend, settings)[task.node]
-    assert times == {json.dumps(r.schedule): r.median_ns / 1e3 for r in good}
+    assert chosen.schedules[task.node] in [r.schedule for r in good]
+    assert chosen.times[task.node] == {json.dumps(r.schedule): r.median_ns / 1e3 for r in good}
 
 
 def entries(*medians, **changes):
@@ -95,7 +99,7 @@ def test_emulated_records_never_win():
 
 def stored(region, settings, **changes):
     """Records that make the last candidate of the region's only task the fastest."""
-    (task,) = survey(region, X86())
+    (task,) = draft(region, X86()).tasks
     schedules = X86().schedules(task)
     keys = {"task": task_key(task), "shape": shape_key(task)}
     last = len(schedules) - 1
@@ -111,22 +115,22 @@ def test_records_decide_without_measuring(region, settings, no_process):
     node, fastest = stored(region, settings)
     for level in ("off", "quick", "full"):
         asked = Settings(tune=level, threads=1, cache_dir=settings.cache_dir)
-        assert tune.choose(region, X86(), asked) == {node: fastest}
+        assert choose(region, X86(), asked).schedules == {node: fastest}
 
 
 @pytest.mark.parametrize("change", [{"library": "older sources"}, {"machine": "another"}, {"emulated": True}, {"threads": 2}])
 def test_records_that_do_not_count_decide_nothing(region, settings, no_process, change):
     stored(region, settings, **change)
-    assert tune.choose(region, X86(), settings) == {}
-    assert tune.times(region, X86(), settings) == {}
+    assert choose(region, X86(), settings).schedules == {}
+    assert choose(region, X86(), settings).times == {}
 
 
 def test_an_imported_schedule_that_the_backend_does_not_have_is_not_used(region, settings, no_process):
-    (task,) = survey(region, X86())
+    (task,) = draft(region, X86()).tasks
     made = {"task": task_key(task), "shape": shape_key(task), "schedule": (("kernel", "spmm"), ("vectors", 99))}
     with Records(settings.cache_dir) as records:
         records.add([record(settings, imported=True, **made)])
-    assert tune.choose(region, X86(), settings) == {}
+    assert choose(region, X86(), settings).schedules == {}
 
 
 @pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("no locks here")], ids=["system", "platform"])
@@ -143,18 +147,18 @@ def test_a_cache_that_cannot_be_locked_is_said(tmp_path, monkeypatch, caplog, er
 
 
 def test_off_does_nothing_without_a_database(region, tmp_path, monkeypatch, no_process):
-    monkeypatch.setattr(tune, "survey", lambda *_: pytest.fail("tasks were looked at"))
+    monkeypatch.setattr(tune, "shape_key", lambda *_: pytest.fail("tasks were looked at"))
     for folder in (tmp_path / "missing", tmp_path / "file" / "inside"):
         (tmp_path / "file").touch()
-        assert tune.choose(region, X86(), Settings(threads=1, cache_dir=folder)) == {}
+        assert choose(region, X86(), Settings(threads=1, cache_dir=folder)).schedules == {}
         assert not folder.exists()
 
 
 def test_off_survives_a_damaged_database(region, settings, caplog):
     (settings.cache_dir / FILE).write_bytes(b"no database" * 1000)
     with caplog.at_level(logging.WARNING, "sparsec"):
-        assert tune.choose(region, X86(), settings) == {}
-        assert tune.choose(region, X86(), settings) == {}
+        assert choose(region, X86(), settings).schedules == {}
+        assert choose(region, X86(), settings).schedules == {}
     assert caplog.text.count("set aside") == 1
 
 
@@ -162,7 +166,7 @@ def test_a_child_that_cannot_start_leaves_the_defaults(region, settings, monkeyp
     monkeypatch.setattr("sparsec.autotune.child.sys.executable", "/bin/false")
     quick = Settings(tune="quick", threads=1, cache_dir=settings.cache_dir)
     with caplog.at_level(logging.WARNING, "sparsec"):
-        assert tune.choose(region, X86(), quick) == {}
+        assert choose(region, X86(), quick).schedules == {}
     assert "could not be measured (crashed (exit status 1))" in caplog.text
 
 
@@ -240,5 +244,5 @@ def test_two_that_tune_one_network_at_once_measure_it_once(monkeypatch, tmp_path
 
     monkeypatch.setattr("sparsec.autotune.measure.Measuring.measure", measure)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: tune.choose(region, backend, settings), range(2))
+        first, second = pool.map(lambda _: choose(region, backend, settings), range(2))
     assert first == second and len(measured) == len(set(measured)) > 2

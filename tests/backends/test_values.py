@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec.backends import lowering
+from sparsec.backends import lowering, plan
 from sparsec.backends.cpu import moves
 from sparsec.backends.plan import Buffer
 from sparsec.backends.values import Value, lies_as
@@ -19,7 +19,7 @@ from sparsec.backends.x86.backend import X86
 from sparsec.describe import spec_of
 from sparsec.layouts import Geometry, Storage, dense
 from sparsec.spec import KernelSpec
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed
 from tests.machines import MACHINES
 
 aten = torch.ops.aten
@@ -90,7 +90,7 @@ class Move:
     """A value of some shape in one storage, seen through views, in another storage."""
 
     def __init__(self, have: Storage, shape: Shape, specs: list[KernelSpec], want: Storage, backend: X86) -> None:
-        self.state = lowering._State(None, backend, {})  # type: ignore[arg-type]
+        self.state = lowering._State(None, backend)  # type: ignore[arg-type]
         value = Value.whole(Buffer("x", have), shape)
         for spec in specs:
             value = value.viewed(spec.output, dict(spec.attributes).get("dims"))
@@ -98,7 +98,7 @@ class Move:
 
     @property
     def calls(self) -> list[Any]:
-        return [call for group in self.state.groups for call in group.calls]
+        return [self.state.backend.move(step) for step in self.state.steps if isinstance(step, plan.Move)]
 
     def run(self, kernels: Kernels, source: np.ndarray) -> np.ndarray:
         """The memory of the result."""

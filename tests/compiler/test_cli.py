@@ -387,9 +387,9 @@ def test_bench_always_includes_ours(invoke: Invoke, monkeypatch: pytest.MonkeyPa
 
 def test_options_are_those_of_settings(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
     given = ("--remove-padding", "--token-pruning", '{"keep": 0.5, "after": [3]}', "--cache-dir", "cache", "--dump", "graphs")
-    assert invoke("explain", "shop_of_models:both", *given, "--threads", "3", "--tune", "quick").exit_code == 0
+    assert invoke("explain", "shop_of_models:both", *given, "--threads", "3", "--tune", "quick", "--target", "x86").exit_code == 0
     pruning = {"keep": 0.5, "after": [3]}
-    wanted = {"remove_padding": True, "token_pruning": pruning, "cache_dir": Path("cache"), "dump_dir": Path("graphs")}
+    wanted = {"remove_padding": True, "token_pruning": pruning, "cache_dir": Path("cache"), "dump_dir": Path("graphs"), "target": "x86"}
     assert calls[0].options == {"tune": "quick", "threads": 3, **wanted}
     assert {*calls[0].options} <= {field.name for field in dataclasses.fields(Settings)}
     assert invoke("tune", "shop_of_models:both", "--tune", "full", "--cache-dir", "cache").exit_code == 0

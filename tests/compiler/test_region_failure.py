@@ -69,15 +69,15 @@ def failing(function, error: Exception, applies):
     return call
 
 
-def is_second(region, *_) -> bool:
-    return any(spec.output[0] == 16 for spec in region.specs.values())
+def is_second(work, *_) -> bool:
+    return any(task.spec.output[0] == 16 for task in getattr(work, "tasks", work))
 
 
 PLANTS = {
-    "lowering": (driver, "lower_region", is_second, ValueError("no kernel moves it")),
+    "lowering": (driver, "lower", is_second, ValueError("no kernel moves it")),
     "kernel family": (X86, "lower", lambda self, task, *_: task.spec.output[0] == 16, AttributeError("residual")),
     "tuning": (driver.tune, "choose", is_second, IndexError("no candidate")),
-    "verification": (driver, "lower_region", is_second, VerificationError("The graph is not well formed.")),
+    "verification": (driver, "lower", is_second, VerificationError("The graph is not well formed.")),
 }
 
 
@@ -150,7 +150,7 @@ def test_the_torch_compile_door_says_it_once_and_goes_on(tolerant, kernels, monk
 
 @pytest.mark.parametrize("error", [InvalidInput("too many threads"), MachineError("no AVX2")])
 def test_what_a_user_causes_is_raised(error, tolerant, kernels, monkeypatch):
-    monkeypatch.setattr(driver, "lower_region", failing(None, error, lambda *_: True))
+    monkeypatch.setattr(driver, "lower", failing(None, error, lambda *_: True))
     with pytest.raises(type(error), match=str(error)):
         sparsec.compile(TwoRegions().eval(), (IMAGES,), threads=1, cache_dir=kernels)
 
@@ -159,7 +159,7 @@ def test_what_a_user_causes_is_raised(error, tolerant, kernels, monkeypatch):
 def test_strict_raises_everything(place, kernels, monkeypatch):
     monkeypatch.setenv("SPARSEC_STRICT", "1")
     if place == "region":
-        monkeypatch.setattr(driver, "lower_region", failing(None, ZeroDivisionError("planted"), lambda *_: True))
+        monkeypatch.setattr(driver, "lower", failing(None, ZeroDivisionError("planted"), lambda *_: True))
     else:
         monkeypatch.setattr(FoldBatchNorm, "apply", raises)
     with pytest.raises(ZeroDivisionError, match="planted"):

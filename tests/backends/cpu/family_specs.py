@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsec.ops import ACTIVATIONS
 from sparsec.spec import KernelSpec
-from tests.backends.x86.family_cases import Case, pairwise
+from tests.backends.cpu.family_cases import Case, pairwise
 
 #: Clamps of one side, of both and the wrong way round; their limits mean nothing to other activations.
 LIMITS = ((0.0, float("inf")), (float("-inf"), 0.5), (-0.7, 0.9), (1.0, -1.0))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sparsec.backends.cpu.block import block, pack_block
 from sparsec.backends.cpu.expr import ACTIVATIONS
-from tests.backends.x86.kernel_call import Kernels
-from tests.backends.x86.panel_call import Problem, problem
+from tests.backends.cpu.kernel_call import Kernels
+from tests.backends.cpu.panel_call import Problem, problem
 from tests.machines import BY_LANES, LANES
 
 PANELS = {16: [(8, 2), (6, 4), (12, 1)], 8: [(6, 2), (4, 2)]}

@@ -18,7 +18,7 @@ from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_el
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.shares import one_run, runs_of, units_of
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES
 
 VARIANTS = [(k, "clamp", masked) for k in (3, 5, 7) for masked in (False, True)] + [(3, a, True) for a in ACTIVATIONS[1:]]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.embedding import DTYPES, embedding
 from sparsec.backends.cpu.tokens import token_groups
-from tests.backends.x86.kernel_call import Kernels
-from tests.backends.x86.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of
+from tests.backends.cpu.kernel_call import Kernels
+from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of
 from tests.machines import MACHINES
 
 TILES = (64, 32)

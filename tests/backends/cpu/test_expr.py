@@ -7,7 +7,7 @@ import torch
 from sparsec import ops
 from sparsec.backends.cpu.expr import ACTIVATIONS, activate
 from sparsec.backends.cpu.pointwise_ops import vector_op
-from tests.backends.x86.kernel_call import Call, Kernels
+from tests.backends.cpu.kernel_call import Call, Kernels
 from tests.machines import MACHINES
 
 SMOOTH = ("sigmoid", "silu", "gelu", "gelu_tanh", "tanh")

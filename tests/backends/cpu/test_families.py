@@ -16,8 +16,8 @@ from sparsec.backends.plan import Buffer
 from sparsec.backends.x86.backend import X86
 from sparsec.layouts import Storage
 from sparsec.spec import VIEWS, KernelSpec
-from tests.backends.x86.family_cases import Case, run, task_of
-from tests.backends.x86.family_specs import AXES, cases
+from tests.backends.cpu.family_cases import Case, run, task_of
+from tests.backends.cpu.family_specs import AXES, cases
 from tests.machines import MACHINES
 
 BACKEND = X86()

@@ -11,8 +11,8 @@ from sparsec.backends.base import Source
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
 from sparsec.backends.cpu.gemv_windows import gemv_windows, pack_windows
-from tests.backends.x86.kernel_call import Call, Kernels
-from tests.backends.x86.panel_call import ACTIVATIONS as EXACT
+from tests.backends.cpu.kernel_call import Call, Kernels
+from tests.backends.cpu.panel_call import ACTIVATIONS as EXACT
 from tests.machines import MACHINES
 
 VECTORS = (1, 4)

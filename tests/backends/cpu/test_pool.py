@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparsec.backends.cpu.pool import Window, global_pool, window_arguments, window_pool
 from sparsec.layouts import Geometry
-from tests.backends.x86.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES
 
 COLUMNS = ((2, 2), (3, 1), (3, 2), (5, 1), (5, 3), (13, 1))  # (window columns, column stride)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
-from tests.backends.x86.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
-from tests.backends.x86.panel_call import Problem, problem
+from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.panel_call import Problem, problem
 from tests.machines import BY_LANES, LANES
 
 #: (bytes of a panel, group, split): narrow and wide panels, every group length.

@@ -12,7 +12,7 @@ from sparsec.backends import plan
 from sparsec.backends.plan import Buffer, Task
 from sparsec.layouts import Count, Geometry, Storage
 from sparsec.spec import KernelSpec
-from tests.backends.x86.kernel_call import At, Call, Kernels
+from tests.backends.cpu.kernel_call import At, Call, Kernels
 
 
 @dataclass(frozen=True)
