@@ -106,8 +106,11 @@ class Backend(Protocol):
     def schedules(self, task: Task) -> list[Schedule]:
         """Candidate schedules of a task, the default first."""
 
+    def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
+        """The kernels that compute a task. Pure: no weights, no device."""
+
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
-        """The groups of calls that compute a task. ValueError where no kernel does."""
+        """The groups of calls that compute a task, its weights packed for them. ValueError where no kernel does."""
 
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""

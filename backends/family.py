@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsec.backends.base import Machine, Refusal
+import numpy as np
+
+from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.plan import Group, Task
 from sparsec.spec import KernelSpec, Schedule
 
@@ -45,8 +47,9 @@ class Family:
 
     ``operands``: names of the operands that they read, those that may be absent included. ``ranks``: of the activations that are read, in
     order, and of the result, all of one sample: 1 for vectors, 2 for tokens, 3 for maps. ``honours``: for each attribute, the values that
-    they implement; an attribute that is not there has none. ``takes``: whether a spec of these ranks is of the family's kind. ``fits``:
-    what its shapes lack for these kernels, "" for nothing; asked only if all attributes are honoured.
+    they implement; an attribute that is not there has none. ``kernels``: what ``lower`` calls, without weights; None: whatever it calls.
+    ``takes``: whether a spec of these ranks is of the family's kind. ``fits``: what its shapes lack for these kernels, "" for nothing;
+    asked only if all attributes are honoured.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Family:
     honours: Mapping[str, Container[Any]]
     lower: Callable[[Task, Schedule, Machine], list[Group]]
     schedules: Callable[[Task, Machine], list[Schedule]] = _only
+    kernels: Callable[[Task, Schedule, Machine], tuple[Source, ...]] | None = None
     takes: Callable[[KernelSpec], bool] = lambda spec: True
     fits: Callable[[KernelSpec], str] = lambda spec: ""
 
@@ -76,6 +80,13 @@ class Family:
         if spec.residual not in (None, spec.output):
             return f"a residual {spec.residual} on {spec.output}"
         return self.fits(spec)
+
+    def sources(self, task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
+        """The kernels that compute ``task``, whatever its weights are."""
+        if self.kernels is not None:
+            return self.kernels(task, schedule, machine)
+        blank = tuple(None if shape is None else np.broadcast_to(np.float32(0), shape) for shape in task.spec.weights)
+        return tuple(call.source for group in self.lower(replace(task, weights=blank), schedule, machine) for call in group.calls)
 
     def groups(self, task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
         """The groups of calls that compute ``task``. ValueError where its operands are not those that its spec speaks of."""

@@ -174,8 +174,7 @@ def _kernels(lowered: Lowered, backend: Backend) -> list[Source]:
     used = {call.source.symbol: call.source for group in lowered.plan.groups for call in group.calls}
     for task in lowered.tasks:
         for schedule in backend.schedules(task):
-            for group in backend.lower(task, schedule):
-                used |= {call.source.symbol: call.source for call in group.calls}
+            used |= {source.symbol: source for source in backend.kernels(task, schedule)}
     return [used[symbol] for symbol in sorted(used)]
 
 

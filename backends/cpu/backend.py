@@ -12,7 +12,7 @@ from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.cpu import library, moves, shares
 from sparsec.backends.cpu.families import FAMILIES, JOINED, PRODUCT
 from sparsec.backends.cpu.panel_costs import Work, best_tile
-from sparsec.backends.cpu.products import nominal_work, product_of_task
+from sparsec.backends.cpu.products import nominal_work, work_of
 from sparsec.backends.cpu.vectors import vector_matrix, vector_verdict
 from sparsec.backends.cpu.verdict import Verdict, compare
 from sparsec.backends.family import Family, choose
@@ -58,8 +58,7 @@ class Cpu:
         stays_dense = call.kind == "dense"
         if not task.target.storage.is_map:
             return vector_verdict(vector_matrix(task), self.machine, stays_dense)
-        product, space = product_of_task(task), task.target.storage.space
-        return compare(product.work(space.pixels, self.machine), self.machine, space.tile, stays_dense)
+        return compare(work_of(task, self.machine), self.machine, task.target.storage.space.tile, stays_dense)
 
     def with_tiles(self, region: Region) -> Region:
         """``region`` with the tile of each resolution on which its products together are predicted fastest."""
@@ -83,6 +82,10 @@ class Cpu:
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``. ValueError where no family of kernels computes its spec."""
         return _family(task.spec).groups(task, schedule, self.machine)
+
+    def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
+        """The kernels that compute ``task``: they depend on shapes, storages and attributes, not on weights."""
+        return _family(task.spec).sources(task, schedule, self.machine)
 
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""

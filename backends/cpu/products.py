@@ -8,10 +8,11 @@ are one product, and the kernels know nothing of convolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from sparsec.backends.base import Machine
+from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import panel_costs
 from sparsec.backends.cpu.block import block, pack_block
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
@@ -58,10 +59,12 @@ def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, so
     outputs, per_group, height, width = weight.shape
     groups = spec["groups"]
     inputs = per_group * groups
-    matrix = np.zeros((outputs, inputs, height, width), np.float32)
-    for g in range(groups):
-        rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
-        matrix[rows, g * per_group : (g + 1) * per_group] = weight[rows]
+    matrix = weight
+    if groups > 1:
+        matrix = np.zeros((outputs, inputs, height, width), np.float32)
+        for g in range(groups):
+            rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
+            matrix[rows, g * per_group : (g + 1) * per_group] = weight[rows]
     offsets = _offsets(inputs, (height, width), spec, source)
     zero = np.zeros(outputs, np.float32)
     return Product(matrix.reshape(outputs, -1), offsets.reshape(-1), zero if bias is None else bias.astype(np.float32))
@@ -69,14 +72,49 @@ def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, so
 
 def product_of_task(task: Task) -> Product:
     """The product over a map that a task computes: for a fused pair, that of its 1x1 convolution."""
+    weight, bias = _weight_of(task)
+    return product_of(weight, bias, *_read_by(task))
+
+
+def _weight_of(task: Task) -> tuple[np.ndarray, np.ndarray | None]:
+    """The weight [O, I/groups, kh, kw] and the bias of the product of a task."""
     weight, bias = task.weights[2:4] if task.spec.op == "depthwise_pointwise" else task.weights[:2]
     assert weight is not None
-    if task.spec.op == "linear":
-        return product_of(weight[:, :, None, None], bias, _pointwise(task.spec), task.sources[0].storage)
+    return weight[:, :, None, None] if task.spec.op == "linear" else weight, bias
+
+
+def _read_by(task: Task) -> tuple[KernelSpec, Storage]:
+    """The convolution that a task computes last, and the storage that it reads."""
     if task.spec.op == "conv2d":
-        return product_of(weight, bias, task.spec, task.sources[0].storage)
-    middle = Storage("packed", weight.shape[1], task.target.storage.space)
-    return product_of(weight, bias, _pointwise(task.spec), middle)
+        return task.spec, task.sources[0].storage
+    inner = _pointwise(task.spec)
+    if task.spec.op == "linear":
+        return inner, task.sources[0].storage
+    shape = task.spec.weights[2]
+    assert shape is not None
+    return inner, Storage("packed", shape[1], task.target.storage.space)
+
+
+def _index_of(task: Task) -> str:
+    """The dtype that holds the offsets of a task's product: it depends on shapes alone."""
+    spec, source = _read_by(task)
+    shape = task.spec.weights[2 if task.spec.op == "depthwise_pointwise" else 0]
+    assert shape is not None
+    height, width = shape[2:] if len(shape) > 2 else (1, 1)
+    offsets = _offsets(shape[1] * spec["groups"], (height, width), spec, source)
+    return "uint16" if offsets.min() >= 0 and offsets.max() < 1 << 16 else "int32"
+
+
+#: What is known of the products of tasks that are being compiled.
+_works: WeakKeyDictionary[Task, dict[Machine, Work]] = WeakKeyDictionary()
+
+
+def work_of(task: Task, machine: Machine) -> Work:
+    """What cost prediction needs to know of a task's product over its pixels. Zeros are counted once."""
+    known = _works.setdefault(task, {})
+    if machine not in known:
+        known[machine] = product_of_task(task).work(task.target.storage.space.pixels, machine)
+    return known[machine]
 
 
 def _pointwise(spec: KernelSpec) -> KernelSpec:
@@ -100,19 +138,30 @@ def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Sto
     return plane * source.row_step + dy[None, :, None] * source.space.pitch + dx[None, None, :]
 
 
-def schedules(product: Product, machine: Machine, space: Geometry) -> list[tuple[float, Schedule]]:
-    """(predicted cycles, schedule) of the candidates, the one predicted fastest first."""
-    return panel_costs.space(product.work(space.pixels, machine), machine, (space.tile,))
-
-
 def product_schedules(task: Task, machine: Machine) -> list[Schedule]:
     """The candidates of a product over a map, the one predicted fastest first."""
-    return [schedule for _, schedule in schedules(product_of_task(task), machine, task.target.storage.space)]
+    return [schedule for _, schedule in panel_costs.space(work_of(task, machine), machine, (task.target.storage.space.tile,))]
+
+
+def product_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
+    """The kernel of a product over the pixels of a map, or over tokens."""
+    return (panel_kernel(task, schedule, machine),)
+
+
+def panel_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
+    """The kernel of a product: it depends on shapes, storages and attributes, not on weights."""
+    choices, target = dict(schedule), task.target.storage
+    index, activation, residual = _index_of(task), kernel_activation(task.spec), task.residual is not None
+    masked, tile, vectors = target.layout == "flat", tile_of(target), int(choices["vectors"])
+    if choices["kernel"] == "spmm":
+        group, split = int(choices["group"]), int(choices["parts"]) > 1
+        return spmm(machine.lanes, vectors, index, activation, residual, masked, group=group, split=split, tile=tile)
+    return block(machine.lanes, int(choices["rows"]), vectors, tile, index, activation, residual, masked)
 
 
 def product_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """A product over the pixels of a map, or over tokens."""
-    return [Group((panel_call(task, product_of_task(task), schedule, machine),))]
+    return [Group((panel_call(task, schedule, machine),))]
 
 
 def product_breach(spec: KernelSpec) -> str:
@@ -151,37 +200,33 @@ def nominal_work(spec: KernelSpec, space: Geometry, machine: Machine, density: f
     return Work(outputs, inputs, space.pixels, int(density * outputs * inputs), blocks)
 
 
-def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machine, node: str = "") -> Call:
-    """The call of a panel kernel for ``product``, reading ``task.sources[0]``, writing ``task.target``."""
-    choices = dict(schedule)
-    source, target, residual = task.sources[0], task.target, task.residual or task.target
-    index = "uint16" if product.offsets.min() >= 0 and product.offsets.max() < 1 << 16 else "int32"
-    masked = target.storage.layout == "flat"
-    tile = tile_of(target.storage)
-    activation = kernel_activation(task.spec)
+def pack(task: Task, schedule: Schedule) -> dict[str, np.ndarray]:
+    """The constants of a product's kernel."""
+    choices, product, index = dict(schedule), product_of_task(task), _index_of(task)
     if choices["kernel"] == "spmm":
-        group, parts, vectors = (int(choices[name]) for name in ("group", "parts", "vectors"))
-        split = parts > 1
-        kernel = spmm(machine.lanes, vectors, index, activation, task.residual is not None, masked, group=group, split=split, tile=tile)
-        constants = pack_rows(product.matrix, product.offsets, index, product.bias, group=group, parts=parts)
-    else:
-        rows = int(choices["rows"])
-        kernel = block(machine.lanes, rows, int(choices["vectors"]), tile, index, activation, task.residual is not None, masked)
-        constants = pack_block(product.matrix, product.offsets, rows, index, product.bias)
+        group, parts = int(choices["group"]), int(choices["parts"])
+        return pack_rows(product.matrix, product.offsets, index, product.bias, group=group, parts=parts)
+    return pack_block(product.matrix, product.offsets, int(choices["rows"]), index, product.bias)
+
+
+def panel_call(task: Task, schedule: Schedule, machine: Machine, source: Buffer | None = None) -> Call:
+    """The call of a product's kernel, reading ``source`` or else the task's first, writing ``task.target``."""
+    choices, constants, known = dict(schedule), pack(task, schedule), work_of(task, machine)
+    source, target, residual = source or task.sources[0], task.target, task.residual or task.target
     lo, hi = clamp_bounds(task.spec)
-    work = constants["value"].size
+    work, size = constants["value"].size, known.outputs * known.inputs
     space, parts = target.storage.space, int(choices.get("parts", 1))
     runs = one_run((len(constants["row"]) - 1) // parts)
     units, shares = units_of(space.tiles, runs, by_rows=False)
     return Call(
-        source=kernel,
-        node=node or task.node,
-        kind="dense" if work >= product.matrix.size else "sparse",
+        source=panel_kernel(task, schedule, machine),
+        node=task.node,
+        kind="dense" if work >= size else "sparse",
         buffers={"x": source, "y": target, "residual": residual},
         writes=("y",),
         constants={**constants, "mask": mask_of(space), "runs": runs},
         scalars={
-            "rows": len(product.matrix),
+            "rows": known.outputs,
             "x_tile": source.storage.tile_step,
             "y_tile": target.storage.tile_step,
             "y_row": target.storage.row_step,
@@ -195,7 +240,7 @@ def panel_call(task: Task, product: Product, schedule: Schedule, machine: Machin
         units=units,
         flops=2 * work * space.height * space.width,
         bytes=sum(a.nbytes for a in constants.values()) + 4 * _touched(source, target, task.residual),
-        detail={"nonzeros": product.nonzeros, "size": int(product.matrix.size), "schedule": dict(schedule)},
+        detail={"nonzeros": known.nonzeros, "size": size, "schedule": choices},
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from sparsec.backends.base import Machine
+from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.depthwise import depthwise, pack_depthwise
 from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.cpu.geometry import mask_of
-from sparsec.backends.cpu.products import panel_call, product_of_task
+from sparsec.backends.cpu.products import panel_call, panel_kernel
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.layouts import Geometry, Storage
@@ -50,13 +48,25 @@ def depthwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list[G
 
 def pair_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """A depthwise convolution and the 1x1 convolution that reads it, strip by strip; a residual belongs to the latter."""
-    space, product = task.target.storage.space, product_of_task(task)
-    channels = product.matrix.shape[1]
+    space, channels = task.target.storage.space, task.spec.inputs[0][0]
     strip = strip_tiles(channels, space, machine)
     middle = strip_buffer(task, channels, space, strip)
     first = depthwise_call(task, machine, middle, None, "dw_", strip)
-    inner = replace(task, sources=(middle,), weights=task.weights[2:4])
-    return [Group((first, panel_call(inner, product, schedule, machine)), strip)]
+    return [Group((first, panel_call(task, schedule, machine, middle)), strip)]
+
+
+def pair_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
+    """The kernels of ``pair_groups``."""
+    masked = False  # The strip between them is packed.
+    return depthwise_kernel(task, machine, masked, residual=False, prefix="dw_"), panel_kernel(task, schedule, machine)
+
+
+def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool, prefix: str = "") -> Source:
+    """The kernel of the (first) convolution of a task."""
+    weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.space
+    assert weight is not None
+    make = depthwise if spec["stride"][0] == 1 else depthwise_strided
+    return make(machine.lanes, space.tile // machine.lanes, weight[-1], kernel_activation(spec, prefix), masked, residual)
 
 
 def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffer | None, prefix: str = "", strip: int = 0) -> Call:
@@ -64,9 +74,6 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     spec, source, space = task.spec, task.sources[0], target.storage.space
     weight, bias = task.weights[:2]
     assert weight is not None
-    kernel, step = weight.shape[-1], int(spec["stride"][0])
-    masked = target.storage.layout == "flat"
-    activation, vectors = kernel_activation(spec, prefix), space.tile // machine.lanes
     lo, hi = clamp_bounds(spec, prefix)
     runs = one_run(len(weight))
     units, shares = units_of(space.tiles, runs, by_rows=False)
@@ -84,16 +91,13 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     if residual is not None:
         buffers["residual"] = residual
         common |= {"r_tile": residual.storage.tile_step, "r_row": residual.storage.row_step}
-    variant = (machine.lanes, vectors, kernel, activation, masked, residual is not None)
-    if step == 1:
-        kernel_source, scalars = depthwise(*variant), common
-    else:
-        kernel_source = depthwise_strided(*variant)
+    scalars = common
+    if spec["stride"][0] > 1:
         scalars = {**common, "x_pitch": source.storage.space.pitch, "height": space.height, "width": space.width}
         slot = scratch_elements(strip or space.tiles, space.tile, space.pitch)
         buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("vector", slot), slot=slot)
     return Call(
-        source=kernel_source,
+        source=depthwise_kernel(task, machine, target.storage.layout == "flat", residual is not None, prefix),
         node=task.node,
         kind="depthwise",
         buffers=buffers,
@@ -103,7 +107,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
         units=units,
         flops=2 * weight.size * space.height * space.width,
         bytes=4 * (source.storage.elements + target.storage.elements + (residual.storage.elements if residual else 0)),
-        detail={"schedule": {"kernel": "depthwise", "vectors": vectors}},
+        detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.lanes}},
     )
 
 

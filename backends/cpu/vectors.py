@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.backends.base import Machine
+from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
 from sparsec.backends.cpu.gemv_windows import gemv_windows, pack_windows
@@ -49,6 +49,24 @@ def gemv_schedules(task: Task, machine: Machine) -> list[Schedule]:
     return vector_schedules(vector_matrix(task), machine)
 
 
+def gemv_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
+    """The kernel of a product with a vector."""
+    return (vector_kernel(task, schedule, machine),)
+
+
+def vector_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
+    """The kernel of a product with a vector: it depends on shapes and attributes, not on weights."""
+    shape, choice = task.spec.weights[0], dict(schedule)["kernel"]
+    assert shape is not None
+    inputs = shape[1] * (int(task.spec["groups"]) if len(shape) > 2 else 1)
+    index, variant = index_dtype(inputs), (kernel_activation(task.spec), task.residual is not None)
+    if choice == "gemv_rows":
+        return gemv_rows(machine.lanes, index, *variant)
+    if choice == "gemv_windows":
+        return gemv_windows(machine.lanes, index, *variant)
+    return gemv_blocks(machine.lanes, _vectors(shape[0], machine), index, *variant)
+
+
 def gemv_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """A product with a vector."""
     return [Group((vector_call(task, vector_matrix(task), schedule, machine),))]
@@ -87,22 +105,20 @@ def _vectors(outputs: int, machine: Machine) -> int:
 
 def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Machine) -> Call:
     """One product of a matrix with the source vector."""
-    bias, choice, index = task.weights[1], dict(schedule)["kernel"], index_dtype(matrix.shape[1])
-    activation, residual = kernel_activation(task.spec), task.residual is not None
+    bias, choice = task.weights[1], dict(schedule)["kernel"]
     lo, hi = clamp_bounds(task.spec)
     units = -(-len(matrix) // machine.lanes)
     if choice == "gemv_rows":
-        kernel, constants = gemv_rows(machine.lanes, index, activation, residual), pack_rows(matrix, bias, machine.lanes)
+        constants = pack_rows(matrix, bias, machine.lanes)
     elif choice == "gemv_windows":
-        kernel, constants = gemv_windows(machine.lanes, index, activation, residual), pack_windows(matrix, bias, machine.lanes)
+        constants = pack_windows(matrix, bias, machine.lanes)
     else:
         vectors = _vectors(len(matrix), machine)
-        kernel = gemv_blocks(machine.lanes, vectors, index, activation, residual)
         constants = pack_blocks(matrix, bias, machine.lanes * vectors, dense=choice == "gemv_dense")
         units = -(-len(matrix) // (machine.lanes * vectors))
     work = int(constants["value"].size)
     return Call(
-        source=kernel,
+        source=vector_kernel(task, schedule, machine),
         node=task.node,
         kind="dense" if choice == "gemv_dense" else "sparse",
         buffers={"x": task.sources[0], "y": task.target, "residual": task.residual or task.target},

@@ -18,8 +18,8 @@ from sparsec.backends.plan import Buffer, Call, Task
 from sparsec.layouts import Count, Geometry, Storage
 from sparsec.spec import KernelSpec
 from sparsec.tokens import ops as token_ops
+from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import At, Kernels, from_packed, to_packed
-from tests.backends.x86 import kernel_call
 from tests.machines import BY_LANES, LANES, WIDEST
 
 PANELS = {16: ((8, 2), (8, 1)), 8: ((6, 2), (8, 1))}

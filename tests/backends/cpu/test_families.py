@@ -111,6 +111,19 @@ def test_every_schedule_computes_the_same(name: str, machine: Machine, cache: Pa
     check(list(zip(itertools.cycle(chosen), range(2 * max(most, len(chosen))), strict=False)), backend, cache)
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", COMPUTING)
+def test_kernels_are_known_without_weights(name: str, machine: Machine) -> None:
+    """For every schedule: those that the calls call. Families with a choice are given no weights at all."""
+    backend, family = X86(machine), COMPUTING[name]
+    for case in cases(name, thorough=False):
+        task = task_of(case, 0)[0]
+        shapes_only = replace(task, weights=tuple(None for _ in task.weights)) if family.kernels is not None else task
+        for schedule in backend.schedules(task):
+            called = [call.source.symbol for group in backend.lower(task, schedule) for call in group.calls]
+            assert [source.symbol for source in backend.kernels(shapes_only, schedule)] == called, f"{case} by {dict(schedule)}"
+
+
 def check(chosen: list[tuple[Case, int]], backend: X86, cache: Path) -> None:
     wrong = [f"{case} by {dict(schedule)}: {error:.1e}" for case, schedule, error in run(chosen, backend, cache) if not error < TOLERANCE]
     assert not wrong, "\n".join(wrong)

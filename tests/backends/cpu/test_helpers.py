@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HERE, SOURCE = Path(__file__).parent, Path(__file__).parents[3] / "backends/x86"
+HERE, SOURCE = Path(__file__).parent, Path(__file__).parents[3] / "backends/cpu"
 COMPILER = next(filter(shutil.which, ("gcc", "clang", "cc")), None)
 CHECKS = {"threads": "-fsanitize=thread", "memory": "-fsanitize=address,undefined", "none": "-O2"}
 

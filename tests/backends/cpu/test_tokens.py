@@ -17,9 +17,9 @@ from sparsec.backends.cpu.pointwise_ops import map_op
 from sparsec.backends.cpu.tokens import token_groups
 from sparsec.backends.plan import Buffer
 from sparsec.layouts import Count, Geometry, Storage
+from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
-from tests.backends.x86 import kernel_call
 from tests.machines import MACHINES
 
 TILES = (64, 32)
