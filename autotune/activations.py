@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.layouts import LINE, Storage, ceil_to
-from sparsec.regions import parity_step, reads_one_plane
-from sparsec.spec import KernelSpec
+from sparsec.layouts import LINE, Layouts, Storage, ceil_to
 
 
 def storage_elements(storage: Storage) -> int:
@@ -57,11 +55,11 @@ def from_storage(stored: np.ndarray, storage: Storage) -> np.ndarray:
     return body
 
 
-def read_by(spec: KernelSpec, x: np.ndarray) -> np.ndarray:
-    """The value that a product reads as its first source: itself, or its parity planes where the convolution is strided."""
-    step = parity_step(spec)
+def read_by(layouts: Layouts, x: np.ndarray) -> np.ndarray:
+    """The value that a kernel with these layouts reads as its first source: itself, or its parity planes."""
+    step = layouts.planes
     planes = parity_planes(x, step) if step > 1 else x
-    return planes[:: step * step] if reads_one_plane(spec) else planes
+    return planes[:: step * step] if layouts.first_plane else planes
 
 
 def parity_planes(x: np.ndarray, step: int) -> np.ndarray:

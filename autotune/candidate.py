@@ -179,7 +179,7 @@ def _random_inputs(job: Job) -> list[np.ndarray]:
 
 
 def _stored(job: Job, index: int, x: np.ndarray) -> np.ndarray:
-    return to_storage(read_by(job.task.spec, x) if index == 0 else x, _input_storages(job)[index])
+    return to_storage(read_by(job.backend.layouts(job.task.spec), x) if index == 0 else x, _input_storages(job)[index])
 
 
 def _reference(job: Job, values: Sequence[np.ndarray]) -> np.ndarray:

@@ -127,7 +127,7 @@ class _Exporter:
     def _write_test(self, symbol: str, task: Task | None, groups: Sequence[Group]) -> str:
         """Why there is none, if so."""
         try:
-            text, data = self_test(symbol, case_of(task, groups), self._machine.features)
+            text, data = self_test(symbol, case_of(task, groups, self._backend), self._machine.features)
         except NoReference as error:
             return f"its layer {groups[0].calls[0].node} has no reference: {error}"
         (self._folder / f"{symbol}_test.c").write_text(text)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from sparsec.autotune.activations import parity_planes, read_by, storage_elements, to_storage
+from sparsec.backends.base import Backend
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.layouts import LINE, Storage, ceil_to
@@ -62,7 +63,7 @@ def smallest(lowered: Lowered) -> dict[str, tuple[Task | None, tuple[Group, ...]
     return found
 
 
-def case_of(task: Task | None, groups: Sequence[Group]) -> Case:
+def case_of(task: Task | None, groups: Sequence[Group], backend: Backend) -> Case:
     """The case of a layer. NoReference where it is not known how its values are stored."""
     node = groups[0].calls[0].node
     if task is None:
@@ -74,7 +75,8 @@ def case_of(task: Task | None, groups: Sequence[Group]) -> Case:
         return _case(node, groups, None, {source: stored(x, source.storage)}, target, _moved(x, source, target))
     reads = (*task.sources, *([task.residual] if task.residual else []))
     values = _drawn(task, reads)
-    filled = {b: stored(x if i else read_by(task.spec, x), b.storage) for i, (b, x) in enumerate(zip(reads, values, strict=True))}
+    layouts = backend.layouts(task.spec)
+    filled = {b: stored(x if i else read_by(layouts, x), b.storage) for i, (b, x) in enumerate(zip(reads, values, strict=True))}
     return _case(node, groups, task, filled, task.target, _reference(task, values))
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
+from sparsec.costs import Costs
 from sparsec.layouts import Geometry, Storage
 from sparsec.runtime import Runner
 from sparsec.spec import KernelSpec
@@ -25,33 +26,28 @@ _CHANNELS, _SIZE, _DENSITY = 128, 28, 0.1
 _REPEATS = 40
 
 
-@dataclass(frozen=True)
-class LayoutCosts:
-    """Seconds per byte of a map: converting it to another layout; reading it flat rather than packed in a 1x1 convolution."""
-
-    convert: float
-    flat_read: float
-
-
-def layout_costs(backend: Backend, cache: Path, measuring: bool) -> LayoutCosts | None:
-    """The costs remembered in ``cache``; measured now (about a second) if there are none and ``measuring``; else None."""
+def layout_costs(backend: Backend, cache: Path, measuring: bool) -> Costs:
+    """The backend's costs, with those of layouts as remembered in ``cache``; measured now (about a second) if there are none and
+    ``measuring``.
+    """
     path = cache / f"layouts-{backend.machine.key()}.json"
     try:
-        return LayoutCosts(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(path.read_text())
+        return replace(backend.costs(), convert=float(kept["convert"]), turned_read=float(kept["turned_read"]))
+    except (OSError, ValueError, TypeError, KeyError):
         logger.debug("no layout costs at %s", path)
     if not measuring:
-        return None
+        return backend.costs()
     found = measure(backend, cache)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(found)))
+        path.write_text(json.dumps({"convert": found.convert, "turned_read": found.turned_read}))
     except OSError as error:
         logger.debug("layout costs cannot be kept: %s", error)
     return found
 
 
-def measure(backend: Backend, cache: Path) -> LayoutCosts:
+def measure(backend: Backend, cache: Path) -> Costs:
     """Time the conversion, and one 1x1 convolution from either layout, alternating; best of several."""
     space = Geometry(_SIZE, _SIZE, 1, backend.tile)
     flat, packed = (Storage(layout, _CHANNELS, space) for layout in ("flat", "packed"))  # type: ignore[arg-type]
@@ -61,7 +57,7 @@ def measure(backend: Backend, cache: Path) -> LayoutCosts:
     ]
     size = 4 * _CHANNELS * _SIZE * _SIZE
     convert, from_packed, from_flat = _fastest(backend, groups, cache)
-    return LayoutCosts(convert / size, max(from_flat - from_packed, 0.0) / size)
+    return replace(backend.costs(), convert=convert / size, turned_read=max(from_flat - from_packed, 0.0) / size)
 
 
 def _convolution(backend: Backend, source: Storage, target: Storage) -> Group:

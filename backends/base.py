@@ -11,7 +11,8 @@ from sparsec.backends.extents import Step
 
 if TYPE_CHECKING:
     from sparsec.backends.plan import Call, Group, Move, Task
-    from sparsec.layouts import Storage
+    from sparsec.costs import Costs
+    from sparsec.layouts import Layouts, Storage
     from sparsec.regions import Region
     from sparsec.spec import KernelSpec, Schedule
 
@@ -93,7 +94,7 @@ class Verdict(Protocol):
 class Backend(Protocol):
     """What the compiler asks of a target. Nothing outside of ``sparsec.backends`` names one.
 
-    ``name``: of the target. ``tile``: points of a tile in the layouts where ``with_tiles`` has chosen no other.
+    ``name``: of the target. ``tile``: points of a tile where ``arrange`` has no reason for another.
     """
 
     name: str
@@ -121,8 +122,14 @@ class Backend(Protocol):
     def move(self, move: Move) -> Call:
         """The call that writes a value from one buffer to another."""
 
-    def with_tiles(self, region: Region) -> Region:
-        """``region`` with the tile of each resolution, which suits all its layers together."""
+    def layouts(self, spec: KernelSpec) -> Layouts:
+        """How the kernels of ``spec`` read and write maps."""
+
+    def costs(self) -> Costs:
+        """What passes may know of the kernels' speed without a measurement."""
+
+    def arrange(self, region: Region) -> Region:
+        """``region`` with the index space of each resolution: zeros around maps, points of a tile, which suit all its layers together."""
 
     def verdict(self, task: Task, call: Call) -> Verdict | None:
         """Why ``call``, of ``task``, runs the kernel it runs; None where there is no choice."""

@@ -16,9 +16,9 @@ from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.backends.values import Value, copies, lies_as
 from sparsec.forms import constant
-from sparsec.layouts import Storage, dense
+from sparsec.layouts import Layouts, Storage, dense
 from sparsec.operands import makes_rows, operands, residual, shape_of, sources, weights
-from sparsec.regions import Region, parity_step, reads_one_plane
+from sparsec.regions import Region
 from sparsec.spec import VIEWS, KernelSpec, Schedule
 
 
@@ -129,10 +129,9 @@ def _residual(state: _State, node: fx.Node) -> Buffer | None:
 
 
 def _sources(state: _State, node: fx.Node, spec: KernelSpec) -> tuple[Buffer, ...]:
-    step = parity_step(spec)
-    read = sources(node)
-    if step > 1:
-        return (_planes(state, state.values[read[0]], spec, step),)
+    read, layouts = sources(node), state.backend.layouts(spec)
+    if layouts.planes > 1:
+        return (_planes(state, state.values[read[0]], spec, layouts),)
     return tuple(_read(state, a) for a in read)
 
 
@@ -167,8 +166,9 @@ def _move(state: _State, value: Value, target: Buffer) -> None:
     state.steps.append(Move(source.read_as(steps[-1].have), target.read_as(steps[-1].want)))
 
 
-def _planes(state: _State, value: Value, spec: KernelSpec, step: int) -> Buffer:
-    kept = 1 if reads_one_plane(spec) else step * step
+def _planes(state: _State, value: Value, spec: KernelSpec, layouts: Layouts) -> Buffer:
+    step = layouts.planes
+    kept = 1 if layouts.first_plane else step * step
     key = (value, f"planes{step}x{kept}")
     if key not in state.derived:
         channels, height, width = spec.inputs[0]

@@ -309,7 +309,8 @@ def bisect(
     opened = _opened(model, inputs or ())
     captured = open_model(*opened)
     settings = Settings()
-    context = Context(settings, backend_for(settings.target).offers, {"keep_dense": True})
+    backend = backend_for(settings.target)
+    context = Context(settings, backend.offers, backend.layouts, backend.costs(), keep_dense=True)
     culprit = first_wrong(captured.graph_module, inputs_of(captured, *opened[1:]), PIPELINE, context, tolerance)
     if json:
         _print_json(culprit=None if culprit is None else culprit.name, passes=[each.name for each in PIPELINE], tolerance=tolerance)

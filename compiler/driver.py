@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +62,9 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
     backend = backend_for(settings.target)
-    context = Context(settings, backend.offers, _costs(backend, settings, keep_whole))
+    costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
+    pruning = settings.token_pruning is not None
+    context = Context(settings, backend.offers, backend.layouts, costs, keep_whole=keep_whole, keep_dense=pruning)
     result = run(captured.graph_module, PIPELINE, context, tolerant=True)
     odd = _odd_weights(result.graph_module)
     reasons = [*result.failures, *odd, *_unpruned(result)]
@@ -71,7 +73,7 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     if settings.remove_padding:
         mask, follows = padding.removable(result.graph_module, follows)
     batches = captured.served
-    found = [backend.with_tiles(r) for r in region_module.extract(result.graph_module, backend.tile, follows)]
+    found = [backend.arrange(region) for region in region_module.extract(result.graph_module, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
     programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batches))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
@@ -119,16 +121,6 @@ def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[d
     return follow.free_sizes(
         captured, result.graph_module, lambda part: run(part.graph_module, _SIMPLE, context, tolerant=True).graph_module
     )
-
-
-def _costs(backend: Backend, settings: Settings, keep_whole: bool) -> dict[str, Any]:
-    """What passes may ask of this machine."""
-    measured = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
-    # Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2): strips
-    # break the long streams of the depthwise, which costs more than a map that the next cache level holds.
-    joined = {"depthwise_pointwise_bytes": 4 * backend.machine.l2}
-    kept = {"keep_whole": keep_whole, "keep_dense": settings.token_pruning is not None}
-    return {**kept, **joined, **(asdict(measured) if measured else {})}
 
 
 def _compile_region(

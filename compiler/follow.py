@@ -37,7 +37,7 @@ def _rigid(
     captured: Captured, graph_module: fx.GraphModule, follows: Mapping[str, Follows], simplified: Callable[[Captured], fx.GraphModule]
 ) -> str:
     """Why kernels cannot take every size at run time; empty if they can."""
-    regions = extract(graph_module, 1, follows)
+    regions = extract(graph_module, follows)
     if len(regions) != 1 or not covers(regions[0], graph_module):
         return "parts of the graph are not in one region"
     reason = unserved(regions[0], captured, returned(graph_module.graph)) or _forbidden(captured, follows)

@@ -25,6 +25,22 @@ import numpy as np
 Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
 LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw", "rows")
 
+
+@dataclass(frozen=True)
+class Layouts:
+    """How the kernels of a spec read their first operand, and write their result, where that is a map of several pixels.
+
+    reads, writes: the layouts that they have kernels for. prefers: the one that is read faster than others. planes: where it is above 1,
+    they read parity planes of this step, all or the first of each channel (``first_plane``).
+    """
+
+    reads: tuple[Layout, ...] = ("flat", "packed")
+    writes: tuple[Layout, ...] = ("flat", "packed")
+    prefers: Layout | None = None
+    planes: int = 1
+    first_plane: bool = False
+
+
 #: Elements between alignments of a channel row: one 64-byte line of float32.
 LINE = 16
 

@@ -25,12 +25,12 @@ HIDDEN = -1e4
 
 def removable(graph_module: fx.GraphModule, follows: dict[str, Follows]) -> tuple[fx.Node, dict[str, Follows]]:
     """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
-    regions = extract(graph_module, 1, follows)
+    regions = extract(graph_module, follows)
     whole = len(regions) == 1 and covers(regions[0], graph_module)
     mask = mask_of(regions[0]) if whole else "parts of the graph are not in one region"
     if not isinstance(mask, str):
         follows = follows or follows_of(regions[0].inputs, mask)
-        mask = rearranged(extract(graph_module, 1, follows)[0]) or mask
+        mask = rearranged(extract(graph_module, follows)[0]) or mask
     if isinstance(mask, str):
         raise InvalidInput("Padding cannot be removed.", why=mask, hint="Compile without remove_padding.")
     return mask, follows

@@ -5,16 +5,18 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from sparsec.costs import Costs
 from sparsec.errors import PipelineError, VerificationError, internal
 from sparsec.forms import Form, check, notes
 from sparsec.graph import Editor, Hit, Miss
+from sparsec.layouts import Layouts
 from sparsec.settings import Settings
 from sparsec.verify import Verifier
 
@@ -43,13 +45,23 @@ def _offers_nothing(spec: "KernelSpec") -> object:
     return f"no backend offers {spec}"
 
 
+def _no_layouts(spec: "KernelSpec") -> Layouts:
+    raise ValueError(f"no backend says how {spec.op} reads and writes")
+
+
 @dataclass(frozen=True)
 class Context:
-    """What passes may ask: settings, whether a backend offers a kernel (None: yes, else why not), costs by name."""
+    """What passes may ask: settings, and of a backend whether it offers a kernel (None: yes, else why not), its layouts and its costs.
+
+    keep_whole: a region that is the whole graph stays, whatever it gains; keep_dense: every region does.
+    """
 
     settings: Settings = field(default_factory=Settings)
     offers: "Callable[[KernelSpec], object | None]" = _offers_nothing
-    costs: Mapping[str, Any] = field(default_factory=dict)
+    layouts: "Callable[[KernelSpec], Layouts]" = _no_layouts
+    costs: Costs = field(default_factory=Costs)
+    keep_whole: bool = False
+    keep_dense: bool = False
 
 
 class Pass(ABC):

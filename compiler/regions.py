@@ -30,8 +30,8 @@ class Region:
     specs: dict[fx.Node, KernelSpec]
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
-    pads: dict[tuple[int, int], int]
-    tile: int
+    pads: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    tile: int = 1
     tiles: Mapping[tuple[int, int], int] = field(default_factory=dict)
     follows: Mapping[fx.Node, Follows] = field(default_factory=dict)
 
@@ -62,19 +62,19 @@ class Region:
 Follows = tuple[str, int]
 
 
-def extract(graph_module: fx.GraphModule, tile: int, follows: Mapping[str, Follows] | None = None) -> list[Region]:
-    """The regions that GroupRegions noted, in order.
+def extract(graph_module: fx.GraphModule, follows: Mapping[str, Follows] | None = None) -> list[Region]:
+    """The regions that GroupRegions noted, in order; a backend arranges their values.
 
-    ``tile``: pixels per tile of the backend's layouts. ``follows``: for placeholders by name, the run-time size that their tokens follow.
+    ``follows``: for placeholders by name, the run-time size that their tokens follow.
     """
     members: dict[int, list[fx.Node]] = defaultdict(list)
     for node in graph_module.graph.nodes:
         if (number := notes(node).get("region")) is not None:
             members[number].append(node)
-    return [_region(number, nodes, tile, follows or {}) for number, nodes in sorted(members.items())]
+    return [_region(number, nodes, follows or {}) for number, nodes in sorted(members.items())]
 
 
-def _region(number: int, nodes: list[fx.Node], tile: int, follows: Mapping[str, Follows]) -> Region:
+def _region(number: int, nodes: list[fx.Node], follows: Mapping[str, Follows]) -> Region:
     inside = set(nodes)
     order = {n: i for i, n in enumerate(nodes[0].graph.nodes)}
     inputs = sorted({a for n in nodes for a in operands(n) if a not in inside}, key=order.__getitem__)
@@ -83,7 +83,7 @@ def _region(number: int, nodes: list[fx.Node], tile: int, follows: Mapping[str, 
     outputs.sort(key=lambda n: returned.index(n) if n in returned else len(returned))
     specs = {n: _checked(n) for n in nodes}
     known = {n: follows[n.name] for n in inputs if n.op == "placeholder" and n.name in follows}
-    return Region(number, specs, tuple(inputs), tuple(outputs), _pads(specs), tile, follows=_followers(specs, known))
+    return Region(number, specs, tuple(inputs), tuple(outputs), follows=_followers(specs, known))
 
 
 def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) -> dict[fx.Node, Follows]:
@@ -121,35 +121,3 @@ def _checked(node: fx.Node) -> KernelSpec:
     if isinstance(found, Miss):
         raise ValueError(f"{node.name} was grouped into a region without a kernel: {found.reason}")
     return found
-
-
-def parity_step(spec: KernelSpec) -> int:
-    """The stride of a dense strided convolution over a map, which reads parity planes; 1 for everything else."""
-    if spec.op != "conv2d" or len(spec.inputs[0]) != 3 or spec["groups"] == spec.inputs[0][0] == spec.output[0] != 1:
-        return 1
-    return 1 if spec.inputs[0][1:] == (1, 1) else int(spec["stride"][0])
-
-
-def reads_one_plane(spec: KernelSpec) -> bool:
-    """Whether a strided convolution reads the first of its parity planes only: one tap without padding, such as a shortcut's."""
-    return parity_step(spec) > 1 and spec.weights[0] is not None and spec.weights[0][2:] == (1, 1) and spec["padding"] == (0, 0)
-
-
-def _pads(specs: dict[fx.Node, KernelSpec]) -> dict[tuple[int, int], int]:
-    """Zero columns that the stencils of a region need at each resolution they read, or read through parity planes."""
-    pads: dict[tuple[int, int], int] = defaultdict(int)
-    for spec in specs.values():
-        reach = _reach(spec)
-        for shape in (spec.output,) if parity_step(spec) > 1 else (spec.inputs[0], spec.output):
-            if reach and len(shape) == 3:
-                pads[shape[1], shape[2]] = max(pads[shape[1], shape[2]], reach)
-    return dict(pads)
-
-
-def _reach(spec: KernelSpec) -> int:
-    """How far a stencil reads beyond its pixel, in pixels of its input or, if it reads parity planes, of the planes."""
-    if spec.op not in ("conv2d", "depthwise_pointwise") or spec.weights[0] is None or len(spec.output) != 3:
-        return 0
-    step, dilation = parity_step(spec), dict(spec.attributes).get("dilation", (1, 1))
-    ends = [(-p // step, (d * (k - 1) - p) // step) for p, d, k in zip(spec["padding"], dilation, spec.weights[0][2:], strict=True)]
-    return max(max(-first, last) for first, last in ends)

@@ -7,7 +7,7 @@
 One vertex per value; the source side is flat, the sink side packed. Cutting source → v costs what packed would cost v's readers,
 cutting v → sink what flat would; a value and a copy of it are joined by an edge of infinite capacity, as are flat and
 what a kernel can only write flat. Values of one pixel are vectors, tokens are packed, values that no kernel touches stay nchw. Costs
-are per byte, from ``costs["convert"]`` and ``costs["flat_read"]``.
+are per byte, from ``costs.convert`` and ``costs.turned_read``; what kernels read and write is ``context.layouts``.
 """
 
 from __future__ import annotations
@@ -25,29 +25,11 @@ from sparsec.operands import is_row, operands
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import KernelSpec
 
-# Relative to streaming one byte: a conversion reads and writes; a 1x1 convolution over flat rows loses some cache locality.
-CONVERT, FLAT_READ = 2.0, 0.3
-
 
 def is_map(node: fx.Node) -> bool:
     """Whether a value is a map of more than one pixel."""
     shape = node.meta["val"].shape
     return len(shape) == 4 and tuple(shape[2:]) != (1, 1)
-
-
-def reads_flat(spec: KernelSpec) -> bool:
-    """Whether the kernel of ``spec`` can only read its first operand as flat rows."""
-    if spec.op == "conv2d":
-        kernel = spec.weights[0][2:] if spec.weights[0] else (1, 1)
-        return kernel != (1, 1) or spec["stride"] != (1, 1)
-    # Rows of a map that is read in another shape are copied one by one.
-    flattens = spec.op == "alias" and spec.inputs[0] != spec.output
-    return flattens or spec.op in ("depthwise_pointwise", "max_pool2d", "avg_pool2d")
-
-
-def writes_flat(spec: KernelSpec) -> bool:
-    """Whether the kernel of ``spec`` can only write its result as flat rows."""
-    return spec.op in ("max_pool2d", "avg_pool2d")
 
 
 class AssignLayouts(Pass):
@@ -67,7 +49,8 @@ class AssignLayouts(Pass):
                 edit.note(node, layout=_layout(node, node in touched, flat))
         for node in edit.nodes():
             if node in touched and is_map(node) and node not in flat:
-                self._convert(edit, node, [u for u in node.users if u in specs and reads_flat(specs[u]) and u.args[0] is node])
+                first = [user for user in node.users if user in specs and user.args[0] is node]
+                self._convert(edit, node, [user for user in first if "packed" not in context.layouts(specs[user]).reads])
 
     def _specs(self, edit: Editor, context: Context) -> dict[fx.Node, KernelSpec]:
         specs: dict[fx.Node, KernelSpec] = {}
@@ -106,26 +89,25 @@ def _layout(node: fx.Node, touched: bool, flat: set[fx.Node]) -> Layout:
 
 def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context) -> set[fx.Node]:
     """The values stored flat."""
-    convert, flat_read = context.costs.get("convert", CONVERT), context.costs.get("flat_read", FLAT_READ)
     graph: nx.DiGraph = nx.DiGraph()
     graph.add_nodes_from(["flat", "packed"])
     for value in maps:
         size = value.meta["val"][0].numel() * 4
-        if_packed, if_flat = _prices(value, specs)
-        graph.add_edge("flat", value, capacity=convert * size * if_packed)
-        graph.add_edge(value, "packed", capacity=flat_read * size * if_flat)
+        if_packed, if_flat = _prices(value, specs, context)
+        graph.add_edge("flat", value, capacity=context.costs.convert * size * if_packed)
+        graph.add_edge(value, "packed", capacity=context.costs.turned_read * size * if_flat)
     for node, spec in specs.items():
         if spec.op == "alias" and is_map(node) and spec.inputs[0] == spec.output:
             graph.add_edge(node, node.args[0])
             graph.add_edge(node.args[0], node)
-        if writes_flat(spec):
+        if "packed" not in context.layouts(spec).writes:
             graph.add_edge("flat", node, capacity=math.inf)
     return set(nx.minimum_cut(graph, "flat", "packed")[1][0]) - {"flat"}
 
 
-def _prices(value: fx.Node, specs: dict[fx.Node, KernelSpec]) -> tuple[int, int]:
-    """Conversions needed if ``value`` is packed (at most one, readers share it); 1x1 readers that suffer if it is flat."""
-    first = [specs[u] for u in value.users if u in specs and u.args[0] is value]
+def _prices(value: fx.Node, specs: dict[fx.Node, KernelSpec], context: Context) -> tuple[int, int]:
+    """Conversions needed if ``value`` is packed (at most one, readers share it); readers that suffer if it is flat."""
+    first = [context.layouts(specs[u]) for u in value.users if u in specs and u.args[0] is value]
     leaves = any(u not in specs for u in value.users) or value not in specs
-    stencils = any(reads_flat(s) for s in first) or leaves
-    return int(stencils), sum(s.op == "conv2d" and not reads_flat(s) for s in first)
+    converted = leaves or any("packed" not in layouts.reads for layouts in first)
+    return int(converted), sum(layouts.prefers == "packed" for layouts in first)

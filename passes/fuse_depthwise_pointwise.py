@@ -3,7 +3,7 @@
     conv2d(x, D, groups=C) ── conv2d(·, W[O,C,1,1])      →      depthwise_pointwise(x, D, W)
 
 The value between them is then never stored. That pays only where it does not stay in the cache anyway: C·H·W·4 bytes
-above `costs["depthwise_pointwise_bytes"]`. They are not joined where kernels exist for both but not for the pair.
+above `costs.joined_bytes`. They are not joined where kernels exist for both but not for the pair.
 """
 
 from typing import Any
@@ -15,7 +15,6 @@ from sparsec.calls import Layer, layer_of
 from sparsec.offers import Call, loss
 from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
 
-CACHED_BYTES = 512 * 1024
 SIZES = ((3, 3), (5, 5))
 
 
@@ -64,7 +63,7 @@ def _refusal(depthwise: Layer, pointwise: Layer, context: Context) -> str:
         return "it is neither 3x3 nor 5x5"
     if depthwise.padding != tuple(size // 2 for size in depthwise.weight_shape[2:]):
         return "its padding is not same padding"
-    limit = context.costs.get("depthwise_pointwise_bytes", CACHED_BYTES)
+    limit = context.costs.joined_bytes
     _, channels, height, width = depthwise.node.meta["val"].shape
     stored = channels * height * width * depthwise.node.meta["val"].element_size()
     if stored <= limit:

@@ -16,29 +16,16 @@ import math
 import networkx as nx
 from torch import fx
 
+from sparsec.costs import Costs
 from sparsec.describe import spec_of
 from sparsec.facts import Fact
 from sparsec.operands import operands
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import VIEWS, KernelSpec
 
-# Speed of a kernel that skips single zeros, and whole blocks of outputs, relative to a dense one per multiplication done: measured over
-# the 1x1 layers of MobileNetV1 on one core, skipping single zeros breaks even at 60% nonzero.
-UNSTRUCTURED, BLOCKED = 0.6, 0.9
-# Time per multiplication relative to a dense product of the dense compiler (Inductor with freezing): our dense 1x1 and kxk products pay for
-# pad pixels and tails of tiles, its depthwise convolutions for short loops; over tokens it is slower than ours.
-# Measured on unpruned MobileNetV1, V2, ResNet-50, BERT-base and ViT-S.
-POINTWISE, SPATIAL, DEPTHWISE, THEIR_DEPTHWISE = 1.08, 1.12, 2.0, 5.0
-TOKENS, ATTENTION, THEIR_ATTENTION = 0.85, 1.0, 1.4
-# A region that is not the whole graph pays for conversions at its edges.
-EDGES = 1.15
-
 
 class GroupRegions(Pass):
-    """Notes ``region`` (a number) on every node of a region.
-
-    ``costs["keep_dense"]`` keeps regions without gain too, ``costs["keep_whole"]`` one that is the whole graph.
-    """
+    """Notes ``region`` (a number) on every node of a region."""
 
     name = "group_regions"
     takes = Form.LAID_OUT
@@ -53,10 +40,10 @@ class GroupRegions(Pass):
             if all(specs[n].op in VIEWS for n in members) and len(members) < len(calls):
                 edit.miss(members[0], f"its region of {len(members)} nodes computes nothing")
                 continue
-            gain, flip = _gain([specs[n] for n in members], context)
+            gain, flip = _gain([specs[n] for n in members], context.costs)
             whole = len(members) == len(calls)
-            kept_anyway = context.costs.get("keep_dense") or (whole and context.costs.get("keep_whole"))
-            if not kept_anyway and gain <= (1.0 if whole else EDGES):
+            kept_anyway = context.keep_dense or (whole and context.keep_whole)
+            if not kept_anyway and gain <= (1.0 if whole else context.costs.edges):
                 edit.miss(members[0], f"its region of {len(members)} nodes stays dense: predicted gain {gain:.2f}x{flip}")
                 continue
             for node in members:
@@ -106,20 +93,20 @@ def _path_around(graph: nx.DiGraph, a: fx.Node, b: fx.Node) -> bool:
     return any(nx.has_path(graph, step, b) for step in graph.successors(a) if step is not b)
 
 
-def _gain(specs: list[KernelSpec], context: Context) -> tuple[float, str]:
+def _gain(specs: list[KernelSpec], costs: Costs) -> tuple[float, str]:
     """Predicted time of the dense compiler over that of our kernels; the density at which zeros would pay, as text."""
-    single, block = context.costs.get("unstructured", UNSTRUCTURED), context.costs.get("blocked", BLOCKED)
+    single, block = costs.unstructured, costs.blocked
     theirs = ours = 0.0
     products = 0
     for spec in specs:
         if spec.op == "attention":
             work = 2.0 * math.prod(spec.inputs[0]) * spec.inputs[1][0]
-            theirs, ours = theirs + THEIR_ATTENTION * work, ours + ATTENTION * work
+            theirs, ours = theirs + costs.their_attention * work, ours + costs.attention * work
         for shape, fact, work in _layers(spec):
             if len(shape) == 4 and shape[1] == 1 and shape[0] > 1:
-                theirs, ours = theirs + THEIR_DEPTHWISE * work, ours + DEPTHWISE * work
+                theirs, ours = theirs + costs.their_depthwise * work, ours + costs.depthwise * work
                 continue
-            dense = TOKENS if _on_tokens(spec) else POINTWISE if shape[2:] in ((), (1, 1)) else SPATIAL
+            dense = costs.tokens if _on_tokens(spec) else costs.pointwise if shape[2:] in ((), (1, 1)) else costs.spatial
             blocks = min((b.density / block for b in fact.blocks if b.rows >= 4), default=dense)
             theirs, ours = theirs + work, ours + work * min(dense, fact.density / single, blocks)
             products += 1

@@ -16,6 +16,7 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.x86.backend import X86
+from sparsec.costs import Costs
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured
 from sparsec.passes import PIPELINE
@@ -190,9 +191,9 @@ def captured(seed: int) -> tuple[nn.Module, Tensor, Captured]:
 
 def grouped(graph_module: fx.GraphModule, backend: X86, **costs: Any) -> tuple[Result, list[Region]]:
     """The graph after all passes, and its regions; dense ones are kept."""
-    context = Context(Settings(threads=1), backend.offers, {"keep_dense": True, **costs})
+    context = Context(Settings(threads=1), backend.offers, backend.layouts, Costs(**costs), keep_dense=True)
     result = run(graph_module, PIPELINE, context)
-    return result, [backend.with_tiles(region) for region in regions.extract(result.graph_module, backend.tile)]
+    return result, [backend.arrange(region) for region in regions.extract(result.graph_module)]
 
 
 def sources_of(plans: Sequence[Lowered]) -> list[Source]:

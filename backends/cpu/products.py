@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import panel_costs
+from sparsec.backends.cpu.access import parity_step, reads_one_plane
 from sparsec.backends.cpu.block import block, pack_block
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.geometry import mask_of, tile_of
@@ -22,7 +23,6 @@ from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.layouts import Geometry, Storage
-from sparsec.regions import parity_step, reads_one_plane
 from sparsec.spec import KernelSpec, Schedule
 
 _LONGEST_STEP = 32

@@ -85,9 +85,9 @@ def region_of(model: nn.Module, x: torch.Tensor, settings: Settings) -> Region:
     """The only region of a model, as the driver finds it."""
     backend = X86()
     captured = capture(model.eval(), (x,), None)
-    result = run(captured.graph_module, PIPELINE, Context(settings, backend.offers, {"keep_dense": True}))
-    (region,) = extract(result.graph_module, backend.tile)
-    return region
+    result = run(captured.graph_module, PIPELINE, Context(settings, backend.offers, backend.layouts, keep_dense=True))
+    (region,) = extract(result.graph_module)
+    return backend.arrange(region)
 
 
 def record(settings: Settings, **changes: object) -> Record:

@@ -1,12 +1,13 @@
 """Rooflines and layout costs: measured once, remembered per machine, harmless where they cannot be kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sparsec.autotune import layout_costs as layouts
 from sparsec.autotune import roofline as rooflines
-from sparsec.autotune.layout_costs import LayoutCosts, layout_costs
+from sparsec.autotune.layout_costs import layout_costs
 from sparsec.autotune.roofline import Roofline, roofline
 from sparsec.backends.x86.backend import X86
 from sparsec.backends.x86.machine import machine
@@ -42,15 +43,15 @@ def test_a_roofline_that_cannot_be_kept_is_still_a_roofline(monkeypatch):
 
 
 def test_layout_costs_are_measured_when_tuning_only(tmp_path, monkeypatch):
-    assert layout_costs(X86(), tmp_path, measuring=False) is None
+    assert layout_costs(X86(), tmp_path, measuring=False) == X86().costs()
     found = layout_costs(X86(), tmp_path, measuring=True)
-    assert found is not None and 0 < found.convert < 1e-6 and 0 <= found.flat_read < 1e-6
+    assert 0 < found.convert < 1e-6 and 0 <= found.turned_read < 1e-6
     monkeypatch.setattr(layouts, "measure", lambda backend, cache: pytest.fail("measured again"))
     assert layout_costs(X86(), tmp_path, measuring=True) == found == layout_costs(X86(), tmp_path, measuring=False)
 
 
 def test_damaged_layout_costs_are_measured_again(tmp_path, monkeypatch):
-    costs = LayoutCosts(1.0, 2.0)
+    costs = replace(X86().costs(), convert=1.0, turned_read=2.0)
     monkeypatch.setattr(layouts, "measure", lambda backend, cache: costs)
     (tmp_path / f"layouts-{machine().key()}.json").write_text('{"convert": 1}')
     assert layout_costs(X86(), tmp_path, measuring=True) == costs

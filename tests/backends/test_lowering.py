@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsec.backends.cpu.access import parity_step
 from sparsec.backends.lowering import Lowered, lower_region
 from sparsec.backends.plan import Call
 from sparsec.backends.x86.backend import X86
 from sparsec.from_torch.capture import capture
-from sparsec.regions import parity_step
 from sparsec.spec import KernelSpec
 from tests import convnets
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparsec import ops
+from sparsec.costs import Costs
 from sparsec.describe import spec_of
 from sparsec.from_torch.capture import capture
 from sparsec.graph import Miss
@@ -32,7 +33,7 @@ def fused(function, *inputs: Tensor, **costs) -> fx.GraphModule:
             return function(*args)
 
     module = function if isinstance(function, nn.Module) else Module()
-    return run(capture(module.eval(), inputs or (MAP,)).graph_module, FUSING, Context(costs=costs)).graph_module
+    return run(capture(module.eval(), inputs or (MAP,)).graph_module, FUSING, Context(costs=Costs(**costs))).graph_module
 
 
 def last(graph_module: fx.GraphModule) -> fx.Node:
@@ -63,7 +64,7 @@ COMPUTED = {
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_reference_of_a_spec_is_what_its_node_computes(name):
     torch.manual_seed(1)
-    graph_module = fused(COMPUTED[name], depthwise_pointwise_bytes=0)
+    graph_module = fused(COMPUTED[name], joined_bytes=0)
     checked = 0
     values: dict[fx.Node, Tensor] = {}
     for node in graph_module.graph.nodes:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from sparsec.backends.cpu.access import layouts_of
 from sparsec.follow import difference, followers, rearranged, smaller, unserved
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured, InputSpec
@@ -51,11 +52,11 @@ def function(body: Any) -> nn.Module:
 
 def region_of(captured: Captured) -> tuple[Region, fx.GraphModule]:
     """The only region."""
-    context = Context(offers=lambda spec: None, costs={"keep_dense": True})
+    context = Context(offers=lambda spec: None, layouts=layouts_of, keep_dense=True)
     graph_module = run(captured.graph_module, PIPELINE, context).graph_module
     follows = followers(captured)
     assert not isinstance(follows, str)
-    (region,) = extract(graph_module, 32, follows)
+    (region,) = extract(graph_module, follows)
     assert covers(region, graph_module)
     return region, graph_module
 

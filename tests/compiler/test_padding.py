@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsec.backends.cpu.access import layouts_of
 from sparsec.errors import InvalidInput
 from sparsec.from_torch.capture import capture
 from sparsec.models.attention import attend
@@ -21,8 +22,8 @@ IDS, MASK = sentences(2, 9)
 
 
 def region(model: nn.Module, *inputs: torch.Tensor, **options) -> Region:
-    context = Context(Settings(**options), offers=lambda spec: None, costs={"keep_dense": True})
-    (found,) = extract(run(capture(model, inputs).graph_module, PIPELINE, context).graph_module, 32)
+    context = Context(Settings(**options), offers=lambda spec: None, layouts=layouts_of, keep_dense=True)
+    (found,) = extract(run(capture(model, inputs).graph_module, PIPELINE, context).graph_module)
     return found
 
 

@@ -1,9 +1,12 @@
 """What crosses the edge of a region, and how its values are stored."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsec.backends.cpu.access import layouts_of, pads_of
 from sparsec.from_torch.capture import capture
 from sparsec.layouts import Geometry, Storage
 from sparsec.passes import PIPELINE
@@ -28,8 +31,9 @@ class Module(nn.Module):
 
 def regions(function, *inputs, tile: int = 64) -> list[Region]:
     captured = capture(Module(function).eval(), inputs or (IMAGES,))
-    context = Context(offers=lambda spec: None, costs={"keep_dense": True})
-    return extract(run(captured.graph_module, PIPELINE, context).graph_module, tile)
+    context = Context(offers=lambda spec: None, layouts=layouts_of, keep_dense=True)
+    found = extract(run(captured.graph_module, PIPELINE, context).graph_module)
+    return [replace(region, tile=tile, pads=pads_of(region.specs.values())) for region in found]
 
 
 def names(nodes) -> list[str]:

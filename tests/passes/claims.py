@@ -7,6 +7,7 @@ import torch
 from hypothesis import Phase, given, seed, settings
 from torch import fx
 
+from sparsec.costs import Costs
 from sparsec.demand import all_channels, channels_read
 from sparsec.forms import is_value, known_fact
 from sparsec.graph import shape_and_dtype
@@ -16,7 +17,7 @@ from tests.strategies import KINDS, Drawn
 
 Passes = tuple[Pass, ...]
 Claim = Callable[[Drawn, Passes], None]
-EAGER_FUSION = Context(costs={"depthwise_pointwise_bytes": 0})
+EAGER_FUSION = Context(costs=Costs(joined_bytes=0))
 
 
 class FactCheck(fx.Interpreter):

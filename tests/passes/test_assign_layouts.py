@@ -8,12 +8,14 @@ import torch
 from torch import fx
 
 from sparsec import ops
+from sparsec.backends.cpu.access import layouts_of
+from sparsec.costs import Costs
 from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
 from sparsec.operands import operands
 from sparsec.passes import PIPELINE
-from sparsec.passes.assign_layouts import AssignLayouts, is_map, reads_flat, writes_flat
+from sparsec.passes.assign_layouts import AssignLayouts, is_map
 from sparsec.pipeline import Context, Result, run
 from sparsec.spec import KernelSpec
 
@@ -45,7 +47,7 @@ class Net:
     def laid_out(self, *returned: fx.Node, offers=lambda spec: None, passes: tuple | None = None, **costs) -> Result:
         self.graph.output(tuple(returned)).meta["val"] = None
         module = fx.GraphModule(self.root, self.graph)
-        return run(module, passes or (*BEFORE, AssignLayouts()), Context(offers=offers, costs=costs))
+        return run(module, passes or (*BEFORE, AssignLayouts()), Context(offers=offers, layouts=layouts_of, costs=Costs(**costs)))
 
 
 def layout(result: Result, made: fx.Node) -> str:
@@ -84,7 +86,7 @@ def test_values_of_one_pixel_are_vectors_and_foreign_ones_stay_as_they_are():
 def test_pools_write_flat_whoever_reads_them():
     net = Net()
     pooled = net.add(aten.max_pool2d.default, net.conv(net.x, 1), [3, 3], [1, 1], [1, 1])
-    result = net.laid_out(net.conv(pooled, 1), flat_read=1e9)
+    result = net.laid_out(net.conv(pooled, 1), turned_read=1e9)
     assert layout(result, pooled) == "flat"
 
 
@@ -92,7 +94,7 @@ def test_a_conversion_serves_all_stencils_where_packing_pays():
     net = Net()
     shared = net.conv(net.x, 1)
     readers = [net.conv(shared, k) for k in (1, 3, 1, 3, 1)]
-    result = net.laid_out(*readers, convert=1.0, flat_read=0.5)
+    result = net.laid_out(*readers, convert=1.0, turned_read=0.5)
     (made,) = conversions(result)
     assert (notes(made)["layout"], len(made.users)) == ("flat", 2)
     assert layout(result, shared) == "packed"
@@ -102,7 +104,7 @@ def test_a_conversion_serves_all_stencils_where_packing_pays():
 def test_a_conversion_is_not_made_where_it_costs_more():
     net = Net()
     shared = net.conv(net.x, 1)
-    result = net.laid_out(*[net.conv(shared, k) for k in (1, 3)], convert=1.0, flat_read=0.5)
+    result = net.laid_out(*[net.conv(shared, k) for k in (1, 3)], convert=1.0, turned_read=0.5)
     assert conversions(result) == []
 
 
@@ -134,7 +136,16 @@ def drawn(seed: int) -> tuple[Net, list[fx.Node], dict[str, float]]:
             case _:
                 values.append(net.add(aten.relu.default, x))
     unread = [v for v in values[1:] if not v.users] or values[-1:]
-    return net, unread, {"convert": rng.choice([0.4, 1.0, 2.0]), "flat_read": rng.choice([0.3, 0.5, 1.1])}
+    return net, unread, {"convert": rng.choice([0.4, 1.0, 2.0]), "turned_read": rng.choice([0.3, 0.5, 1.1])}
+
+
+def reads_flat(spec: KernelSpec) -> bool:
+    """What shifts or copies rows needs them; of the drawn operators, convolutions of more than one tap and pools."""
+    return spec.op == "max_pool2d" or (spec.op == "conv2d" and spec.weights[0][2:] != (1, 1))
+
+
+def writes_flat(spec: KernelSpec) -> bool:
+    return spec.op == "max_pool2d"
 
 
 def price(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], flat: set[fx.Node], costs: dict[str, float]) -> float:
@@ -147,7 +158,7 @@ def price(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], flat: set[fx.No
         first = [specs[u] for u in value.users if u in specs and u.args[0] is value]
         outside = value not in specs or any(u not in specs for u in value.users)
         if value in flat:
-            total += costs["flat_read"] * sum(s.op == "conv2d" and not reads_flat(s) for s in first)
+            total += costs["turned_read"] * sum(s.op == "conv2d" and not reads_flat(s) for s in first)
         elif outside or any(map(reads_flat, first)):
             total += costs["convert"]
     return total * 4 * 4 * 36
@@ -173,7 +184,11 @@ def is_map_touched(node: fx.Node, specs: dict[fx.Node, KernelSpec]) -> bool:
 
 
 def rerun(net: Net, costs: dict[str, float]) -> dict[str, str]:
-    result = run(fx.GraphModule(net.root, net.graph), (*BEFORE, AssignLayouts()), Context(offers=lambda spec: None, costs=costs))
+    result = run(
+        fx.GraphModule(net.root, net.graph),
+        (*BEFORE, AssignLayouts()),
+        Context(offers=lambda spec: None, layouts=layouts_of, costs=Costs(**costs)),
+    )
     return {n.name: notes(n).get("layout", "") for n in result.graph_module.graph.nodes}
 
 
@@ -187,7 +202,7 @@ def test_every_reader_gets_the_layout_it_reads_and_twice_is_once(seed):
             assert notes(node.args[0])["layout"] == "flat"
         if isinstance(spec, Miss):
             assert spec.reason
-    context = Context(offers=lambda spec: None, costs=costs)
+    context = Context(offers=lambda spec: None, layouts=layouts_of, costs=Costs(**costs))
     twice = run(fx.GraphModule(net.root, net.graph), (*BEFORE, AssignLayouts(), AssignLayouts()), context)
     rows = [[(n.name, n.target, notes(n).get("layout")) for n in r.graph_module.graph.nodes] for r in (once, twice)]
     assert rows[0] == rows[1]

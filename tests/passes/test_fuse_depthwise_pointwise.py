@@ -8,13 +8,14 @@ from torch import fx
 
 from sparsec import ops
 from sparsec.calls import RELU, Activation, arguments
+from sparsec.costs import Costs
 from sparsec.passes import PIPELINE, FuseDepthwisePointwise
 from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten
 PASSES = PIPELINE[: [step.name for step in PIPELINE].index(FuseDepthwisePointwise.name) + 1]
-ALWAYS = Context(costs={"depthwise_pointwise_bytes": 0})
+ALWAYS = Context(costs=Costs(joined_bytes=0))
 
 
 def joined(net: Network, *outputs: fx.Node, context: Context = ALWAYS) -> Result:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from sparsec import ops
+from sparsec.backends.cpu.access import layouts_of
 from sparsec.forms import notes
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Result, run
@@ -42,10 +43,10 @@ class Net:
     def join(self, x: fx.Node, y: fx.Node) -> fx.Node:
         return self.add(aten.mul.Tensor, x, y)
 
-    def grouped(self, *returned: fx.Node, **costs) -> Result:
+    def grouped(self, *returned: fx.Node, keep_dense: bool = True, keep_whole: bool = False) -> Result:
         self.graph.output(tuple(returned)).meta["val"] = None
         module = fx.GraphModule(self.root, self.graph)
-        return run(module, PIPELINE, Context(offers=lambda spec: None, costs={"keep_dense": True, **costs}))
+        return run(module, PIPELINE, Context(offers=lambda spec: None, layouts=layouts_of, keep_dense=keep_dense, keep_whole=keep_whole))
 
 
 def region(result: Result, made: fx.Node) -> int | None:
@@ -184,7 +185,7 @@ def test_what_no_backend_offers_is_in_no_region():
     net = Net()
     a = net.conv(net.x)
     net.graph.output((a,)).meta["val"] = None
-    result = run(fx.GraphModule(net.root, net.graph), PIPELINE, Context(offers=lambda spec: "none", costs={"keep_dense": True}))
+    result = run(fx.GraphModule(net.root, net.graph), PIPELINE, Context(offers=lambda spec: "none", keep_dense=True))
     assert members(result) == {}
 
 

@@ -14,11 +14,11 @@ import torch
 from sparsec.autotune.activations import read_by, storage_elements
 from sparsec.autotune.kernel_case import stored
 from sparsec.backends.assemble import assemble
+from sparsec.backends.cpu.access import layouts_of
 from sparsec.backends.plan import Buffer, Plan, Task
 from sparsec.backends.x86.backend import X86
 from sparsec.layouts import Geometry, Storage
 from sparsec.program import Port
-from sparsec.regions import parity_step, reads_one_plane
 from sparsec.runtime import Runner
 from sparsec.spec import KernelSpec, Schedule
 
@@ -89,9 +89,9 @@ def _activation(name: str, shape: tuple[int, ...], case: Case, random: np.random
 
 
 def _source(case: Case, name: str, shape: tuple[int, ...]) -> Storage:
-    spec, step = case.spec, parity_step(case.spec)
-    if step > 1:
-        planes = shape[0] * (1 if reads_one_plane(spec) else step * step)
+    spec, layouts = case.spec, layouts_of(case.spec)
+    if layouts.planes > 1:
+        planes = shape[0] * (1 if layouts.first_plane else layouts.planes**2)
         return Storage("flat", planes, Geometry(*spec.output[1:], case.pad, _TILE))
     dtype = case.mask if spec.op == "key_bias" else _NUMBERS.get(name, "float32")
     rows = name in ("ids", "index", "plan", "sizes", "key_bias")
@@ -163,7 +163,7 @@ def run(cases: Sequence[tuple[Case, int]], backend: X86, cache: Path, threads: i
 
 
 def _stored(case: Case, index: int, x: np.ndarray, storage: Storage) -> np.ndarray:
-    return stored(read_by(case.spec, x) if index == 0 else x, storage)
+    return stored(read_by(layouts_of(case.spec), x) if index == 0 else x, storage)
 
 
 def _blank(storage: Storage, wanted: np.ndarray) -> np.ndarray:
