@@ -29,7 +29,8 @@ def layouts_of(spec: KernelSpec) -> Layouts:
 
 def parity_step(spec: KernelSpec) -> int:
     """The stride of a dense strided convolution over a map, which reads parity planes; 1 for everything else."""
-    if spec.op != "conv2d" or len(spec.inputs[0]) != 3 or spec["groups"] == spec.inputs[0][0] == spec.output[0] != 1:
+    groups = dict(spec.attributes).get("groups", 1)
+    if spec.op != "conv2d" or len(spec.inputs[0]) != 3 or groups == spec.inputs[0][0] == spec.output[0] != 1:
         return 1
     return 1 if spec.inputs[0][1:] == (1, 1) else int(spec["stride"][0])
 
