@@ -26,7 +26,7 @@ export TVM_NUM_THREADS := 2
 export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz lint format bench docs clean cxx
+.PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -36,6 +36,7 @@ help:
 	@echo "make opdb       every float32 sample of PyTorch's operator database through both doors (hours)"
 	@echo "make sweep-heads  all models with heads of transformers and timm; make test takes some each day"
 	@echo "make fuzz       random programs through every door against eager; MINUTES=30 SEED=1"
+	@echo "make mutants    plants bugs of one line, and counts those that the fast tests notice (an hour)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
@@ -86,6 +87,9 @@ sweep-heads: $(STAMP) cxx
 
 MINUTES ?= 30
 SEED ?=
+mutants: $(STAMP) cxx
+	$(BIN)/python -m tests.mutants
+
 fuzz: $(STAMP) cxx
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --out build/fuzz
 

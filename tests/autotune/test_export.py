@@ -21,6 +21,7 @@ from sparsec.autotune.kernel_case import case_of, smallest
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Records
 from sparsec.autotune.tasks import shape_key, task_key
+from sparsec.backends.x86.backend import X86
 from sparsec.cli import app
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.models import mobilenet_v2, prune
@@ -153,7 +154,7 @@ def test_the_same_kernel_has_the_same_source(compiled: Any, exported: tuple[Path
 def test_cases_are_computed_in_float64(compiled: Any) -> None:
     lowered = compiled._compiled.programs[0].lowered
     task, groups = next((t, g) for t, g in smallest(lowered).values() if t is not None and t.spec.op == "linear")
-    case = case_of(task, groups)
+    case = case_of(task, groups, X86())
     (x,) = case.filled.values()
     assert task is not None and task.weights[0] is not None and task.weights[1] is not None
     wanted = task.weights[0].astype(np.float64) @ x[:24].astype(np.float64) + task.weights[1]
