@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sparsec.backends.plan import Buffer, Plan
-from sparsec.layouts import LINE, Geometry, ceil_to
+from sparsec.dtypes import dtype_of
+from sparsec.layouts import LINE_BYTES, ceil_to
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
 
 
 def _pool(buffer: Buffer) -> Hashable:
-    return buffer.storage.geometry if buffer.storage.layout == "flat" and not buffer.slot else None
+    """Flat maps of one geometry and one size of number have rows of the same bytes."""
+    shared = buffer.storage.layout == "flat" and not buffer.slot
+    return (buffer.storage.space, dtype_of(buffer.storage.dtype).nbytes) if shared else None
 
 
 def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
@@ -52,24 +56,28 @@ def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:
     return offsets, max((offset + tenant.size for tenant, offset in placed), default=0)
 
 
-def elements_of(buffer: Buffer, threads: int) -> int:
-    """Elements of 4 bytes that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
-    words = 2 if buffer.storage.dtype == "int64" else 1
-    return ceil_to(buffer.slot, LINE) * threads * words if buffer.slot else ceil_to(buffer.storage.elements * words, LINE)
+def slot_bytes(buffer: Buffer) -> int:
+    """Bytes from one thread's slot of a buffer to the next, whole lines."""
+    return ceil_to(buffer.slot * dtype_of(buffer.storage.dtype).nbytes, LINE_BYTES)
+
+
+def bytes_of(buffer: Buffer, threads: int) -> int:
+    """Bytes that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
+    return slot_bytes(buffer) * threads if buffer.slot else ceil_to(buffer.storage.nbytes, LINE_BYTES)
 
 
 def place(plan: Plan, threads: int) -> tuple[dict[Buffer, int], int]:
-    """Element offset of every arena buffer that owns memory and the arena's size in elements; one pool after the other.
+    """Offset in bytes of every arena buffer that owns memory, and the arena's bytes; one pool after the other.
 
     A line comes first where a map has no pads of its own: windows read those before its first pixel.
     """
-    pools: dict[Hashable, list[_Tenant]] = defaultdict(list)
+    pools: dict[Any, list[_Tenant]] = defaultdict(list)
     for buffer, (first, last) in lifetimes(plan).items():
-        pools[_pool(buffer)].append(_Tenant(buffer, elements_of(buffer, threads), first, last))
+        pools[_pool(buffer)].append(_Tenant(buffer, bytes_of(buffer, threads), first, last))
     offsets: dict[Buffer, int] = {}
-    total = LINE if any(isinstance(space, Geometry) and not space.pad for space in pools) else 0
+    total = LINE_BYTES if any(pool is not None and not pool[0].pad for pool in pools) else 0
     for tenants in pools.values():
         found, size = pack(tenants)
         offsets |= {buffer: total + offset for buffer, offset in found.items()}
-        total = ceil_to(total + size, LINE)
+        total = ceil_to(total + size, LINE_BYTES)
     return offsets, total

@@ -12,7 +12,8 @@ from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
 from sparsec.constants import Gathering
-from sparsec.layouts import LINE, Count, ceil_to
+from sparsec.dtypes import dtype_of
+from sparsec.layouts import Count
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 
@@ -33,7 +34,7 @@ def assemble(
     ``least``: the smallest value of run-time sizes, 1 where it is not given.
     """
     ids = {source.symbol: number for number, source in enumerate(kernels)}
-    offsets, elements = arena.place(plan, threads)
+    offsets, nbytes = arena.place(plan, threads)
     calls = [call for group in plan.groups for call in group.calls]
     records = np.zeros((len(calls), RECORD_WIDTH), np.int64)
     constants, relocations = Gathering(), []
@@ -46,7 +47,7 @@ def assemble(
         records=records,
         groups=_groups(plan),
         relocations=tuple(relocations),
-        arena_bytes=4 * elements,
+        arena_bytes=nbytes,
         weights=constants.constants(),
         steps=tuple(Step(c.node, c.source.symbol, c.kind, c.flops, c.bytes, dict(c.detail)) for c in calls),
         thread_slots=threads,
@@ -65,7 +66,7 @@ def _record(
         if param.kind == "act":
             buffer = call.buffers[param.name]
             if buffer.slot:
-                row[field + 1 : field + 3] = 4 * ceil_to(buffer.slot, LINE), 4 * buffer.unit
+                row[field + 1 : field + 3] = arena.slot_bytes(buffer), buffer.unit * dtype_of(buffer.storage.dtype).nbytes
             relocations.append(_address(at, buffer, offsets))
             field += 3
             continue
@@ -83,7 +84,8 @@ def _record(
 
 def _address(field: int, buffer: Buffer, offsets: dict[Buffer, int]) -> Relocation:
     if buffer.port is None:
-        return Relocation(field, "arena", 4 * (offsets[buffer.memory] + (0 if buffer.slot else buffer.storage.origin)))
+        origin = 0 if buffer.slot else buffer.storage.origin * dtype_of(buffer.storage.dtype).nbytes
+        return Relocation(field, "arena", offsets[buffer.memory] + origin)
     side, index = buffer.port
     return Relocation(field, "input" if side == "input" else "output", 0, index)
 

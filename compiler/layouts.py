@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sparsec.dtypes import dtype_of
+
 Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
 LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw", "rows")
 
@@ -41,8 +43,10 @@ class Layouts:
     first_plane: bool = False
 
 
-#: Elements between alignments of a channel row: one 64-byte line of float32.
+#: Elements between alignments of a channel row: one line of float32.
 LINE = 16
+#: Bytes between alignments of values in memory.
+LINE_BYTES = 64
 
 
 def ceil_to(value: int, multiple: int) -> int:
@@ -173,6 +177,11 @@ class Storage:
         if self.layout == "packed":
             return self.space.tiles * self.channels * self.space.tile
         return self.channels if self.geometry is None else max(self.channels, 1) * self.geometry.height * self.geometry.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample."""
+        return self.elements * dtype_of(self.dtype).nbytes
 
     @property
     def origin(self) -> int:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Group, Plan
-from sparsec.layouts import LINE, Geometry, Storage
+from sparsec.layouts import Geometry, Storage
 
 GEOMETRIES = [Geometry(7, 7, 1), Geometry(7, 7, 2), Geometry(5, 9, 1), Geometry(14, 14, 1, 32), Geometry(14, 14, 0)]
+#: Bytes of a number.
+SIZES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1, "bfloat16": 2, "int8": 1}
 NOTHING = Source("nothing", (), lambda: None)
 
 
@@ -26,9 +28,17 @@ def plan(*groups: tuple[Call, ...]) -> Plan:
 
 
 def storages() -> st.SearchStrategy[Storage]:
-    channels, spaces = st.integers(1, 9), st.sampled_from(GEOMETRIES)
-    maps = st.builds(Storage, st.sampled_from(["flat", "packed"]), channels, spaces)
-    return st.one_of(maps, st.builds(lambda n: Storage("vector", n), st.integers(1, 300)))
+    channels, spaces, dtypes = st.integers(1, 9), st.sampled_from(GEOMETRIES), st.sampled_from(list(SIZES))
+    maps = st.builds(Storage, st.sampled_from(["flat", "packed"]), channels, spaces, dtypes)
+    rows = st.builds(lambda n, kind: Storage("rows", 0, Geometry(1, n, 0), kind), st.integers(1, 300), dtypes)
+    return st.one_of(maps, rows, st.builds(lambda n, kind: Storage("vector", n, dtype=kind), st.integers(1, 300), dtypes))
+
+
+def room(buffer: Buffer, threads: int) -> int:
+    """Bytes that a buffer may touch: the last element's end, in each thread's slot."""
+    if buffer.slot:
+        return threads * -(-buffer.slot * SIZES[buffer.storage.dtype] // 64) * 64
+    return buffer.storage.elements * SIZES[buffer.storage.dtype]
 
 
 @st.composite
@@ -51,10 +61,10 @@ def test_what_is_alive_at_once_never_overlaps(drawn, threads):
     spans = arena.lifetimes(drawn)
     offsets, total = arena.place(drawn, threads)
     assert set(offsets) == set(spans)
-    placed = [(offsets[b], offsets[b] + arena.elements_of(b, threads), *spans[b]) for b in spans]
+    placed = [(offsets[b], offsets[b] + room(b, threads), *spans[b]) for b in spans]
     for begin, end, _, _ in placed:
         assert 0 <= begin <= end <= total
-        assert begin % LINE == 0
+        assert begin % 64 == 0
     for n, (begin, end, first, last) in enumerate(placed):
         for other_begin, other_end, other_first, other_last in placed[:n]:
             together = first <= other_last and other_first <= last
@@ -69,12 +79,12 @@ def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
     row = np.full(total, -1)
     for buffer, offset in offsets.items():
         flat = buffer.storage.layout == "flat" and not buffer.slot
-        mine = GEOMETRIES.index(buffer.storage.space) if flat else len(GEOMETRIES)
-        place = slice(offset, offset + arena.elements_of(buffer, 2))
+        mine = 10 * GEOMETRIES.index(buffer.storage.space) + SIZES[buffer.storage.dtype] if flat else -2
+        place = slice(offset, offset + room(buffer, 2))
         assert np.isin(owner[place], [-1, mine]).all()
         owner[place] = mine
         if flat:
-            position = np.arange(place.stop - place.start) % buffer.storage.space.stride
+            position = np.arange(place.stop - place.start) % (buffer.storage.space.stride * SIZES[buffer.storage.dtype])
             assert ((row[place] == -1) | (row[place] == position)).all()
             row[place] = position
 
@@ -83,7 +93,7 @@ def test_a_chain_uses_two_places_in_turn():
     space = Geometry(14, 14, 1)
     values = [Buffer(f"v{n}", Storage("flat", 8, space)) for n in range(6)]
     offsets, total = arena.place(plan(*[(call(a, b),) for a, b in itertools.pairwise(values)]), 1)
-    assert total == 2 * 8 * space.stride
+    assert total == 4 * 2 * 8 * space.stride
     assert len({offsets[v] for v in values}) == 2
 
 
@@ -91,7 +101,7 @@ def test_a_value_that_is_read_again_keeps_its_place():
     a, b, c = (Buffer(name, Storage("vector", 64)) for name in "abc")
     offsets, total = arena.place(plan((call(a, b),), (call(b, c),), (call(c, a),)), 1)
     assert len(set(offsets.values())) == 3
-    assert total == 3 * 64
+    assert total == 4 * 3 * 64
 
 
 def test_callers_tensors_take_no_room_and_slots_one_per_thread():
@@ -99,7 +109,7 @@ def test_callers_tensors_take_no_room_and_slots_one_per_thread():
     scratch = Buffer("s", Storage("vector", 33), slot=33)
     offsets, total = arena.place(plan((call(port, scratch),)), 3)
     assert offsets == {scratch: 0}
-    assert total == 3 * 48
+    assert total == 4 * 3 * 48
 
 
 def test_nothing_needs_nothing():
@@ -112,5 +122,5 @@ def test_memory_that_is_read_in_another_storage_stays():
     assert rows.memory is a and a.read_as(a.storage) is a
     offsets, total = arena.place(plan((call(b, a),), (call(b, c),), (call(c, d),), (call(rows, d),)), 1)
     assert set(offsets) == {a, b, c, d}
-    assert total == 3 * 64
+    assert total == 4 * 3 * 64
     assert offsets[a] not in (offsets[c], offsets[d])

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from sparsec.backends.assemble import assemble, float_bits
 from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Buffer, Call, Group, Plan
-from sparsec.layouts import Geometry, Storage
-from sparsec.program import RECORD_WIDTH, Relocation, check_tables
+from sparsec.layouts import Count, Geometry, Storage
+from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Relocation, check_tables
 
 PARAMS = (Param("x", "act"), Param("w", "ptr"), Param("n", "i32"), Param("y", "act"), Param("lo", "f32"))
 KERNEL, OTHER = Source("kernel", PARAMS, lambda: None), Source("other", PARAMS, lambda: None)
@@ -58,12 +59,29 @@ def test_ports_steps_and_groups_describe_the_plan():
     assert made.thread_slots == 2
 
 
-def test_strip_buffers_state_their_size_per_thread_and_unit():
-    strip = Buffer("strip", Storage("packed", 4, SPACE), slot=100, unit=50)
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("int64", 8), ("bfloat16", 2), ("int8", 1)])
+def test_strip_buffers_state_their_size_per_thread_and_unit(dtype, size):
+    """In bytes: a thread's numbers of eight bytes were written over the next thread's."""
+    strip = Buffer("strip", Storage("packed", 4, SPACE, dtype), slot=100, unit=50)
     made = program(Group((call(X, strip), call(strip, Y)), strip=2))
-    assert made.records[0, 6:9].tolist() == [0, 4 * 112, 4 * 50]
+    apart = -(-100 * size // 64) * 64
+    assert made.records[0, 6:9].tolist() == [0, apart, size * 50]
+    assert made.arena_bytes == 2 * apart
     assert made.has_strips
     check_tables(made)
+
+
+@given(st.integers(1, 60), st.integers(0, 9), st.integers(1, 8), st.integers(1, 5))
+def test_numbers_that_follow_a_size_are_patched_for_every_size(most, plus, over, times):
+    units, n = Count("tokens", most, plus, over, times), Count("tokens", most, plus)
+    follows = replace(call(X, Y), units=units, scalars={"n": n, "lo": 0.0})
+    made = program(Group((call(X, MIDDLE),)), Group((follows,)))
+    where = {patch.table: patch for patch in made.patches}
+    assert len(made.patches) == 2 and where["groups"].index == GROUP_WIDTH + 2
+    assert where["records"].index == RECORD_WIDTH + 5 and made.records.reshape(-1)[RECORD_WIDTH + 5] == most + plus
+    for size in range(1, most + 1):
+        assert where["groups"].value({"tokens": size}) == times * -(-(size + plus) // over)
+        assert where["records"].value({"tokens": size}) == size + plus
 
 
 def test_equal_constants_are_stored_once_on_line_boundaries():

@@ -95,7 +95,7 @@ def test_margins_and_pads_of_flat_maps_stay_zero(drawn):
         for buffer, offset in offsets.items():
             if buffer.storage.layout == "flat" and not buffer.slot:
                 space = buffer.storage.space
-                rows = memory[offset : offset + buffer.storage.elements].reshape(-1, space.stride)
+                rows = memory[offset // 4 : offset // 4 + buffer.storage.elements].reshape(-1, space.stride)
                 p = np.arange(space.stride) - space.front
                 pixel = (p >= 0) & (p < space.pixels) & (p % space.pitch < space.width)
                 assert not np.any(rows[:, ~pixel]), (part.seed, buffer.name)

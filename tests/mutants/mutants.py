@@ -104,18 +104,29 @@ FACTS = (
     ),
 )
 PLANNING = (
-    Mutant("backends/arena.py", 'words = 2 if buffer.storage.dtype == "int64" else 1', "words = 1", "backends/arena"),
+    Mutant(
+        "backends/arena.py",
+        "ceil_to(buffer.slot * dtype_of(buffer.storage.dtype).nbytes, LINE_BYTES)",
+        "ceil_to(4 * buffer.slot, LINE_BYTES)",
+        "backends/arena",
+    ),
+    Mutant(
+        "backends/arena.py",
+        "ceil_to(buffer.storage.nbytes, LINE_BYTES)",
+        "ceil_to(4 * buffer.storage.elements, LINE_BYTES)",
+        "backends/arena",
+    ),
     Mutant(
         "backends/arena.py",
         "alive_together = other.first <= tenant.last and tenant.first <= other.last",
         "alive_together = other.first < tenant.last and tenant.first < other.last",
         "backends/arena",
     ),
-    Mutant("backends/arena.py", "total = ceil_to(total + size, LINE)", "total = ceil_to(size, LINE)", "backends/arena"),
+    Mutant("backends/arena.py", "total = ceil_to(total + size, LINE_BYTES)", "total = ceil_to(size, LINE_BYTES)", "backends/arena"),
     Mutant(
         "backends/assemble.py",
-        "row[field + 1 : field + 3] = 4 * ceil_to(buffer.slot, LINE), 4 * buffer.unit",
-        "row[field + 1 : field + 3] = 4 * buffer.slot, 4 * buffer.unit",
+        "row[field + 1 : field + 3] = arena.slot_bytes(buffer), buffer.unit * dtype_of(buffer.storage.dtype).nbytes",
+        "row[field + 1 : field + 3] = 4 * buffer.slot, buffer.unit * dtype_of(buffer.storage.dtype).nbytes",
         "backends/assemble",
     ),
     Mutant(
