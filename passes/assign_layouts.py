@@ -92,7 +92,7 @@ def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context
     graph: nx.DiGraph = nx.DiGraph()
     graph.add_nodes_from(["flat", "packed"])
     for value in maps:
-        size = value.meta["val"][0].numel() * 4
+        size = value.meta["val"][0].nbytes
         if_packed, if_flat = _prices(value, specs, context)
         graph.add_edge("flat", value, capacity=context.costs.convert * size * if_packed)
         graph.add_edge(value, "packed", capacity=context.costs.turned_read * size * if_flat)

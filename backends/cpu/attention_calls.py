@@ -72,7 +72,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
         },
         units=scaled(q.storage.space.tiles, heads * (q.storage.space.tile // width)),
         flops=2 * _pairs(queries, keys, 1, masks.causal) * (q.storage.channels + v.storage.channels),
-        bytes=4 * sum(b.storage.elements for b in (*task.sources, task.target)) + bias.nbytes,
+        bytes=sum(b.storage.nbytes for b in (*task.sources, task.target)) + bias.nbytes,
         detail={"schedule": {"kernel": "attention", "rows": rows, "vectors": vectors}},
     )
 

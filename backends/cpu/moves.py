@@ -86,5 +86,5 @@ def _move(
     kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
 ) -> Call:
     name = f"{source.name}->{target.storage.layout}"
-    moved = 4 * (source.storage.elements + target.storage.elements)
+    moved = source.storage.nbytes + target.storage.nbytes
     return Call(kernel, name, "convert", {"x": source, "y": target}, ("y",), constants or {}, scalars, units, 0, moved)

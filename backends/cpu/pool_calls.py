@@ -34,7 +34,7 @@ def global_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         scalars={"tiles": space.tiles, "x_tile": source.tile_step, "x_row": source.row_step, "scale": 1.0 / (space.height * space.width)},
         units=source.channels,
         flops=source.channels * space.height * space.width,
-        bytes=4 * source.elements,
+        bytes=source.nbytes,
     )
     return [Group((call,))]
 
@@ -56,6 +56,6 @@ def window_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         scalars={k: v for k, v in arguments.items() if k not in constants},
         units=source.channels,
         flops=target.channels * target.space.height * target.space.width * window.kernel[0] * window.kernel[1],
-        bytes=4 * (source.elements + target.elements),
+        bytes=source.nbytes + target.nbytes,
     )
     return [Group((call,))]

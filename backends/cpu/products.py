@@ -239,10 +239,10 @@ def panel_call(task: Task, schedule: Schedule, machine: Machine, source: Buffer 
         },
         units=units,
         flops=2 * work * space.height * space.width,
-        bytes=sum(a.nbytes for a in constants.values()) + 4 * _touched(source, target, task.residual),
+        bytes=sum(a.nbytes for a in constants.values()) + _touched(source, target, task.residual),
         detail={"nonzeros": known.nonzeros, "size": size, "schedule": choices},
     )
 
 
 def _touched(*buffers: Buffer | None) -> int:
-    return sum(b.storage.elements for b in buffers if b is not None)
+    return sum(b.storage.nbytes for b in buffers if b is not None)

@@ -39,7 +39,7 @@ def _call(
     flops: int = 0,
     constants: Mapping[str, np.ndarray] | None = None,
 ) -> Call:
-    moved = 4 * sum(b.storage.elements for b in (*task.sources, task.target))
+    moved = sum(b.storage.nbytes for b in (*task.sources, task.target))
     return Call(source, task.node, "tokens", {**buffers, "y": task.target}, ("y",), constants or {}, scalars, units, flops, moved)
 
 

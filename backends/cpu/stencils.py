@@ -106,7 +106,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
         scalars=scalars,
         units=units,
         flops=2 * weight.size * space.height * space.width,
-        bytes=4 * (source.storage.elements + target.storage.elements + (residual.storage.elements if residual else 0)),
+        bytes=source.storage.nbytes + target.storage.nbytes + (residual.storage.nbytes if residual else 0),
         detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.lanes}},
     )
 

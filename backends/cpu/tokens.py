@@ -55,7 +55,7 @@ def _call(
 ) -> Call:
     """One call from the task's source x to its target y."""
     x, y, constants = task.sources[0], task.target, constants or {}
-    moved = 4 * (x.storage.elements + y.storage.elements) + sum(c.nbytes for c in constants.values())
+    moved = x.storage.nbytes + y.storage.nbytes + sum(c.nbytes for c in constants.values())
     return Call(source, task.node, "tokens", {"x": x, "y": y}, ("y",), constants, scalars, units, flops, moved, **other)
 
 
@@ -115,7 +115,7 @@ def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
         {"channels": y.channels, "lo": -np.inf, "hi": np.inf, **steps},
         y.space.tiles,
         y.elements,
-        4 * (x.elements + y.elements),
+        x.nbytes + y.nbytes,
     )
 
 

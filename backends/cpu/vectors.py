@@ -178,6 +178,6 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         scalars=scalars,
         units=units,
         flops=target.storage.elements,
-        bytes=4 * (x.storage.elements + target.storage.elements + (0 if z is x else z.storage.elements)),
+        bytes=x.storage.nbytes + target.storage.nbytes + (0 if z is x else z.storage.nbytes),
     )
     return [Group((call,))]

@@ -66,7 +66,7 @@ PASSES = (
         "order = [_axis(dim) for dim in reversed(view.dims)]\n    if tensor",
         "passes/sink_views",
     ),
-    Mutant("passes/assign_layouts.py", 'size = value.meta["val"][0].numel() * 4', "size = 4", "passes/assign_layouts"),
+    Mutant("passes/assign_layouts.py", "capacity=math.inf)", "capacity=0.0)", "passes/assign_layouts"),
     Mutant("passes/assign_layouts.py", "return int(converted), sum(", "return 1, sum(", "passes/assign_layouts"),
     Mutant("passes/group_regions.py", "if nx.has_path(graph, b, a):", "if False:", "passes/group_regions"),
     Mutant("passes/insert_token_pruning.py", 'node.meta["val"][:, :keep]', 'node.meta["val"][:, 1:]', "passes/insert_token_pruning"),

@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import fx
@@ -122,13 +123,18 @@ def drawn(seed: int) -> tuple[Net, list[fx.Node], dict[str, float]]:
     values = [net.x]
     for _ in range(rng.randint(2, 6)):
         x = rng.choice(values)
-        match rng.choice(["1x1", "1x1", "1x1", "3x3", "add", "pool", "unknown", "relu"]):
+        match rng.choice(["1x1", "1x1", "1x1", "wide", "3x3", "add", "pool", "halve", "unknown", "relu"]):
             case "1x1":
                 values.append(net.conv(x, 1))
+            case "wide":
+                values.append(net.conv(x, 1, 12))
             case "3x3":
                 values.append(net.conv(x, 3))
             case "add":
-                values.append(net.add(aten.add.Tensor, x, rng.choice(values)))
+                alike = [value for value in values if value.meta["val"].shape == x.meta["val"].shape]
+                values.append(net.add(aten.add.Tensor, x, rng.choice(alike)))
+            case "halve" if x.meta["val"].shape[-1] % 2 == 0:
+                values.append(net.add(aten.max_pool2d.default, x, [2, 2], [2, 2]))
             case "pool":
                 values.append(net.add(aten.max_pool2d.default, x, [3, 3], [1, 1], [1, 1]))
             case "unknown":
@@ -155,13 +161,14 @@ def price(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], flat: set[fx.No
         if (writes_flat(spec) and node not in flat) or (spec.op == "alias" and (node in flat) != (node.args[0] in flat)):
             return float("inf")
     for value in maps:
+        size = 4 * int(np.prod(value.meta["val"].shape[1:]))
         first = [specs[u] for u in value.users if u in specs and u.args[0] is value]
         outside = value not in specs or any(u not in specs for u in value.users)
         if value in flat:
-            total += costs["turned_read"] * sum(s.op == "conv2d" and not reads_flat(s) for s in first)
+            total += size * costs["turned_read"] * sum(s.op == "conv2d" and not reads_flat(s) for s in first)
         elif outside or any(map(reads_flat, first)):
-            total += costs["convert"]
-    return total * 4 * 4 * 36
+            total += size * costs["convert"]
+    return total
 
 
 @pytest.mark.parametrize("seed", range(40))
