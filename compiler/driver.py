@@ -30,6 +30,7 @@ from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.lower import Fixed
 from sparsec.inputs import batches_text
 from sparsec.model import CompiledModel
+from sparsec.needs import require
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.pipeline import Context, Result, Story, run
@@ -39,6 +40,9 @@ from sparsec.settings import Options, Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+# A backend imports TVM when it is asked for: without it every graph would have an internal error.
+require()
 
 #: The passes that only simplify.
 _SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)

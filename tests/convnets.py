@@ -221,7 +221,7 @@ def parts(seeds: Sequence[int], backend: X86) -> list[Part]:
     """All regions of drawn networks; every second network joins depthwise and 1x1 convolutions of any size."""
     found = []
     for seed in seeds:
-        costs = {"depthwise_pointwise_bytes": 0} if seed % 2 else {"convert": 0.1}
+        costs = {"joined_bytes": 0} if seed % 2 else {"convert": 0.1}
         result, made = grouped(captured(seed)[2].graph_module, backend, **costs)
         found += [Part(seed, region, lower_region(region, backend), result) for region in made]
     return found
