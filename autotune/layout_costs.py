@@ -27,9 +27,7 @@ _REPEATS = 40
 
 
 def layout_costs(backend: Backend, cache: Path, measuring: bool) -> Costs:
-    """The backend's costs, with those of layouts as remembered in ``cache``; measured now (about a second) if there are none and
-    ``measuring``.
-    """
+    """The backend's costs, with those of layouts as kept in ``cache``, or if ``measuring`` and there are none, measured in a second."""
     path = cache / f"layouts-{backend.machine.key()}.json"
     try:
         kept = json.loads(path.read_text())

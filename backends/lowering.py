@@ -77,11 +77,6 @@ def lower(work: Draft, backend: Backend, chosen: Mapping[str, Schedule] | None =
     return Lowered(Plan(tuple(backend.share(groups)), work.inputs, work.outputs), tuple(work.tasks), schedules)
 
 
-def lower_region(region: Region, backend: Backend, chosen: Mapping[str, Schedule] | None = None) -> Lowered:
-    """``lower`` of the ``draft`` of a region."""
-    return lower(draft(region, backend), backend, chosen)
-
-
 def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
     shape, inside = shape_of(node), region.storage(node)
     if inside.layout == "rows":

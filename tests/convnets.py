@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from sparsec import regions
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
-from sparsec.backends.lowering import Lowered, lower_region
+from sparsec.backends.lowering import Lowered, draft, lower
 from sparsec.backends.x86.backend import X86
 from sparsec.costs import Costs
 from sparsec.from_torch.capture import capture
@@ -223,5 +223,5 @@ def parts(seeds: Sequence[int], backend: X86) -> list[Part]:
     for seed in seeds:
         costs = {"joined_bytes": 0} if seed % 2 else {"convert": 0.1}
         result, made = grouped(captured(seed)[2].graph_module, backend, **costs)
-        found += [Part(seed, region, lower_region(region, backend), result) for region in made]
+        found += [Part(seed, region, lower(draft(region, backend), backend), result) for region in made]
     return found

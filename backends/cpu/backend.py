@@ -1,4 +1,4 @@
-"""What CPU backends share: which specs it has kernels for, candidate schedules, and the calls that compute a task."""
+"""What CPU backends share: which specs they have kernels for, candidate schedules, and the calls that compute a task."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Cpu:
         return layouts_of(spec)
 
     def costs(self) -> Costs:
-        """Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2):
-        strips break the long streams of the depthwise, which costs more than a map that the next cache level holds.
-        """
+        """What passes may know of the kernels' speed without a measurement."""
+        # Joining a depthwise to its 1x1 convolution gained from four times L2 on (MobileNetV1 and V2, 224 and 448 pixels, 1 MiB of L2):
+        # strips break the long streams of the depthwise, which costs more than a map that the next cache level holds.
         return Costs(joined_bytes=4 * self.machine.l2)
 
     def arrange(self, region: Region) -> Region:

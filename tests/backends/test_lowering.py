@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsec.backends.cpu.access import parity_step
-from sparsec.backends.lowering import Lowered, lower_region
+from sparsec.backends.lowering import Lowered, draft, lower
 from sparsec.backends.plan import Call
 from sparsec.backends.x86.backend import X86
 from sparsec.from_torch.capture import capture
@@ -36,7 +36,7 @@ class Module(nn.Module):
 def lowered(function, *inputs: torch.Tensor, chosen=None, **costs) -> tuple[Lowered, nn.Module, X86, object]:
     model, backend = Module(function).eval(), X86()
     _, (region,) = convnets.grouped(capture(model, inputs or (IMAGES,)).graph_module, backend, **costs)
-    return lower_region(region, backend, chosen), model, backend, region
+    return lower(draft(region, backend), backend, chosen), model, backend, region
 
 
 def calls(made: Lowered) -> list[Call]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec.backends.lowering import lower_region
+from sparsec.backends.lowering import draft, lower
 from sparsec.backends.x86.backend import X86
 from sparsec.from_torch.capture import capture
 from sparsec.regions import covers
@@ -41,7 +41,7 @@ def check(seeds, tmp_path: Path) -> int:
         wanted = _Values(result.graph_module)
         wanted.run(x.double())
         torch.testing.assert_close(list(wanted.values.values())[-1], model.double()(x.double()))
-        parts += [(model, wanted.values, convnets.Part(seed, region, lower_region(region, backend), result)) for region in regions]
+        parts += [(model, wanted.values, convnets.Part(seed, region, lower(draft(region, backend), backend), result)) for region in regions]
     kernels = convnets.sources_of([part.lowered for *_, part in parts])
     library = backend.build(kernels, tmp_path)
     for model, wanted, part in parts:
