@@ -3,7 +3,8 @@
 Each side is a process of its own with the sources of its commit (the working tree by default for the second), the same environment and
 weights, and nothing tuned. A turn is some tenths of a second of calls of one side, then of the other; each side begins every other turn.
 The ratio is the median of the turns' ratios: a virtual machine whose speed changes every few seconds (by half on two threads, where its
-processors share a core now and then) changes it for both sides of a turn.
+processors share a core now and then) changes it for both sides of a turn. Two processes of one commit differ by up to 6% in a small network's
+time, as their memory lies elsewhere: where some percent matter, ``--starts 8`` starts both sides anew that often.
 """
 
 import json
@@ -105,24 +106,34 @@ def _calls(run: Callable[[], object], seconds: float) -> Iterator[float]:
 
 
 class Found(NamedTuple):
-    """Median seconds of a call of both sides, and of the turns' ratios."""
+    """Median seconds of a call of both sides and the median of the ratios, which are ``least`` to ``most`` over the starts."""
 
     before: float
     after: float
     ratio: float
+    least: float
+    most: float
 
 
-def in_turns(sides: list[Side], turns: int, seconds: float) -> dict[str, Found]:
+def in_turns(paths: list[Path], network: str, threads: int, turns: int, seconds: float, starts: int) -> dict[str, Found]:
     """What was found through each door."""
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     ratios: dict[str, list[float]] = defaultdict(list)
-    for turn in range(turns):
-        for door in DOORS:
-            both = {number: sides[number].times(door, seconds) for number in ((0, 1) if turn % 2 else (1, 0))}
-            for number, some in both.items():
-                times[door, number] += some
-            ratios[door].append(statistics.median(both[1]) / statistics.median(both[0]))
-    return {d: Found(statistics.median(times[d, 0]), statistics.median(times[d, 1]), statistics.median(ratios[d])) for d in DOORS}
+    for _ in range(starts):
+        sides = [Side(path, network, threads) for path in paths]
+        turned: dict[str, list[float]] = defaultdict(list)
+        for turn in range(turns):
+            for door in DOORS:
+                both = {number: sides[number].times(door, seconds) for number in ((0, 1) if turn % 2 else (1, 0))}
+                for number, some in both.items():
+                    times[door, number] += some
+                turned[door].append(statistics.median(both[1]) / statistics.median(both[0]))
+        for side in sides:
+            side.close()
+        for door, some in turned.items():
+            ratios[door].append(statistics.median(some))
+    medians = {key: statistics.median(some) for key, some in times.items()}
+    return {d: Found(medians[d, 0], medians[d, 1], statistics.median(r), min(r), max(r)) for d, r in ratios.items()}
 
 
 def main(
@@ -132,25 +143,23 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads, each on a processor of its own.")] = 1,
     turns: Annotated[int, typer.Option(help="How often the sides take turns.")] = 30,
     seconds: Annotated[float, typer.Option(help="Of calls, each turn, side and door.")] = 0.25,
+    starts: Annotated[int, typer.Option(help="How often both processes are started.")] = 1,
     serving: Annotated[str, typer.Option("--serve", hidden=True)] = "",
 ) -> None:
     """Print one row per network."""
     if serving:
         serve(serving, threads)
         return
-    table = Table(title=f"{after or 'working tree'} over {before}, batch 1, {threads} threads; medians of {turns} turns")
-    for heading in ("network", "door", "before, ms", "after, ms", "after/before"):
+    table = Table(title=f"{after or 'working tree'} over {before}, batch 1, {threads} threads; medians of {turns} turns, {starts} starts")
+    for heading in ("network", "door", "before, ms", "after, ms", "after/before", "over the starts"):
         table.add_column(heading, justify="right")
     with ExitStack() as open_folders:
         paths = [open_folders.enter_context(sources(commit)) for commit in (before, after)]
         for network in networks.split(","):
-            sides = [Side(path, network, threads) for path in paths]
-            found = in_turns(sides, turns, seconds)
-            for side in sides:
-                side.close()
-            for door, (a, b, ratio) in found.items():
-                table.add_row(network, door, f"{1e3 * a:.2f}", f"{1e3 * b:.2f}", f"{ratio:.3f}")
-            print(network, *(f"{door} {ratio:.3f}" for door, (*_, ratio) in found.items()), file=sys.stderr, flush=True)
+            found = in_turns(paths, network, threads, turns, seconds, starts)
+            for door, (a, b, ratio, least, most) in found.items():
+                table.add_row(network, door, f"{1e3 * a:.2f}", f"{1e3 * b:.2f}", f"{ratio:.3f}", f"{least:.3f} to {most:.3f}")
+            print(network, *(f"{door} {each.ratio:.3f}" for door, each in found.items()), file=sys.stderr, flush=True)
     Console().print(table)
 
 

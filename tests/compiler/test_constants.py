@@ -5,6 +5,7 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,20 @@ def test_programs_share_large_arrays_as_long_as_one_of_them_lives():
     del two
     gc.collect()
     assert piece() is None
+
+
+@pytest.mark.parametrize("nbytes", [1 << 14, 1 << 22])
+def test_arrays_that_are_shared_lie_beside_new_ones(nbytes):
+    old, new = np.full(nbytes, 1, np.uint8), np.full(nbytes + 1, 2, np.uint8)
+    first = Gathering()
+    first.add(old)
+    kept = first.constants()
+    second = Gathering()
+    places = [second.add(array) for array in (new, old, np.arange(9.0))]
+    constants = second.constants()
+    assert constants.address(places[1]) == kept.address(0)
+    assert [read(constants, place, 3) for place in places[:2]] == [b"\2\2\2", b"\1\1\1"]
+    assert read(constants, places[2], 72) == np.arange(9.0).tobytes()
 
 
 def test_equal_bytes_of_another_length_are_not_the_same():
