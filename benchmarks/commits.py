@@ -3,8 +3,8 @@
 Each side is a process of its own with the sources of its commit (the working tree by default for the second), the same environment and
 weights, and nothing tuned. A turn is some tenths of a second of calls of one side, then of the other; each side begins every other turn.
 The ratio is the median of the turns' ratios: a virtual machine whose speed changes every few seconds (by half on two threads, where its
-processors share a core now and then) changes it for both sides of a turn. Two processes of one commit differ by up to 6% in a small network's
-time, as their memory lies elsewhere: where some percent matter, ``--starts 8`` starts both sides anew that often.
+processors share a core now and then) changes it for both sides of a turn. Two processes of one commit differ by up to 6% in the time of a
+small network, as their memory lies elsewhere: where some percent matter, ``--starts 8`` starts both sides anew that often.
 """
 
 import json
