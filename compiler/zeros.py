@@ -35,13 +35,18 @@ def block_mask(mask: Tensor, rows: int, columns: int) -> Tensor:
     if down or right:
         matrix = F.pad(matrix, (0, right, 0, down))
     if rows > 1:
-        matrix = matrix.view(-1, rows, matrix.shape[1]).any(1)
-    return matrix.view(matrix.shape[0], -1, columns).any(2) if columns > 1 else matrix
+        matrix = _any(matrix.view(-1, rows, matrix.shape[1]), 1)
+    return _any(matrix.view(matrix.shape[0], -1, columns), 2) if columns > 1 else matrix
+
+
+def _any(mask: Tensor, dim: int) -> Tensor:
+    """``mask.any(dim)``, a hundred times as fast on large masks."""
+    return mask.view(torch.uint8).amax(dim).view(torch.bool) if mask.shape[dim] else mask.any(dim)
 
 
 def dead(mask: Tensor, dim: int) -> frozenset[int]:
     """The indices of a dimension at which everything is zero."""
-    alive = mask.movedim(dim, 0).flatten(1).any(1)
+    alive = _any(mask.movedim(dim, 0).flatten(1), 1)
     return frozenset(torch.nonzero(~alive).flatten().tolist())
 
 

@@ -17,6 +17,7 @@ Every multiplication loads its own vector, so the load ports are the limit and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -208,21 +209,24 @@ def pack_rows(
         ``value`` and ``offset`` [entries], ordered by part, row, input; ``row`` [parts * N + 1]; ``bias`` [N].
     """
     rows, inputs = weight.shape
-    n, k = np.nonzero(weight)
-    visit = (k * parts // max(inputs, 1)) * rows + n
-    order = np.argsort(visit, kind="stable")
-    n, k, visit = n[order], k[order], visit[order]
-    count = np.bincount(visit, minlength=parts * rows)
+    cuts = [-(-part * inputs // parts) for part in range(parts + 1)]
+    count, k, kept = (np.concatenate(each) for each in zip(*(_entries(weight, *cut) for cut in pairwise(cuts)), strict=True))
     row = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
-    start = np.concatenate([[0], np.cumsum(count)])[:-1]
+    place = np.arange(len(k)) + np.repeat(row[:-1] - (np.cumsum(count) - count), count)
     value, source = np.zeros(row[-1], np.float32), np.zeros(row[-1], np.int64)
-    place = row[visit] + np.arange(len(visit)) - start[visit]
-    value[place], source[place] = weight[n, k], k
-    filled = np.zeros(row[-1], np.int64)
-    filled[place] = place
+    value[place], source[place] = kept, np.arange(len(k))
+    moved = np.asarray(offsets).astype(index)[k]
     return {
         "value": value,
-        "offset": np.asarray(offsets)[source[np.maximum.accumulate(filled)]].astype(index),
+        "offset": moved[np.maximum.accumulate(source)] if len(k) else moved,
         "row": row.astype(np.int32),
         "bias": np.zeros(rows, np.float32) if bias is None else bias.astype(np.float32),
     }
+
+
+def _entries(weight: np.ndarray, first: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nonzeros of each row among the inputs ``first`` to ``end``; the input and the value of each, row by row."""
+    part = np.ascontiguousarray(weight[:, first:end])
+    mask = part != 0
+    flat, count = np.flatnonzero(mask), np.count_nonzero(mask, axis=1)
+    return count, flat + np.repeat(first - (end - first) * np.arange(len(part)), count), part.reshape(-1)[flat]
