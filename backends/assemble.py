@@ -31,13 +31,14 @@ def assemble(
 ) -> Program:
     """The program of ``plan`` for a library of ``kernels`` (kernel ids are positions), with names for inputs and outputs.
 
-    ``least``: the smallest value of run-time sizes, 1 where it is not given.
+    ``least``: the smallest value of run-time sizes, 1 where it is not given. The constants of the plan's calls are afterwards those of the
+    program, so that they are in memory once.
     """
     ids = {source.symbol: number for number, source in enumerate(kernels)}
     offsets, nbytes = arena.place(plan, threads)
     calls = [call for group in plan.groups for call in group.calls]
     records = np.zeros((len(calls), RECORD_WIDTH), np.int64)
-    constants, relocations = Gathering(), []
+    constants, relocations = Gathering(c.nbytes for call in calls for c in call.constants.values()), []
     for number, call in enumerate(calls):
         relocations += _record(records, number, call, ids, offsets, constants)
     return Program(
@@ -74,7 +75,8 @@ def _record(
             constant = call.constants[param.name]
             if constant.dtype != np.dtype(param.dtype):
                 raise TypeError(f"{call.source.symbol}: constant {param.name!r} is {constant.dtype}, the kernel reads {param.dtype}")
-            relocations.append(Relocation(at, "weights", constants.add(constant)))
+            start, call.constants[param.name] = constants.add(constant)
+            relocations.append(Relocation(at, "weights", start))
         else:
             value = call.scalars[param.name]
             row[field] = float_bits(value) if param.kind == "f32" else int(value)

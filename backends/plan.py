@@ -52,7 +52,7 @@ class Call:
     kind: str
     buffers: Mapping[str, Buffer]
     writes: tuple[str, ...]
-    constants: Mapping[str, np.ndarray]
+    constants: dict[str, np.ndarray]
     scalars: Mapping[str, int | float]
     units: int
     flops: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,47 +50,48 @@ class Constants:
 
 
 class Gathering:
-    """Arrays laid one after the other on line boundaries; equal ones are stored once."""
+    """Arrays laid one after the other on line boundaries; equal ones are stored once. ``sizes``: bytes of all that will be added.
 
-    def __init__(self) -> None:
+    Those below _PAGED share blocks of memory. A block lives as long as one of its arrays does.
+    """
+
+    def __init__(self, sizes: Iterable[int]) -> None:
         self._starts: dict[bytes, int] = {}
         self._pieces: dict[bytes, np.ndarray] = {}
-        self._new: dict[bytes, np.ndarray] = {}
-        self._size = 0
+        self._size, self._left = 0, sum(map(_lines, sizes))
+        self._block, self._used = aligned(0), 0
 
-    def add(self, array: np.ndarray) -> int:
-        """Byte offset of ``array`` in the blob. It is read again by ``constants``."""
+    def add(self, array: np.ndarray) -> tuple[int, np.ndarray]:
+        """Byte offset of ``array`` in the blob, and the array as it is kept."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         key = hashlib.sha256(data.data).digest()
         if key not in self._starts:
-            self._starts[key] = self._size
+            self._starts[key], self._pieces[key] = self._size, self._kept(key, data)
             self._size += _lines(data.nbytes)
-            if (piece := _shared.get(key)) is None:
-                self._new[key] = data
-            else:
-                self._pieces[key] = piece
-        return self._starts[key]
+        self._left -= _lines(data.nbytes)
+        return self._starts[key], self._pieces[key].view(array.dtype).reshape(array.shape)
+
+    def _kept(self, key: bytes, data: np.ndarray) -> np.ndarray:
+        """These bytes in memory: those of another program where it has the same."""
+        found = _shared.get(key)
+        if found is None:
+            found = self._laid(data) if data.nbytes < _PAGED else _copied(data)
+            if data.nbytes >= _SHARED_FROM:
+                _shared[key] = found
+        return found
+
+    def _laid(self, data: np.ndarray) -> np.ndarray:
+        if self._used + data.nbytes > self._block.nbytes:
+            self._block, self._used = aligned(max(min(self._left, _PAGED), data.nbytes), TAIL), 0
+        piece = self._block[self._used : self._used + data.nbytes]
+        piece[:] = data
+        self._used += _lines(data.nbytes)
+        return piece
 
     def constants(self) -> Constants:
         """All of them."""
-        made = dict(zip(self._new, _together(list(self._new.values())), strict=True))
-        _shared.update({key: piece for key, piece in made.items() if piece.nbytes >= _SHARED_FROM})
-        pieces = tuple((self._pieces | made)[key] for key in self._starts)
-        return Constants(tuple(self._starts.values()) or (0,), pieces or (_copied(np.zeros(0, np.uint8)),), self._size + TAIL)
-
-
-def _together(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Copies on line boundaries; those below _PAGED share one block of memory, which lives as long as one of them does."""
-    block = aligned(sum(_lines(array.nbytes) for array in arrays if array.nbytes < _PAGED), TAIL)
-    pieces, start = [], 0
-    for array in arrays:
-        if array.nbytes >= _PAGED:
-            pieces.append(_copied(array))
-            continue
-        pieces.append(piece := block[start : start + array.nbytes])
-        piece[:] = array
-        start += _lines(array.nbytes)
-    return pieces
+        pieces = tuple(self._pieces.values()) or (_copied(np.zeros(0, np.uint8)),)
+        return Constants(tuple(self._starts.values()) or (0,), pieces, self._size + TAIL)
 
 
 def _lines(nbytes: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from sparsec.backends.base import Arguments, Machine, Source
@@ -83,7 +81,7 @@ def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
 
 
 def _move(
-    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: Mapping[str, np.ndarray] | None = None
+    kernel: Source, source: Buffer, target: Buffer, scalars: Arguments, units: int, constants: dict[str, np.ndarray] | None = None
 ) -> Call:
     name = f"{source.name}->{target.storage.layout}"
     moved = source.storage.nbytes + target.storage.nbytes

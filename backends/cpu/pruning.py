@@ -37,7 +37,7 @@ def _call(
     scalars: Mapping[str, int | float],
     units: int = 1,
     flops: int = 0,
-    constants: Mapping[str, np.ndarray] | None = None,
+    constants: dict[str, np.ndarray] | None = None,
 ) -> Call:
     moved = sum(b.storage.nbytes for b in (*task.sources, task.target))
     return Call(source, task.node, "tokens", {**buffers, "y": task.target}, ("y",), constants or {}, scalars, units, flops, moved)

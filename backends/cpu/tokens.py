@@ -49,7 +49,7 @@ def _call(
     source: Source,
     scalars: Mapping[str, int | float],
     units: int,
-    constants: Mapping[str, np.ndarray] | None = None,
+    constants: dict[str, np.ndarray] | None = None,
     flops: int = 0,
     **other: Any,
 ) -> Call:
@@ -80,7 +80,7 @@ def _embedding(task: Task, machine: Machine) -> Call:
         embedding.embedding(machine.lanes, _vectors(y, machine.lanes), ids.dtype),
         {"count": y.space.count, "features": y.channels, "rows": len(table)},
         y.space.tiles,
-        {"table": np.ascontiguousarray(table, np.float32)},
+        {"table": table},
         limits={"x": len(table)},
     )
 

@@ -18,12 +18,13 @@ def read(constants: Constants, offset: int, nbytes: int) -> bytes:
     return ctypes.string_at(constants.address(offset), nbytes)
 
 
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(0, 9))
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(0, 9), st.integers(0, 5000))
 @settings(max_examples=50)
-def test_every_byte_is_where_the_blob_has_it(lengths, seed):
+def test_every_byte_is_where_the_blob_has_it(lengths, seed, most):
     random = np.random.default_rng(seed)
-    gathering, arrays = Gathering(), [random.integers(0, 256, n, np.uint8) for n in lengths]
-    places = [gathering.add(array) for array in arrays]
+    arrays = [random.integers(0, 256, n, np.uint8) for n in lengths]
+    gathering = Gathering([most])
+    places = [gathering.add(array)[0] for array in arrays]
     constants = gathering.constants()
     blob = constants.blob()
     whole = Constants.of(blob)
@@ -39,7 +40,7 @@ def test_every_byte_is_where_the_blob_has_it(lengths, seed):
 
 def test_programs_share_large_arrays_as_long_as_one_of_them_lives():
     def made(*arrays: np.ndarray) -> Constants:
-        gathering = Gathering()
+        gathering = Gathering(array.nbytes for array in arrays)
         for array in arrays:
             gathering.add(array)
         return gathering.constants()
@@ -58,17 +59,20 @@ def test_programs_share_large_arrays_as_long_as_one_of_them_lives():
 @pytest.mark.parametrize("nbytes", [1 << 14, 1 << 22])
 def test_arrays_that_are_shared_lie_beside_new_ones(nbytes):
     old, new = np.full(nbytes, 1, np.uint8), np.full(nbytes + 1, 2, np.uint8)
-    first = Gathering()
+    first = Gathering([1 << 20])
     first.add(old)
     kept = first.constants()
-    second = Gathering()
-    places = [second.add(array) for array in (new, old, np.arange(9.0))]
+    second = Gathering([1 << 20])
+    arrays = new, old, np.arange(9.0)
+    places, held = zip(*map(second.add, arrays), strict=True)
     constants = second.constants()
     assert constants.address(places[1]) == kept.address(0)
     assert [read(constants, place, 3) for place in places[:2]] == [b"\2\2\2", b"\1\1\1"]
     assert read(constants, places[2], 72) == np.arange(9.0).tobytes()
+    for array, place, each in zip(arrays, places, held, strict=True):
+        assert each.dtype == array.dtype and np.array_equal(each, array) and each.ctypes.data == constants.address(place)
 
 
 def test_equal_bytes_of_another_length_are_not_the_same():
-    gathering = Gathering()
-    assert len({gathering.add(LARGE), gathering.add(LARGE[:-1]), gathering.add(np.append(LARGE, 0).astype(np.float32))}) == 3
+    gathering = Gathering([1 << 20])
+    assert len({gathering.add(each)[0] for each in (LARGE, LARGE[:-1], np.append(LARGE, 0).astype(np.float32))}) == 3
