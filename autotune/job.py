@@ -81,4 +81,4 @@ def _backend(name: str, machine: dict[str, Any]) -> Any:
     found: Any = importlib.import_module(module)
     for part in kind.split("."):
         found = getattr(found, part)
-    return found(Machine(**{**machine, "features": tuple(machine["features"])}))
+    return found(Machine.of(machine))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sparsec.backends.extents import Step
+from sparsec.backends.panels import Panels
+from sparsec.backends.vector import Permute, Vector
 
 if TYPE_CHECKING:
     from sparsec.backends.plan import Call, Group, Move, Task
@@ -30,24 +32,40 @@ class Refusal:
 class Machine:
     """The facts of a processor that kernels depend on.
 
-    ``lanes`` is float32 elements per vector register; cache sizes are bytes per core (``l3``: whole package).
-    ``vectors``: the common name of its vector instructions.
+    ``features``: of LLVM's names, those that code may need. ``tuning``: entries of LLVM's ``mattr`` that need nothing of the processor.
+    Cache sizes are bytes per core (``l3``: whole package).
     """
 
     arch: str
     mcpu: str
     features: tuple[str, ...]
-    lanes: int
-    registers: int
+    vector: Vector
+    panels: Panels
     l1: int
     l2: int
     l3: int
     cores: int
-    vectors: str = ""
+    tuning: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Machine:
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        fields = _frozen(plain)
+        vector, panels = fields.pop("vector"), fields.pop("panels")
+        permute = vector.pop("permute")
+        return cls(**fields, vector=Vector(**vector, permute=permute and Permute(**permute)), panels=Panels(**panels))
 
     def key(self) -> str:
         """Identity used by tuned records and kernel caches."""
-        return f"{self.arch}-{self.mcpu}-{self.lanes}x{self.registers}-l1.{self.l1 >> 10}k-l2.{self.l2 >> 10}k"
+        registers = f"{self.vector.lanes('float32')}x{self.vector.registers}"
+        return f"{self.arch}-{self.mcpu}-{registers}-l1.{self.l1 >> 10}k-l2.{self.l2 >> 10}k"
+
+
+def _frozen(value: Any) -> Any:
+    """``value`` with tuples for its lists."""
+    if isinstance(value, Mapping):
+        return {name: _frozen(item) for name, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

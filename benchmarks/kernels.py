@@ -96,10 +96,10 @@ def kernel_of(schedule: Schedule, layer: Layer, machine: Machine) -> tuple[Sourc
     offsets = np.arange(layer.weight.shape[1]) * choices["tile"]
     index = "uint16" if offsets[-1] < 1 << 16 else "int32"
     if choices["kernel"] == "block":
-        source = block(machine.lanes, choices["rows"], choices["vectors"], choices["tile"], index, "clamp", False, True)
+        source = block(machine.vector, choices["rows"], choices["vectors"], choices["tile"], index, "clamp", False, True)
         return source, dict(pack_block(layer.weight, offsets, choices["rows"], index))
     group, parts = choices["group"], choices["parts"]
-    source = spmm(machine.lanes, choices["vectors"], index, "clamp", False, True, group=group, split=parts > 1, tile=choices["tile"])
+    source = spmm(machine.vector, choices["vectors"], index, "clamp", False, True, group=group, split=parts > 1, tile=choices["tile"])
     constants: dict[str, Any] = dict(pack_rows(layer.weight, offsets, index, group=group, parts=parts))
     return source, constants | ({"parts": parts} if parts > 1 else {})
 

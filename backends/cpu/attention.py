@@ -22,6 +22,7 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import _EXP_POLY, _LN2_HIGH, _LN2_LOW, _LOG2E, let
 from sparsec.backends.cpu.panel import FAR, Panel
 from sparsec.backends.extents import Let, Need, over, reads, writes
+from sparsec.backends.vector import Vector
 
 _ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
 _INF = float("inf")
@@ -85,7 +86,7 @@ PARAMS = (
 )
 
 
-def attention(lanes: int, rows: int, vectors: int, tile: int, masks: Masks) -> Source:
+def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) -> Source:
     """The kernel for panels of ``rows`` x ``vectors * lanes`` queries; keys and values are packed in tiles of ``tile`` tokens.
 
     Queries and outputs are in ``tiles`` tiles of ``q_width`` and ``y_width`` tokens, multiples of the panel's width. ``scores`` is a
@@ -93,6 +94,7 @@ def attention(lanes: int, rows: int, vectors: int, tile: int, masks: Masks) -> S
     pair_row] (queries contiguous, padded to whole panels) are read only with their mask. Units of work are heads x tiles x panels per
     tile; those past the last query do nothing.
     """
+    lanes = vector.lanes("float32")
     panel = Panel(lanes, rows, vectors)
     width = panel.width
     if tile < rows:

@@ -11,8 +11,6 @@ from sparsec.layouts import Storage, scaled
 from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros((1, 1, 16), np.float32)
-#: By lanes: rows and vectors of a panel, and its time per multiplication relative to the first.
-_PANELS = {16: ((8, 2, 1.0), (8, 1, 1.05)), 8: ((6, 2, 1.0), (8, 1, 1.16))}
 
 
 def attention_breach(spec: KernelSpec) -> str:
@@ -44,13 +42,13 @@ def attention_call(task: Task, machine: Machine) -> Call:
     rows, vectors = panel_of(q.storage, k.storage, task.target.storage, masks.causal, machine)
     if v.storage.space.tile != k.storage.space.tile:
         raise ValueError(f"{task.node}: tiles of {k.storage.space.tile} keys and of {v.storage.space.tile} values")
-    width, heads = vectors * machine.lanes, int(spec["heads"])
+    width, heads = vectors * machine.vector.lanes("float32"), int(spec["heads"])
     queries, keys, tile = q.storage.space.count, k.storage.space.count, k.storage.space.tile
     slot = k.storage.space.tiles * tile * width
     scores = Buffer(f"{task.node}.scores", Storage("vector", slot), slot=slot)
     bias = _NOTHING if pair_bias is None else pack_pair_bias(pair_bias, width)
     return Call(
-        source=attention(machine.lanes, rows, vectors, tile, masks),
+        source=attention(machine.vector, rows, vectors, tile, masks),
         node=task.node,
         kind="attention",
         buffers={"q": q, "k": k, "v": v, "y": task.target, "key_bias": task.sources[-1], "scores": scores},
@@ -83,13 +81,14 @@ def _steps(name: str, storage: Storage) -> dict[str, int]:
 
 def panel_of(q: Storage, k: Storage, y: Storage, causal: bool, machine: Machine) -> tuple[int, int]:
     """Rows and vectors of the panel that wastes least: wide panels compute more queries that are not there, or keys that are masked."""
+    lanes = machine.vector.lanes("float32")
 
     def time(panel: tuple[int, int, float]) -> float:
-        return panel[2] * _pairs(q.space.count, k.space.count, panel[1] * machine.lanes, causal)
+        return panel[2] * _pairs(q.space.count, k.space.count, panel[1] * lanes, causal)
 
-    fitting = [p for p in _PANELS[machine.lanes] if not (q.space.tile % (p[1] * machine.lanes) or y.space.tile % (p[1] * machine.lanes))]
+    fitting = [p for p in machine.panels.attention if not (q.space.tile % (p[1] * lanes) or y.space.tile % (p[1] * lanes))]
     if not fitting:
-        raise ValueError(f"tiles of {q.space.tile} and {y.space.tile} queries do not hold whole vectors of {machine.lanes}")
+        raise ValueError(f"tiles of {q.space.tile} and {y.space.tile} queries do not hold whole vectors of {lanes}")
     rows, vectors, _ = min(fitting, key=time)
     return rows, vectors
 

@@ -19,14 +19,16 @@ from sparsec.backends.cpu import script, shares
 from sparsec.backends.cpu.panel import FAR, Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
 from sparsec.backends.extents import Scan, over, reads
+from sparsec.backends.vector import Vector
 
 
-def block(lanes: int, rows: int, vectors: int, tile: int, index: str, activation: str, residual: bool, masked: bool) -> Source:
+def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activation: str, residual: bool, masked: bool) -> Source:
     """The kernel for panels of ``rows`` channels x ``vectors * lanes`` pixels on tiles of ``tile`` pixels (a multiple of the panel's).
 
     Parameters are those of ``spmm``. ``row`` counts blocks per row block, ``rows`` is the number of channels to store (it need not be a
     multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``shares``).
     """
+    lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked)
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")

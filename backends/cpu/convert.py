@@ -14,21 +14,23 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.planes import lines_read, wide_planes
-from sparsec.backends.cpu.registers import lanes_below
+from sparsec.backends.cpu.registers import load_below, store, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, over, reads, writes
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
 
 #: Strides up to this one are shuffled apart in registers.
 _SHUFFLED = 4
 
 
-def copy_rows(lanes: int) -> Source:
+def copy_rows(vector: Vector) -> Source:
     """y[c, h, w] = x[c, h, w] on ``width`` columns, then ``fill`` zero columns; rows lie at ``x_pitch`` and ``y_pitch``.
 
     Neither reads nor writes an element outside of those, so that either side may be the caller's tensor, at any alignment.
     Units of work are channels.
     """
+    lanes = vector.lanes("float32")
     names = ("height", "width", "fill", "x_pitch", "x_row", "y_pitch", "y_row")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
@@ -59,8 +61,8 @@ def copy_rows(lanes: int) -> Source:
                             y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
                     for w in range((width + fill + lanes - 1) // lanes - whole):
                         last: T.let = (whole + w) * lanes
-                        part: T.let = T.masked_load(f"float32x{lanes}", x, T.Ramp(x0 + last, 1, lanes), lanes_below(lanes, width - last))
-                        T.evaluate(T.masked_store(y, part, T.Ramp(y0 + last, 1, lanes), lanes_below(lanes, width + fill - last)))
+                        part: T.let = load_below(vector, x, x0 + last, width - last)
+                        store_below(vector, y, y0 + last, part, width + fill - last)
             return T.int32(0)
 
         return kernel
@@ -98,7 +100,7 @@ def _rows(g: Geometry, fill: int) -> dict[str, int]:
     return {"height": g.height, "width": g.width, "fill": fill}
 
 
-def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
+def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
     """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
 
     x is [C, height, width], channels at ``x_row`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height`` rows at
@@ -106,8 +108,9 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
     Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units. Long steps have a
     kernel of their own.
     """
+    lanes = vector.lanes("float32")
     if step > _SHUFFLED:
-        return wide_planes(lanes, step)
+        return wide_planes(vector, step)
     kept, lines = (1, 1) if only_first else (step, step)
     names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
@@ -116,11 +119,10 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
         """Emit the stores of every ``step``-th pixel to the planes; ``limit`` columns of them, all where it is None."""
         for b in range(kept):
             column = T.Shuffle([pixels[T.Ramp(j * lanes, 1, lanes)] for j in range(step)], [b + step * e for e in range(lanes)])
-            where = T.Ramp(y0[b], 1, lanes)
             if limit is None:
-                T.buffer_store(y, column, [where])
+                store(vector, y, y0[b], column)
             else:
-                T.evaluate(T.masked_store(y, column, where, lanes_below(lanes, limit)))
+                store_below(vector, y, y0[b], column, limit)
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -155,9 +157,7 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
                     for v in range((y_pitch + lanes - 1) // lanes - whole):
                         for j in T.unroll(step):
                             at: T.let = ((whole + v) * step + j) * lanes
-                            pixels[T.Ramp(j * lanes, 1, lanes)] = T.masked_load(
-                                f"float32x{lanes}", x, T.Ramp(x0 + at, 1, lanes), lanes_below(lanes, present - at)
-                            )
+                            store(vector, pixels, j * lanes, load_below(vector, x, x0 + at, present - at))
                         last: T.let = (whole + v) * lanes
                         store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
             return T.int32(0)
@@ -173,11 +173,12 @@ def to_planes(lanes: int, step: int, only_first: bool = False) -> Source:
     return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make, steps)
 
 
-def retile(lanes: int, vectors: int, masked: bool) -> Source:
+def retile(vector: Vector, vectors: int, masked: bool) -> Source:
     """flat <-> packed: copies the tiles of all channels; ``masked`` (for a flat y) writes zero where mask is 0.
 
     x and y are described by the distance of tiles and of channels. Units of work are tiles of ``lanes * vectors`` pixels.
     """
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
     names = ("channels", "x_tile", "x_row", "y_tile", "y_row")
     params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))

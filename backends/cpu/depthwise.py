@@ -21,6 +21,7 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.shares import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
 from sparsec.backends.extents import Step, at, over, reads, writes
+from sparsec.backends.vector import Vector
 
 FAR = 1 << 30  # length given to buffers whose extent is the planner's business
 
@@ -70,13 +71,14 @@ def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
     return tirx.Shuffle([low, high], [T.int32(by + e) for e in range(lanes)])
 
 
-def depthwise(lanes: int, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
+def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
     of channels (see ``shares``).
 
     ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_row`` is its elements per channel, ``pitch`` its
     elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
     """
+    lanes = vector.lanes("float32")
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
     symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (

@@ -23,6 +23,7 @@ from sparsec.backends.cpu.depthwise import FAR, outputs, shifted, total, without
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.shares import PARAMS, ROWS, row_range, tile_range
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
+from sparsec.backends.vector import Vector
 
 
 def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
@@ -30,7 +31,7 @@ def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
     return tiles * tile + 2 * pitch + tile
 
 
-def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
+def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output
     tiles or runs of channels (see ``shares``).
 
@@ -38,6 +39,7 @@ def depthwise_strided(lanes: int, vectors: int, kernel: int, activation: str, ma
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
     be set. ``masked`` zeroes pad positions of a flat output. A residual is a map on the output's index space.
     """
+    lanes = vector.lanes("float32")
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
     symbol = f"depthwise{kernel}s2_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (

@@ -14,16 +14,18 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.cpu.token_moves import pack_block
 from sparsec.backends.extents import Need, over, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 #: Dtypes of ids.
 DTYPES = ("int64", "int32")
 
 
-def embedding(lanes: int, vectors: int, index: str) -> Source:
+def embedding(vector: Vector, vectors: int, index: str) -> Source:
     """The kernel for ids of dtype ``index`` and tiles of ``lanes * vectors`` tokens, its units of work.
 
     ``count`` >= 1 tokens have ids, a table of ``rows`` rows. An id outside [0, rows) is read as the nearest one inside.
     """
+    lanes = vector.lanes("float32")
     if index not in DTYPES:
         raise ValueError(f"ids of dtype {index!r}; known: {', '.join(DTYPES)}")
     tile = lanes * vectors
@@ -53,7 +55,7 @@ def embedding(lanes: int, vectors: int, index: str) -> Source:
                         starts[r] = row_of(ids, (begin + i) * tile + v * lanes + r, count, rows) * features
                     for g in range((features + lanes - 1) // lanes):
                         pack_block(
-                            lanes,
+                            vector,
                             table,
                             lambda r: starts[r] + g * lanes,
                             y,

@@ -16,11 +16,11 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.convert import lanes_below
 from sparsec.backends.cpu.expr import activate
-from sparsec.backends.cpu.registers import load_below
+from sparsec.backends.cpu.registers import load, load_below, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Scan, Step, over, reads, writes
+from sparsec.backends.vector import Vector
 
 #: Partial sums of one row in ``gemv_rows``: enough to cover the latency of an addition twice over.
 SUMS = 8
@@ -87,22 +87,23 @@ def outputs_touched(block: int, residual: bool) -> tuple[Step, ...]:
     )
 
 
-def add_residual(lanes: int, vectors: int, total: Any, residual: Any, first: Any, outputs: Any) -> None:
+def add_residual(vector: Vector, vectors: int, total: Any, residual: Any, first: Any, outputs: Any) -> None:
     """Emit the addition of the residual of the outputs from ``first`` on that exist."""
+    lanes = vector.lanes("float32")
     for v in range(vectors):
         here, start = T.Ramp(v * lanes, 1, lanes), first + v * lanes
-        T.buffer_store(total, total[here] + load_below(lanes, residual, start, outputs - start), [here])
+        T.buffer_store(total, total[here] + load_below(vector, residual, start, outputs - start), [here])
 
 
-def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual: bool) -> Source:
+def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, residual: bool) -> Source:
     """The blocked kernel; constants from ``pack_blocks``. Units of work are blocks of ``lanes * vectors`` outputs."""
+    lanes = vector.lanes("float32")
     block = lanes * vectors
 
     def store(y: Any, n0: Any, acc: Any, outputs: Any) -> None:
         """Emit the stores of the outputs that exist."""
         for v in range(vectors):
-            mask = lanes_below(lanes, outputs - n0 - v * lanes)
-            T.evaluate(T.masked_store(y, acc[T.Ramp(v * lanes, 1, lanes)], T.Ramp(n0 + v * lanes, 1, lanes), mask))
+            store_below(vector, y, n0 + v * lanes, load(vector, acc, v * lanes), outputs - n0 - v * lanes)
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -140,7 +141,7 @@ def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual:
                         for e in T.vectorized(lanes):
                             acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
                 if residual:
-                    add_residual(lanes, vectors, acc, r, n0, outputs)
+                    add_residual(vector, vectors, acc, r, n0, outputs)
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
@@ -159,8 +160,9 @@ def gemv_blocks(lanes: int, vectors: int, index: str, activation: str, residual:
     return Source(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)
 
 
-def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source:
+def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> Source:
     """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
+    lanes = vector.lanes("float32")
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -205,10 +207,10 @@ def gemv_rows(lanes: int, index: str, activation: str, residual: bool) -> Source
                 for e in T.vectorized(lanes):
                     out[e] = out[e] + bias[n0 + e]
                 if residual:
-                    add_residual(lanes, 1, out, r, n0, outputs)
+                    add_residual(vector, 1, out, r, n0, outputs)
                 for e in T.vectorized(lanes):
                     out[e] = activate(activation, out[e], lo, hi)
-                T.evaluate(T.masked_store(y, out[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
+                store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
             return T.int32(0)
 
         return kernel

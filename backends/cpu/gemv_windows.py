@@ -22,11 +22,12 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.convert import lanes_below
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.gemv import add_residual, index_dtype, outputs_touched, pad_bias
+from sparsec.backends.cpu.registers import load, pick, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Scan, over, reads
+from sparsec.backends.vector import Vector
 
 #: Steps are taken in pairs on two partial sums, to hide the latency of the chain of additions.
 PAIR = 2
@@ -79,17 +80,14 @@ def _walk(weight: np.ndarray, units: int, lanes: int) -> tuple[np.ndarray, np.nd
     return np.stack(bases, 1), np.stack(columns, 1), np.stack(works, 1)
 
 
-def _pick(lanes: int, low: Any, high: Any, number: Any) -> Any:
-    """Per lane, element ``number`` of the two registers low and high."""
-    if lanes == 16:
-        return T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.vpermi2var.ps.512", low, number, high)
-    pick = "llvm.x86.avx2.permps"
-    parts = [T.call_llvm_pure_intrin("float32x8", pick, register, number) for register in (high, low)]
-    return T.Select(number > T.Broadcast(T.int32(7), 8), *parts)
+def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) -> Source:
+    """The kernel; constants from ``pack_windows``. Units of work are groups of ``lanes`` outputs.
 
-
-def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Source:
-    """The kernel; constants from ``pack_windows``. Units of work are groups of ``lanes`` outputs."""
+    ValueError for registers without a permute.
+    """
+    lanes, permute = vector.lanes("float32"), vector.permute
+    if permute is None:
+        raise ValueError(f"{vector.name} registers have no permute by number; use gemv_rows")
     params = (
         *(Param(n, "act") for n in ("x", "y", "residual")),
         Param("value", "ptr"),
@@ -102,12 +100,12 @@ def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Sou
         Param("hi", "f32"),
     )
 
-    def advance(acc: Any, x: Any, value: Any, pick: Any, base: Any, step: Any) -> None:
+    def advance(acc: Any, x: Any, value: Any, picks: Any, base: Any, step: Any) -> None:
         """Emit one pair of steps."""
         for p in range(PAIR):
             x0, here = T.Cast("int32", base[step + p]), T.Ramp((step + p) * lanes, 1, lanes)
-            number = T.Cast(f"int32x{lanes}", pick[here])
-            chosen = _pick(lanes, x[T.Ramp(x0, 1, lanes)], x[T.Ramp(x0 + lanes, 1, lanes)], number)
+            number = T.Cast(f"int32x{lanes}", picks[here])
+            chosen = pick(lanes, permute, load(vector, x, x0), load(vector, x, x0 + lanes), number)
             total = T.Ramp(p * lanes, 1, lanes)
             T.buffer_store(acc, acc[total] + chosen * value[here], [total])
 
@@ -149,10 +147,10 @@ def gemv_windows(lanes: int, index: str, activation: str, residual: bool) -> Sou
                 for e in T.vectorized(lanes):
                     acc[e] = acc[e] + acc[lanes + e]
                 if residual:
-                    add_residual(lanes, 1, acc, r, n0, outputs)
+                    add_residual(vector, 1, acc, r, n0, outputs)
                 for e in T.vectorized(lanes):
                     acc[e] = activate(activation, acc[e], lo, hi)
-                T.evaluate(T.masked_store(y, acc[T.Ramp(0, 1, lanes)], T.Ramp(n0, 1, lanes), lanes_below(lanes, outputs - n0)))
+                store_below(vector, y, n0, load(vector, acc, 0), outputs - n0)
             return T.int32(0)
 
         return kernel

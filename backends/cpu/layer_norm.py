@@ -18,10 +18,12 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import over, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 
-def layer_norm(lanes: int, vectors: int) -> Source:
+def layer_norm(vector: Vector, vectors: int) -> Source:
     """The kernel for tiles of ``lanes * vectors`` tokens, its units of work. x and y may be one buffer."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:

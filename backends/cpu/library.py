@@ -39,8 +39,8 @@ _FORMAT = "3"
 
 
 def target(machine: Machine) -> tvm.target.Target:
-    """LLVM target with the machine's own features, 512-bit registers preferred where it has them."""
-    features = [f"+{name}" for name in machine.features] + (["-prefer-256-bit"] if machine.lanes == 16 else [])
+    """LLVM target with the machine's own features and tuning."""
+    features = [*(f"+{name}" for name in machine.features), *machine.tuning]
     return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
 
 
@@ -55,7 +55,8 @@ def _source_digest() -> str:
 
 def key(kernels: Sequence[Source], machine: Machine) -> str:
     """Name under which the library of these kernels is cached."""
-    text = "\n".join([_FORMAT, _source_digest(), machine.mcpu, *machine.features, *(k.symbol for k in kernels)])
+    made_for = (machine.mcpu, *machine.features, *machine.tuning, repr(machine.vector))
+    text = "\n".join([_FORMAT, _source_digest(), *made_for, *(k.symbol for k in kernels)])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

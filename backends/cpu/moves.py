@@ -30,20 +30,20 @@ def call(move: Move, machine: Machine) -> Call:
 
 def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
     """Move a value between storages that ``covers`` allows."""
-    have, want, lanes = source.storage, target.storage, machine.lanes
+    have, want, lanes = source.storage, target.storage, machine.vector.lanes("float32")
     if have.is_map and want.is_map:
         space = want.space
         steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
-        kernel = convert.retile(lanes, space.tile // lanes, masked=want.layout == "flat")
+        kernel = convert.retile(machine.vector, space.tile // lanes, masked=want.layout == "flat")
         scalars = {"channels": want.channels, **steps}
         return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
     if have.layout == "packed":
         scalars = {"count": have.space.count, "features": have.channels}
-        return _move(token_moves.packed_to_rows(lanes, have.space.tile // lanes), source, target, scalars, have.space.tiles)
+        return _move(token_moves.packed_to_rows(machine.vector, have.space.tile // lanes), source, target, scalars, have.space.tiles)
     if want.layout == "packed":
         scalars = {"count": want.space.count, "features": want.channels}
-        return _move(token_moves.rows_to_packed(lanes, want.space.tile // lanes), source, target, scalars, want.space.tiles)
-    kernel = convert.copy_rows(lanes)
+        return _move(token_moves.rows_to_packed(machine.vector, want.space.tile // lanes), source, target, scalars, want.space.tiles)
+    kernel = convert.copy_rows(machine.vector)
     if want.layout == "flat":
         return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
     if have.layout == "flat":
@@ -60,7 +60,7 @@ def _length(*storages: Storage) -> int:
 def rearrange(source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray, machine: Machine) -> Call:
     """Move each element from address ``have[i]`` of the source to address ``want[i]`` of the target; what else is written is 0."""
     place, scalars, units = permute.table_of(source.storage, target.storage, have, want)
-    return _move(permute.permute(machine.lanes), source, target, scalars, units, {"place": place})
+    return _move(permute.permute(machine.vector), source, target, scalars, units, {"place": place})
 
 
 def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
@@ -76,7 +76,7 @@ def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
         "y_pitch": space.pitch,
         "y_row": space.stride,
     }
-    kernel = convert.to_planes(machine.lanes, step, only_first)
+    kernel = convert.to_planes(machine.vector, step, only_first)
     return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))
 
 

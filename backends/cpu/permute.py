@@ -9,21 +9,23 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.registers import lanes_below
+from sparsec.backends.cpu.registers import load, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Storage, ceil_to
 
 #: Elements in a unit of work where the target is one run of elements.
 RUN = 256
 
 
-def permute(lanes: int) -> Source:
+def permute(vector: Vector) -> Source:
     """y[u * y_row + k] = x[place[u * length + k]], 0 where place is negative, for k < length and u * length + k < total.
 
     ``length`` is a multiple of ``lanes``. Nothing else is written or read, so that either side may be the caller's tensor. Units of work
     are u.
     """
+    lanes = vector.lanes("float32")
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -51,7 +53,7 @@ def permute(lanes: int) -> Source:
                         inside[e] = T.max(place[at + e], 0)
                     for e in T.vectorized(lanes):
                         part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
-                    T.evaluate(T.masked_store(y, part[T.Ramp(0, 1, lanes)], T.Ramp(y0, 1, lanes), lanes_below(lanes, total - at)))
+                    store_below(vector, y, y0, load(vector, part, 0), total - at)
             return T.int32(0)
 
         return kernel

@@ -11,31 +11,33 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load_below, square, store, store_below, transpose
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, Step, over, reads, writes
+from sparsec.backends.vector import Vector
 
 
-def wide_planes(lanes: int, step: int) -> Source:
+def wide_planes(vector: Vector, step: int) -> Source:
     """``convert.to_planes`` for a long ``step``: runs of ``lanes`` cells x ``lanes`` columns of a cell are transposed.
 
     A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
     """
+    lanes = vector.lanes("float32")
     names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
     def block(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
         """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
-        rows = square(lanes)
+        rows = square(vector)
         for r, row in enumerate(rows):
-            store(lanes, row, 0, load_below(lanes, x, x0 + r * step, pixels - r * step))
-        columns = transpose(lanes, rows)
+            store(vector, row, 0, load_below(vector, x, x0 + r * step, pixels - r * step))
+        columns = transpose(vector, rows)
         with T.If(cells >= lanes):
             with T.Then():
                 for b, column in enumerate(columns):
                     with T.If(planes > b), T.Then():
-                        store(lanes, y, y0 + b * y_row, column)
+                        store(vector, y, y0 + b * y_row, column)
             with T.Else():
                 for b, column in enumerate(columns):
                     with T.If(planes > b), T.Then():
-                        store_below(lanes, y, y0 + b * y_row, column, cells)
+                        store_below(vector, y, y0 + b * y_row, column, cells)
 
     def make() -> Any:
         @script.prim_func(private=True)

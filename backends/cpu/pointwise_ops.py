@@ -14,11 +14,11 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.convert import lanes_below
 from sparsec.backends.cpu.expr import activate
-from sparsec.backends.cpu.registers import load_below, store
+from sparsec.backends.cpu.registers import load, load_below, store, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, over, reads, writes
+from sparsec.backends.vector import Vector
 
 MAP_OPS = ("copy", "add", "mul", "scale", "affine")
 VECTOR_OPS = ("copy", "add", "mul", "affine")
@@ -33,7 +33,7 @@ def _combine(op: str, x: Any, z: Any, scale: Any, shift: Any) -> Any:
     return x * scale + shift if op == "affine" else x
 
 
-def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> Source:
+def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool) -> Source:
     """``op``, then ``activation``, on C channels of tiles of ``lanes * vectors`` pixels.
 
     A map is described by the distance of its tiles and of its channels (``*_tile``, ``*_row``); the vector z of "scale" is read
@@ -41,6 +41,7 @@ def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> 
     Operands that ``op`` does not name are not read. Tiles follow one another within a channel where channels are farther apart
     than tiles (flat), channels within a tile otherwise (packed): memory is walked in order either way. Units of work are tiles.
     """
+    lanes = vector.lanes("float32")
     if op not in MAP_OPS:
         raise ValueError(f"unknown operator {op!r} on maps; known: {', '.join(MAP_OPS)}")
     tile = lanes * vectors
@@ -118,11 +119,12 @@ def map_op(lanes: int, vectors: int, op: str, activation: str, masked: bool) -> 
     return Source(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, make, steps)
 
 
-def vector_op(lanes: int, op: str, activation: str) -> Source:
+def vector_op(vector: Vector, op: str, activation: str) -> Source:
     """``op``, then ``activation``, on vectors of ``length`` elements; exactly those are read and written.
 
     Every operand is contiguous, "affine" has one scale and shift per element. Units of work are chunks of ``lanes`` elements.
     """
+    lanes = vector.lanes("float32")
     if op not in VECTOR_OPS:
         raise ValueError(f"unknown operator {op!r} on vectors; known: {', '.join(VECTOR_OPS)}")
     params = (
@@ -137,7 +139,7 @@ def vector_op(lanes: int, op: str, activation: str) -> Source:
         """Emit the loads of what ``op`` reads: a vector of each, zeros past ``length``."""
         for name, operand, buffer in zip(("x", "z", "scale", "shift"), operands, buffers, strict=True):
             if name in read:
-                store(lanes, operand, 0, load_below(lanes, buffer, start, length - start))
+                store(vector, operand, 0, load_below(vector, buffer, start, length - start))
 
     def make() -> Any:
         @script.prim_func(private=True)
@@ -165,7 +167,7 @@ def vector_op(lanes: int, op: str, activation: str) -> Source:
                 value = operands[0]
                 for e in T.vectorized(lanes):
                     value[e] = activate(activation, _combine(op, *[operand[e] for operand in operands]), lo, hi)
-                T.evaluate(T.masked_store(y, value[T.Ramp(0, 1, lanes)], T.Ramp(at, 1, lanes), lanes_below(lanes, length - at)))
+                store_below(vector, y, at, load(vector, value, 0), length - at)
             return T.int32(0)
 
         return kernel

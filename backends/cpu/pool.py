@@ -15,9 +15,10 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.convert import lanes_below
+from sparsec.backends.cpu.registers import load, store, store_below
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
 
 KINDS = ("max", "mean")
@@ -47,13 +48,14 @@ def _merge(kind: str, a: Any, b: Any) -> Any:
     return T.Select(_is_nan(b), b, T.Select(b > a, b, a)) if kind == "max" else a + b
 
 
-def window_pool(lanes: int, kind: str, columns: int, stride: int) -> Source:
+def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
     """Windows of ``columns`` columns at a column stride of ``stride``; the window's rows, row stride and pads are run-time numbers.
 
     Rows of a window are merged first, in whole vectors; their columns are then shuffled together. x and y are flat, y is written
     on p in [0, H * pitch) with zero pad columns. x needs ``pad_columns`` readable elements before its first pixel; nothing else is
     asked of its pads. Units of work are channels. Tables and numbers from ``window_arguments``.
     """
+    lanes = vector.lanes("float32")
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     loads = _loads(lanes, columns, stride)
@@ -126,9 +128,9 @@ def window_pool(lanes: int, kind: str, columns: int, stride: int) -> Source:
                                 out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
                             out[e] = T.Select(column_scale[w0 + e] > T.float32(0), out[e], T.float32(0))
                         if w0 + lanes <= y_pitch:
-                            y[T.Ramp(y0, 1, lanes)] = out[T.Ramp(0, 1, lanes)]
+                            store(vector, y, y0, load(vector, out, 0))
                         else:
-                            T.evaluate(T.masked_store(y, out[T.Ramp(0, 1, lanes)], T.Ramp(y0, 1, lanes), lanes_below(lanes, y_pitch - w0)))
+                            store_below(vector, y, y0, load(vector, out, 0), y_pitch - w0)
             return T.int32(0)
 
         return kernel
@@ -194,11 +196,12 @@ def _fold(kind: str, acc: Any, count: int, start: int) -> None:
         T.buffer_store(acc, _merge(kind, acc[e], acc[start + e]), [e])
 
 
-def global_pool(lanes: int, vectors: int, kind: str) -> Source:
+def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
     """y[c] = max, or ``scale`` times the sum, of x[c, p] over the pixels (mask 1) of a flat or packed map; y is a vector.
 
     ``scale`` is 1 / (H * W) for the mean. Units of work are channels; tiles are of ``lanes * vectors`` pixels.
     """
+    lanes = vector.lanes("float32")
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     tile = lanes * vectors

@@ -24,8 +24,9 @@ def global_pool_breach(spec: KernelSpec) -> str:
 def global_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The mean of every channel."""
     source, space = task.sources[0].storage, task.sources[0].storage.space
+    vectors = space.tile // machine.vector.lanes("float32")
     call = Call(
-        source=global_pool(machine.lanes, space.tile // machine.lanes, "mean"),
+        source=global_pool(machine.vector, vectors, "mean"),
         node=task.node,
         kind="pool",
         buffers={"x": task.sources[0], "y": task.target},
@@ -43,11 +44,11 @@ def window_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
     """Maxima or means of windows."""
     spec, source, target = task.spec, task.sources[0].storage, task.target.storage
     window = Window(spec["kernel_size"], spec["stride"], spec["padding"], bool(dict(spec.attributes).get("count_include_pad", True)))
-    arguments = window_arguments(window, source.space, target.space, machine.lanes)
+    arguments = window_arguments(window, source.space, target.space, machine.vector.lanes("float32"))
     constants = {k: v for k, v in arguments.items() if isinstance(v, np.ndarray)}
     kind = "max" if spec.op == "max_pool2d" else "mean"
     call = Call(
-        source=window_pool(machine.lanes, kind, window.kernel[1], window.stride[1]),
+        source=window_pool(machine.vector, kind, window.kernel[1], window.stride[1]),
         node=task.node,
         kind="pool",
         buffers={"x": task.sources[0], "y": task.target},

@@ -18,21 +18,23 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, over, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 
-def prepend(lanes: int, vectors: int, tokens: int) -> Source:
+def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
     """The kernel for ``tokens`` (only their number modulo ``lanes`` is compiled in) before packed tokens.
 
     y's tiles are of ``lanes * vectors`` tokens and the units of work; x's of ``x_row`` tokens, ``x_chunks`` vectors in all.
     ``chunks`` vectors of the prefix from ``pack_prefix``.
     """
+    lanes = vector.lanes("float32")
     tile, shift = lanes * vectors, -tokens % lanes
 
     def copied(y: Any, y0: Any, features: Any, first: tuple[Any, Any, Any], second: tuple[Any, Any, Any]) -> None:
         """Emit the copy of one vector of tokens, all features, from two neighbours: (buffer, start, distance of features)."""
         with T.serial(0, features) as f:
-            parts = [load(lanes, x, x0 + f * step) for x, x0, step in ([first, second] if shift else [first])]
-            store(lanes, y, y0 + f * tile, T.Shuffle(parts, [shift + e for e in range(lanes)]) if shift else parts[0])
+            parts = [load(vector, x, x0 + f * step) for x, x0, step in ([first, second] if shift else [first])]
+            store(vector, y, y0 + f * tile, T.Shuffle(parts, [shift + e for e in range(lanes)]) if shift else parts[0])
 
     def place(chunk: Any, x_chunks: Any, x_row: Any, features: Any) -> Any:
         """Where a vector of x starts; the nearest existing one's place for others."""

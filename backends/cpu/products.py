@@ -155,8 +155,8 @@ def panel_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
     masked, tile, vectors = target.layout == "flat", tile_of(target), int(choices["vectors"])
     if choices["kernel"] == "spmm":
         group, split = int(choices["group"]), int(choices["parts"]) > 1
-        return spmm(machine.lanes, vectors, index, activation, residual, masked, group=group, split=split, tile=tile)
-    return block(machine.lanes, int(choices["rows"]), vectors, tile, index, activation, residual, masked)
+        return spmm(machine.vector, vectors, index, activation, residual, masked, group=group, split=split, tile=tile)
+    return block(machine.vector, int(choices["rows"]), vectors, tile, index, activation, residual, masked)
 
 
 def product_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:

@@ -24,9 +24,10 @@ _NOTHING = np.zeros((1, 1, 16), np.float32)
 
 def pruning_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The groups of calls that compute a task whose operator is in ``_CALLS``. ValueError where tiles differ or hold no whole vectors."""
+    lanes = machine.vector.lanes("float32")
     tiles = {b.storage.space.tile for b in (*task.sources, task.target) if b.storage.layout == "packed"}
-    if len(tiles) > 1 or any(tile % machine.lanes for tile in tiles):
-        raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {machine.lanes} is needed")
+    if len(tiles) > 1 or any(tile % lanes for tile in tiles):
+        raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {lanes} is needed")
     return [Group((_CALLS[task.spec.op](task, machine),))]
 
 
@@ -62,7 +63,7 @@ def _token_scores(task: Task, machine: Machine) -> Call:
     queries = 1 if spec["cls"] else keys
     return _call(
         task,
-        token_choice.token_scores(machine.lanes, tile, masks, voiced=masks.key_bias and not spec["cls"]),
+        token_choice.token_scores(machine.vector, tile, masks, voiced=masks.key_bias and not spec["cls"]),
         {"q": q, "k": k, "key_bias": task.sources[-1], "room": _room(task, "room", 2 * _padded(k.storage))},
         {
             "queries": queries,
@@ -90,15 +91,15 @@ def _whole_rows(pairs: np.ndarray, width: int) -> np.ndarray:
 
 def _keep_tokens(task: Task, machine: Machine) -> Call:
     x = task.sources[0]
-    count = x.storage.space.count
+    count, lanes = x.storage.space.count, machine.vector.lanes("float32")
     scalars = {"count": count, "keep": int(task.spec["keep"]), "first": int(task.spec["first"])}
-    room = _room(task, "room", -(-int(count) // machine.lanes) * machine.lanes)
-    return _call(task, token_choice.keep_tokens(machine.lanes), {"x": x, "room": room}, scalars)
+    room = _room(task, "room", -(-int(count) // lanes) * lanes)
+    return _call(task, token_choice.keep_tokens(machine.vector), {"x": x, "room": room}, scalars)
 
 
 def _gather_tokens(task: Task, machine: Machine) -> Call:
     (x, index), y = task.sources, task.target.storage
-    source = token_choice.gather_tokens(machine.lanes, y.space.tile)
+    source = token_choice.gather_tokens(machine.vector, y.space.tile)
     scalars = {"count": y.space.count, "features": y.channels, "tokens": x.storage.space.count}
     return _call(task, source, {"x": x, "index": index}, scalars, y.space.tiles)
 
@@ -115,7 +116,7 @@ def _merge_plan(task: Task, machine: Machine) -> Call:
     dim = x.storage.channels // heads
     return _call(
         task,
-        token_merging.merge_plan(machine.lanes, space.tile),
+        token_merging.merge_plan(machine.vector, space.tile),
         {
             "x": x,
             "room": _room(task, "room", (dim + 2) * _padded(x.storage)),
@@ -138,7 +139,7 @@ def _merge_tokens(task: Task, machine: Machine) -> Call:
     count, keep = x.storage.space.count, int(task.spec["keep"])
     return _call(
         task,
-        token_merging.merge_tokens(machine.lanes, y.space.tile, sized=len(task.sources) > 2),
+        token_merging.merge_tokens(machine.vector, y.space.tile, sized=len(task.sources) > 2),
         {
             "x": x,
             "plan": plan,

@@ -1,4 +1,4 @@
-"""What kernels emit on whole vector registers: masks of lanes, transposes of square blocks."""
+"""What kernels emit on whole vector registers: loads and stores of some lanes only, permutes, transposes of square blocks."""
 
 from __future__ import annotations
 
@@ -6,57 +6,97 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from sparsec.backends.vector import Permute, Vector
 
-def lanes_below(lanes: int, limit: Any) -> Any:
+
+def load(vector: Vector, x: Any, start: Any) -> Any:
+    """x[start : start + lanes]"""
+    return x[T.Ramp(start, 1, vector.lanes("float32"))]
+
+
+def store(vector: Vector, y: Any, start: Any, value: Any) -> None:
+    """Emit y[start : start + lanes] = value."""
+    T.buffer_store(y, value, [T.Ramp(start, 1, vector.lanes("float32"))])
+
+
+def load_below(vector: Vector, x: Any, start: Any, limit: Any) -> Any:
+    """The first ``limit`` elements of x[start : start + lanes], zeros after them; no other element is touched.
+
+    Without masks it emits what fills a register from x, at once.
+    """
+    lanes = vector.lanes("float32")
+    if vector.masks:
+        return T.masked_load(f"float32x{lanes}", x, T.Ramp(start, 1, lanes), _lanes_below(lanes, limit))
+    held = _register(lanes)
+    with T.If(limit >= lanes):
+        with T.Then():
+            store(vector, held, 0, load(vector, x, start))
+        with T.Else():
+            store(vector, held, 0, T.Broadcast(T.float32(0), lanes))
+            with T.serial(0, T.max(limit, 0)) as e:
+                T.buffer_store(held, x[start + e], [e])
+    return load(vector, held, 0)
+
+
+def store_below(vector: Vector, y: Any, start: Any, value: Any, limit: Any) -> None:
+    """Emit the store of the first ``limit`` elements of ``value`` to y[start:]; no other element is touched."""
+    lanes = vector.lanes("float32")
+    if vector.masks:
+        T.evaluate(T.masked_store(y, value, T.Ramp(start, 1, lanes), _lanes_below(lanes, limit)))
+        return
+    with T.If(limit >= lanes):
+        with T.Then():
+            store(vector, y, start, value)
+        with T.Else():
+            held = _kept(vector, value)
+            with T.serial(0, T.max(limit, 0)) as e:
+                T.buffer_store(y, held[e], [start + e])
+
+
+def _lanes_below(lanes: int, limit: Any) -> Any:
     """Mask of the lanes whose number is below ``limit`` (which may be negative)."""
     return T.get_active_lane_mask(f"boolx{lanes}", T.int32(0), T.max(limit, T.int32(0)))
 
 
-def load(lanes: int, x: Any, start: Any) -> Any:
-    """x[start : start + lanes]"""
-    return x[T.Ramp(start, 1, lanes)]
+def pick(lanes: int, permute: Permute, low: Any, high: Any, number: Any) -> Any:
+    """Per lane, element ``number`` (int32) of the two registers low and high."""
+    if permute.registers == 2:
+        return T.call_llvm_pure_intrin(f"float32x{lanes}", permute.intrinsic, low, number, high)
+    parts = [T.call_llvm_pure_intrin(f"float32x{lanes}", permute.intrinsic, register, number) for register in (high, low)]
+    return T.Select(number > T.Broadcast(T.int32(lanes - 1), lanes), *parts)
 
 
-def load_below(lanes: int, x: Any, start: Any, limit: Any) -> Any:
-    """The first ``limit`` elements of x[start : start + lanes], zeros after them; no other element is touched."""
-    return T.masked_load(f"float32x{lanes}", x, T.Ramp(start, 1, lanes), lanes_below(lanes, limit))
-
-
-def store(lanes: int, y: Any, start: Any, value: Any) -> None:
-    """Emit y[start : start + lanes] = value."""
-    T.buffer_store(y, value, [T.Ramp(start, 1, lanes)])
-
-
-def store_below(lanes: int, y: Any, start: Any, value: Any, limit: Any) -> None:
-    """Emit the store of the first ``limit`` elements of ``value`` to y[start:]; no other element is touched."""
-    T.evaluate(T.masked_store(y, value, T.Ramp(start, 1, lanes), lanes_below(lanes, limit)))
-
-
-def square(lanes: int) -> list[Any]:
+def square(vector: Vector) -> list[Any]:
     """A block of ``lanes`` rows, one register each: in one buffer 16 x 16 numbers would be a heap call."""
-    return [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(lanes)]
+    lanes = vector.lanes("float32")
+    return [_register(lanes) for _ in range(lanes)]
 
 
-def transpose(lanes: int, rows: list[Any]) -> list[Any]:
+def transpose(vector: Vector, rows: list[Any]) -> list[Any]:
     """Emit the transpose of a ``square``; its columns as vectors.
 
     Stage s swaps the off-diagonal s x s blocks of every 2s x 2s block.
     """
-    step = 1
+    step, lanes = 1, vector.lanes("float32")
     while step < lanes:
-        rows = [_kept(lanes, _swapped(lanes, rows, r, step)) for r in range(lanes)]
+        rows = [_kept(vector, _swapped(vector, rows, r, step)) for r in range(lanes)]
         step *= 2
-    return [load(lanes, r, 0) for r in rows]
+    return [load(vector, r, 0) for r in rows]
 
 
-def _kept(lanes: int, value: Any) -> Any:
-    buffer = T.alloc_buffer((lanes,), "float32", scope="global")
-    store(lanes, buffer, 0, value)
-    return buffer
+def _register(lanes: int) -> Any:
+    return T.alloc_buffer((lanes,), "float32", scope="global")
 
 
-def _swapped(lanes: int, rows: list[Any], r: int, step: int) -> Any:
+def _kept(vector: Vector, value: Any) -> Any:
+    held = _register(vector.lanes("float32"))
+    store(vector, held, 0, value)
+    return held
+
+
+def _swapped(vector: Vector, rows: list[Any], r: int, step: int) -> Any:
     """Row r after a stage: where bit ``step`` of lane and row differ, they are exchanged with those of the partner row."""
-    first, second = load(lanes, rows[r & ~step], 0), load(lanes, rows[r | step], 0)
+    lanes = vector.lanes("float32")
+    first, second = load(vector, rows[r & ~step], 0), load(vector, rows[r | step], 0)
     own = step if r & step else 0
     return T.Shuffle([first, second], [e + own if not e & step else lanes + e - step + own for e in range(lanes)])

@@ -16,14 +16,16 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry, Storage
 
 
-def repack(lanes: int, vectors: int) -> Source:
+def repack(vector: Vector, vectors: int) -> Source:
     """y[c, p] = x[c, p] for ``channels`` channels; y's tiles are of ``lanes * vectors`` pixels and the units of work.
 
     Pixel p of x lies at p // x_width * x_tile + c * x_row + p % x_width; past its ``x_chunks`` vectors y becomes anything.
     """
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:
@@ -47,7 +49,7 @@ def repack(lanes: int, vectors: int) -> Source:
                     x0: T.let = pixel // x_width * x_tile + pixel % x_width
                     y0: T.let = (begin + i) * channels * tile + v * lanes
                     for c in range(channels):
-                        store(lanes, y, y0 + c * tile, load(lanes, x, x0 + c * x_row))
+                        store(vector, y, y0 + c * tile, load(vector, x, x0 + c * x_row))
             return T.int32(0)
 
         return kernel
@@ -64,8 +66,9 @@ def repack(lanes: int, vectors: int) -> Source:
     return Source(f"repack_l{lanes}_v{vectors}", params, make, steps)
 
 
-def gather(lanes: int, vectors: int) -> Source:
+def gather(vector: Vector, vectors: int) -> Source:
     """y[c, p] = x[c * x_row + place[p]], 0 where place[p] < 0; tiles of y are of ``lanes * vectors`` pixels and the units of work."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:

@@ -29,13 +29,14 @@ from sparsec.backends.cpu import script, shares
 from sparsec.backends.cpu.panel import FAR, Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
 from sparsec.backends.extents import Let, Need, Scan, over, reads
+from sparsec.backends.vector import Vector
 
 _PARTS = 19  # position of ``parts`` among the parameters
 _CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
 
 
 def spmm(
-    lanes: int,
+    vector: Vector,
     vectors: int,
     index: str,
     activation: str,
@@ -52,6 +53,7 @@ def spmm(
     ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
     ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``shares``).
     """
+    lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
     chains = min(group, -(-_CHAIN_BYTES // (4 * panel.width)))
     tile = tile or panel.width

@@ -65,8 +65,8 @@ def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool,
     """The kernel of the (first) convolution of a task."""
     weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.space
     assert weight is not None
-    make = depthwise if spec["stride"][0] == 1 else depthwise_strided
-    return make(machine.lanes, space.tile // machine.lanes, weight[-1], kernel_activation(spec, prefix), masked, residual)
+    make, vectors = depthwise if spec["stride"][0] == 1 else depthwise_strided, space.tile // machine.vector.lanes("float32")
+    return make(machine.vector, vectors, weight[-1], kernel_activation(spec, prefix), masked, residual)
 
 
 def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffer | None, prefix: str = "", strip: int = 0) -> Call:
@@ -107,7 +107,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
         units=units,
         flops=2 * weight.size * space.height * space.width,
         bytes=source.storage.nbytes + target.storage.nbytes + (residual.storage.nbytes if residual else 0),
-        detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.lanes}},
+        detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.vector.lanes("float32")}},
     )
 
 

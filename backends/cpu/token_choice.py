@@ -18,6 +18,7 @@ from sparsec.backends.cpu.attention import Masks, exp_nonpositive
 from sparsec.backends.cpu.registers import load_below, store
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, Span, over, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 _INF = float("inf")
 _TINY = float(np.finfo(np.float32).tiny)
@@ -48,12 +49,13 @@ def _fold(lanes: int, values: Any, largest: bool = False) -> None:
         half //= 2
 
 
-def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
+def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Source:
     """Scores of ``keys`` tokens; q and k are packed in tiles of ``tile`` tokens, y is one number per token, in ``room`` two whole rows fit.
 
     ``key_bias`` [keys] and ``pair_bias`` [1 or heads, queries, pair_row] (keys contiguous, padded to whole tiles) are read only with
     their mask; ``voiced`` takes voice[i] = exp(min(key_bias[i], 0)), else it is 1. One unit of work.
     """
+    lanes = vector.lanes("float32")
     vectors = tile // lanes
     params = (
         *(Param(n, "act") for n in ("q", "k", "key_bias", "y", "room")),
@@ -121,7 +123,7 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
                                 for v in T.unroll(vectors):
                                     if masks.key_bias:
                                         start: T.let = t * tile + v * lanes
-                                        store(lanes, bias, 0, load_below(lanes, key_bias, start, keys - start))
+                                        store(vector, bias, 0, load_below(vector, key_bias, start, keys - start))
                                     for e in T.vectorized(lanes):
                                         acc[v * lanes + e] = T.Select(
                                             t * tile + v * lanes + e < keys,
@@ -172,11 +174,12 @@ def token_scores(lanes: int, tile: int, masks: Masks, voiced: bool) -> Source:
     return Source(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, make, steps)
 
 
-def keep_tokens(lanes: int) -> Source:
+def keep_tokens(vector: Vector) -> Source:
     """y = the ``keep`` positions of highest x among ``count``, ascending: token i stays if fewer than ``keep`` are before it in rank.
 
     Equal numbers rank by position, the first ``first`` before all, NaN last (as -inf). ``room`` holds ``count`` in whole vectors. One unit.
     """
+    lanes = vector.lanes("float32")
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
@@ -205,7 +208,7 @@ def keep_tokens(lanes: int) -> Source:
                 at = T.alloc_buffer((1,), "int32", scope="global")
                 for c in range(chunks):
                     part = T.alloc_buffer((lanes,), "float32", scope="global")
-                    store(lanes, part, 0, load_below(lanes, x, c * lanes, count - c * lanes))
+                    store(vector, part, 0, load_below(vector, x, c * lanes, count - c * lanes))
                     for e in T.vectorized(lanes):
                         room[c * lanes + e] = T.Select(
                             c * lanes + e < first,
@@ -239,11 +242,12 @@ def keep_tokens(lanes: int) -> Source:
     return Source(f"keep_tokens_l{lanes}", params, make, steps)
 
 
-def gather_tokens(lanes: int, tile: int) -> Source:
+def gather_tokens(vector: Vector, tile: int) -> Source:
     """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both are packed in tiles of ``tile`` tokens. Units of work are tiles of y.
 
     An index outside of x's ``tokens`` is read as the nearest one inside.
     """
+    lanes = vector.lanes("float32")
     params = (
         Param("x", "act"),
         Param("index", "act", "int64"),

@@ -17,6 +17,7 @@ from sparsec.backends.cpu.expr import let
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.cpu.token_choice import below, is_nan, tokens_of
 from sparsec.backends.extents import Need, over, reads, writes
+from sparsec.backends.vector import Vector
 
 _INF = float("inf")
 # log(1 + m) = m - m^2 / 2 + m^3 p(m) on sqrt(1/2) - 1 <= m <= sqrt(2) - 1 (Cephes logf).
@@ -62,12 +63,13 @@ def log(x: Any) -> Any:
     return let(x, split)
 
 
-def merge_plan(lanes: int, tile: int) -> Source:
+def merge_plan(vector: Vector, tile: int) -> Source:
     """y[t] = the slot of each of ``count`` tokens, of which ``gone`` go to others; the first ``first`` take no part. One unit of work.
 
     Keys are packed in tiles of ``tile`` tokens, ``dim`` features of each of ``heads``. ``room`` holds dim + 2 rows of whole tiles,
     ``partner`` one.
     """
+    lanes = vector.lanes("float32")
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
@@ -179,11 +181,12 @@ def merge_plan(lanes: int, tile: int) -> Source:
     return Source(f"merge_plan_l{lanes}_t{tile}", params, make, steps)
 
 
-def merge_tokens(lanes: int, tile: int, sized: bool) -> Source:
+def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
     """y[s] = the mean of the tokens of slot s, by ``sizes`` if ``sized``; a slot of size 0 is a plain mean. Units of work are features.
 
     ``count`` tokens, ``keep`` slots in ``y_tiles`` tiles of ``tile``. ``room`` holds count + 2 keep numbers, ``at`` 2 count.
     """
+    lanes = vector.lanes("float32")
     params = (
         Param("x", "act"),
         Param("plan", "act", "int64"),

@@ -16,28 +16,31 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, load_below, square, store, store_below, transpose
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, over, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 
-def pack_block(lanes: int, x: Any, start: Callable[[int], Any], y: Any, y0: Any, tile: int, features: Any) -> None:
+def pack_block(vector: Vector, x: Any, start: Callable[[int], Any], y: Any, y0: Any, tile: int, features: Any) -> None:
     """Emit the packing of ``lanes`` tokens: feature f of token r moves from x[start(r) + f] to y[y0 + f * tile + r].
 
     Of the ``features`` that are left, at most ``lanes`` are moved.
     """
-    block = square(lanes)
+    lanes = vector.lanes("float32")
+    block = square(vector)
     with T.If(features >= lanes):
         with T.Then():
             for r, row in enumerate(block):
-                store(lanes, row, 0, load(lanes, x, start(r)))
+                store(vector, row, 0, load(vector, x, start(r)))
         with T.Else():
             for r, row in enumerate(block):
-                store(lanes, row, 0, load_below(lanes, x, start(r), features))
-    for f, column in enumerate(transpose(lanes, block)):
+                store(vector, row, 0, load_below(vector, x, start(r), features))
+    for f, column in enumerate(transpose(vector, block)):
         with T.If(features > f), T.Then():
-            store(lanes, y, y0 + f * tile, column)
+            store(vector, y, y0 + f * tile, column)
 
 
-def rows_to_packed(lanes: int, vectors: int) -> Source:
+def rows_to_packed(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` >= 1 tokens of ``features`` features; y's tiles are of ``lanes * vectors`` tokens and the units of work."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:
@@ -57,7 +60,7 @@ def rows_to_packed(lanes: int, vectors: int) -> Source:
                     for g in range((features + lanes - 1) // lanes):
                         token: T.let = (begin + i) * tile + v * lanes
                         pack_block(
-                            lanes,
+                            vector,
                             x,
                             lambda r: T.min(token + r, count - 1) * features + g * lanes,
                             y,
@@ -78,28 +81,30 @@ def rows_to_packed(lanes: int, vectors: int) -> Source:
     return Source(f"rows_to_packed_l{lanes}_v{vectors}", params, make, steps)
 
 
-def _unpack_block(lanes: int, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
+def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
     """Emit the unpacking of ``lanes`` tokens: feature f of token r moves from x[x0 + f * tile + r] to y[y0 + r * features + f].
 
     Of the ``tokens`` and features that are ``left``, at most ``lanes`` each are moved.
     """
-    block = square(lanes)
+    lanes = vector.lanes("float32")
+    block = square(vector)
     for f, row in enumerate(block):
-        store(lanes, row, 0, load(lanes, x, x0 + T.min(f, left - 1) * tile))
-    columns = transpose(lanes, block)
+        store(vector, row, 0, load(vector, x, x0 + T.min(f, left - 1) * tile))
+    columns = transpose(vector, block)
     with T.If(left >= lanes):
         with T.Then():
             for r, column in enumerate(columns):
                 with T.If(tokens > r), T.Then():
-                    store(lanes, y, y0 + r * features, column)
+                    store(vector, y, y0 + r * features, column)
         with T.Else():
             for r, column in enumerate(columns):
                 with T.If(tokens > r), T.Then():
-                    store_below(lanes, y, y0 + r * features, column, left)
+                    store_below(vector, y, y0 + r * features, column, left)
 
 
-def packed_to_rows(lanes: int, vectors: int) -> Source:
+def packed_to_rows(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` tokens of ``features`` features; x's tiles are of ``lanes * vectors`` tokens and the units of work."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:
@@ -119,7 +124,7 @@ def packed_to_rows(lanes: int, vectors: int) -> Source:
                     for g in range((features + lanes - 1) // lanes):
                         token: T.let = (begin + i) * tile + v * lanes
                         _unpack_block(
-                            lanes,
+                            vector,
                             x,
                             (begin + i) * features * tile + g * lanes * tile + v * lanes,
                             tile,

@@ -14,10 +14,12 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, packed, reads, writes
+from sparsec.backends.vector import Vector
 
 
-def add_table(lanes: int, vectors: int) -> Source:
+def add_table(vector: Vector, vectors: int) -> Source:
     """The kernel for tiles of ``lanes * vectors`` tokens, its units of work, and a table from ``pack_table``. x and y may be one buffer."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def make() -> Any:

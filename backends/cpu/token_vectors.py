@@ -10,6 +10,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, at, over, reads, writes
+from sparsec.backends.vector import Vector
 
 #: Features in a unit of work of ``select_token``.
 RUN = 64
@@ -43,8 +44,9 @@ def select_token() -> Source:
     return Source("select_token", params, make, steps)
 
 
-def mean_tokens(lanes: int, vectors: int) -> Source:
+def mean_tokens(vector: Vector, vectors: int) -> Source:
     """y[f] = mean of x[t, f] over t < ``count`` in ``tiles`` tiles of ``lanes * vectors`` tokens. Units of work are features."""
+    lanes = vector.lanes("float32")
     tile = lanes * vectors
 
     def fold(total: Any) -> None:

@@ -24,16 +24,15 @@ def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group
     return [Group((_CALLS[task.spec.op](task, machine),))]
 
 
-def _vectors(storage: Storage, lanes: int) -> int:
-    return storage.space.tile // lanes
+def _vectors(storage: Storage, machine: Machine) -> int:
+    return storage.space.tile // machine.vector.lanes("float32")
 
 
-def _repack_scalars(have: Storage, want: Storage, lanes: int) -> dict[str, int]:
-    width = have.space.tile
+def _repack_scalars(have: Storage, want: Storage, machine: Machine) -> dict[str, int]:
     return {
         "channels": want.channels,
-        "x_chunks": scaled(have.space.tiles, width // lanes),
-        "x_width": width,
+        "x_chunks": scaled(have.space.tiles, _vectors(have, machine)),
+        "x_width": have.space.tile,
         "x_tile": have.tile_step,
         "x_row": have.row_step,
     }
@@ -64,7 +63,7 @@ def _layer_norm(task: Task, machine: Machine) -> Call:
     gamma, beta = (*task.weights, None, None)[:2]
     return _call(
         task,
-        layer_norm.layer_norm(machine.lanes, _vectors(y, machine.lanes)),
+        layer_norm.layer_norm(machine.vector, _vectors(y, machine)),
         {"features": y.channels, "eps": float(task.spec["eps"])},
         y.space.tiles,
         layer_norm.pack_scales(gamma, beta, y.channels),
@@ -77,7 +76,7 @@ def _embedding(task: Task, machine: Machine) -> Call:
     assert table is not None
     return _call(
         task,
-        embedding.embedding(machine.lanes, _vectors(y, machine.lanes), ids.dtype),
+        embedding.embedding(machine.vector, _vectors(y, machine), ids.dtype),
         {"count": y.space.count, "features": y.channels, "rows": len(table)},
         y.space.tiles,
         {"table": table},
@@ -88,12 +87,12 @@ def _embedding(task: Task, machine: Machine) -> Call:
 def _add_table(task: Task, machine: Machine) -> Call:
     (table,), y = task.weights, task.target.storage
     assert table is not None
-    vectors = _vectors(y, machine.lanes)
+    vectors = _vectors(y, machine)
     if table.ndim == 1:
-        return _add_row(task, table, map_op(machine.lanes, vectors, "affine", "clamp", masked=False))
+        return _add_row(task, table, map_op(machine.vector, vectors, "affine", "clamp", masked=False))
     return _call(
         task,
-        token_table.add_table(machine.lanes, vectors),
+        token_table.add_table(machine.vector, vectors),
         {"features": y.channels},
         y.space.tiles,
         {"table": token_table.pack_table(table, y.space.tile)},
@@ -120,14 +119,13 @@ def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
 
 
 def _prepend(task: Task, machine: Machine) -> Call:
-    (prefix,), lanes, x, y = task.weights, machine.lanes, task.sources[0].storage, task.target.storage
+    (prefix,), lanes, x, y = task.weights, machine.vector.lanes("float32"), task.sources[0].storage, task.target.storage
     assert prefix is not None
-    width = x.space.tile
-    scalars = {"chunks": -(-len(prefix) // lanes), "x_row": width, "features": y.channels}
+    scalars = {"chunks": -(-len(prefix) // lanes), "x_row": x.space.tile, "features": y.channels}
     return _call(
         task,
-        prepend.prepend(lanes, _vectors(y, lanes), len(prefix)),
-        scalars | {"x_chunks": scaled(x.space.tiles, width // lanes)},
+        prepend.prepend(machine.vector, _vectors(y, machine), len(prefix)),
+        scalars | {"x_chunks": scaled(x.space.tiles, _vectors(x, machine))},
         y.space.tiles,
         {"prefix": prepend.pack_prefix(prefix, lanes)},
     )
@@ -140,7 +138,7 @@ def _select_token(task: Task, machine: Machine) -> Call:
 
 def _mean_tokens(task: Task, machine: Machine) -> Call:
     x = task.sources[0].storage
-    source = token_vectors.mean_tokens(machine.lanes, _vectors(x, machine.lanes))
+    source = token_vectors.mean_tokens(machine.vector, _vectors(x, machine))
     scalars = {"count": x.space.count, "tiles": x.space.tiles, "features": x.channels}
     return _call(task, source, scalars, x.channels, flops=x.elements)
 
@@ -156,23 +154,23 @@ def _key_bias(task: Task, machine: Machine) -> Call:
 
 
 def _map_to_tokens(task: Task, machine: Machine) -> Call:
-    x, y, lanes = task.sources[0].storage, task.target.storage, machine.lanes
+    x, y = task.sources[0].storage, task.target.storage
     if repack.without_gaps(x.space):
-        return _call(task, repack.repack(lanes, _vectors(y, lanes)), _repack_scalars(x, y, lanes), y.space.tiles)
-    return _gathered(task, lanes)
+        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.space.tiles)
+    return _gathered(task, machine)
 
 
 def _tokens_to_map(task: Task, machine: Machine) -> Call:
-    x, y, lanes = task.sources[0].storage, task.target.storage, machine.lanes
+    x, y = task.sources[0].storage, task.target.storage
     if repack.without_gaps(y.space) and y.layout == "packed":
-        return _call(task, repack.repack(lanes, _vectors(y, lanes)), _repack_scalars(x, y, lanes), y.space.tiles)
-    return _gathered(task, lanes)
+        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.space.tiles)
+    return _gathered(task, machine)
 
 
-def _gathered(task: Task, lanes: int) -> Call:
+def _gathered(task: Task, machine: Machine) -> Call:
     x, y = task.sources[0].storage, task.target.storage
     scalars = {"channels": y.channels, "x_row": x.row_step, "y_tile": y.tile_step, "y_row": y.row_step}
-    return _call(task, repack.gather(lanes, _vectors(y, lanes)), scalars, y.space.tiles, {"place": repack.places(x, y.space)})
+    return _call(task, repack.gather(machine.vector, _vectors(y, machine)), scalars, y.space.tiles, {"place": repack.places(x, y.space)})
 
 
 #: By operator: whether shapes of input and output, of the operands by name, and attributes fit the kernel.

@@ -61,10 +61,10 @@ def vector_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
     inputs = shape[1] * (int(task.spec["groups"]) if len(shape) > 2 else 1)
     index, variant = index_dtype(inputs), (kernel_activation(task.spec), task.residual is not None)
     if choice == "gemv_rows":
-        return gemv_rows(machine.lanes, index, *variant)
+        return gemv_rows(machine.vector, index, *variant)
     if choice == "gemv_windows":
-        return gemv_windows(machine.lanes, index, *variant)
-    return gemv_blocks(machine.lanes, _vectors(shape[0], machine), index, *variant)
+        return gemv_windows(machine.vector, index, *variant)
+    return gemv_blocks(machine.vector, _vectors(shape[0], machine), index, *variant)
 
 
 def gemv_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
@@ -74,13 +74,14 @@ def gemv_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]
 
 def _bytes(matrix: np.ndarray, machine: Machine) -> dict[str, float]:
     """Bytes that each kernel streams, in units of a dense kernel's byte: scattered nonzeros also wait for their inputs."""
-    block = machine.lanes * _vectors(matrix.shape[0], machine)
+    lanes, permutes = machine.vector.lanes("float32"), machine.vector.permute is not None
+    block = lanes * _vectors(matrix.shape[0], machine)
     rows = -(-matrix.shape[0] // block) * block
     padded = np.zeros((rows, matrix.shape[1]), bool)
     padded[: len(matrix)] = matrix != 0
     kept = int(padded.reshape(-1, block, matrix.shape[1]).any(axis=1).sum()) * block
     nonzeros = int(padded.sum())
-    windows = {"gemv_windows": 8.0 * nonzeros} if matrix.shape[1] >= 2 * machine.lanes else {}
+    windows = {"gemv_windows": 8.0 * nonzeros} if permutes and matrix.shape[1] >= 2 * lanes else {}
     return {"gemv_dense": 4.0 * rows * matrix.shape[1], "gemv_blocks": 4.2 * kept, "gemv_rows": 12.0 * nonzeros} | windows
 
 
@@ -100,22 +101,22 @@ def vector_verdict(matrix: np.ndarray, machine: Machine, stays_dense: bool) -> V
 
 
 def _vectors(outputs: int, machine: Machine) -> int:
-    return 4 if outputs >= 4 * machine.lanes else 1
+    return 4 if outputs >= 4 * machine.vector.lanes("float32") else 1
 
 
 def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Machine) -> Call:
     """One product of a matrix with the source vector."""
-    bias, choice = task.weights[1], dict(schedule)["kernel"]
+    bias, choice, lanes = task.weights[1], dict(schedule)["kernel"], machine.vector.lanes("float32")
     lo, hi = clamp_bounds(task.spec)
-    units = -(-len(matrix) // machine.lanes)
+    units = -(-len(matrix) // lanes)
     if choice == "gemv_rows":
-        constants = pack_rows(matrix, bias, machine.lanes)
+        constants = pack_rows(matrix, bias, lanes)
     elif choice == "gemv_windows":
-        constants = pack_windows(matrix, bias, machine.lanes)
+        constants = pack_windows(matrix, bias, lanes)
     else:
         vectors = _vectors(len(matrix), machine)
-        constants = pack_blocks(matrix, bias, machine.lanes * vectors, dense=choice == "gemv_dense")
-        units = -(-len(matrix) // (machine.lanes * vectors))
+        constants = pack_blocks(matrix, bias, lanes * vectors, dense=choice == "gemv_dense")
+        units = -(-len(matrix) // (lanes * vectors))
     work = int(constants["value"].size)
     return Call(
         source=vector_kernel(task, schedule, machine),
@@ -152,18 +153,18 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         x, z = (z, x) if spec["channels"] == 0 else (x, z)
     activation = kernel_activation(spec)
     lo, hi = clamp_bounds(spec)
-    target = task.target
+    target, lanes = task.target, machine.vector.lanes("float32")
     vector = not target.storage.is_map
     scalars: dict[str, int | float] = {"lo": lo, "hi": hi}
     if vector:
-        source = vector_op(machine.lanes, op, activation)
+        source = vector_op(machine.vector, op, activation)
         # Numbers per token are one run of as many elements as there are tokens.
         length = target.storage.channels or target.storage.space.count
         scalars["length"] = length
-        units = length.ceil_div(machine.lanes) if isinstance(length, Count) else -(-length // machine.lanes)
+        units = length.ceil_div(lanes) if isinstance(length, Count) else -(-length // lanes)
     else:
         space = target.storage.space
-        source = map_op(machine.lanes, space.tile // machine.lanes, op, activation, masked=target.storage.layout == "flat")
+        source = map_op(machine.vector, space.tile // lanes, op, activation, masked=target.storage.layout == "flat")
         scalars |= {"channels": target.storage.channels, "x_tile": x.storage.tile_step, "x_row": x.storage.row_step}
         scalars |= {"z_tile": 0, "z_row": 1} if op == "scale" else {"z_tile": z.storage.tile_step, "z_row": z.storage.row_step}
         scalars |= {"y_tile": target.storage.tile_step, "y_row": target.storage.row_step}

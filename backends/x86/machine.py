@@ -8,11 +8,16 @@ import platform
 from pathlib import Path
 
 from sparsec.backends.base import Machine
+from sparsec.backends.vector import Permute, Vector
+from sparsec.backends.x86 import panels
 from sparsec.errors import MachineError
 
 #: Processor flags that a level needs (Linux names) -> LLVM target features.
 _AVX2 = {"avx2": "avx2", "fma": "fma", "bmi1": "bmi", "bmi2": "bmi2", "f16c": "f16c", "movbe": "movbe", "popcnt": "popcnt"}
 _AVX512 = {"avx512f": "avx512f", "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl", "avx512cd": "avx512cd"}
+
+AVX512 = Vector("AVX512", 64, 32, masks=True, permute=Permute("llvm.x86.avx512.vpermi2var.ps.512", 2))
+AVX2 = Vector("AVX2", 32, 16, masks=True, permute=Permute("llvm.x86.avx2.permps", 1))
 
 
 def _cache_bytes(level: int, kind: str, default: int) -> int:
@@ -53,13 +58,14 @@ def describe(flags: frozenset[str], cores: int) -> Machine:
         arch="x86_64",
         mcpu="x86-64-v4" if wide else "x86-64-v3",
         features=tuple(sorted(features.values())),
-        lanes=16 if wide else 8,
-        registers=32 if wide else 16,
+        vector=AVX512 if wide else AVX2,
+        panels=panels.AVX512 if wide else panels.AVX2,
         l1=_cache_bytes(1, "Data", 32 << 10),
         l2=_cache_bytes(2, "Unified", 1 << 20),
         l3=_cache_bytes(3, "Unified", 8 << 20),
         cores=cores,
-        vectors="AVX512" if wide else "AVX2",
+        # Registers of 512 bits, which LLVM leaves aside on processors that once ran slower with them.
+        tuning=("-prefer-256-bit",) if wide else (),
     )
 
 

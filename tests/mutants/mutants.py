@@ -196,6 +196,9 @@ KERNELS = (
     Mutant("backends/cpu/attention.py", "lambda: j <= i0 + e,", "lambda: j < i0 + e,", "backends/cpu/attention"),
     Mutant("backends/cpu/attention.py", "T.Select(peak[e] > T.float32(-_INF), peak[e], T.float32(0))", "peak[e]", "backends/cpu/attention"),
     Mutant(
+        "backends/cpu/registers.py", "T.buffer_store(held, x[start + e], [e])", "T.buffer_store(held, x[e], [e])", "backends/cpu/registers"
+    ),
+    Mutant(
         "backends/cpu/products.py",
         "(taps % step, taps // step)",
         "(taps % step, taps // step + 1)",

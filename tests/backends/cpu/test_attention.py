@@ -1,4 +1,4 @@
-"""The attention kernel against the operator's meaning in float64, on both instruction sets."""
+"""The attention kernel against the operator's meaning in float64, on each machine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from sparsec.spec import KernelSpec
 from sparsec.tokens import ops as token_ops
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import At, Kernels, from_packed, to_packed
-from tests.machines import BY_LANES, LANES, WIDEST
+from tests.machines import AVX2, MACHINES, WIDEST, lanes_of
 
-PANELS = {16: ((8, 2), (8, 1)), 8: ((6, 2), (8, 1))}
 PLAIN = Masks()
 MASKS = [PLAIN, Masks(True), Masks(False, True), Masks(False, False, True), Masks(True, True), Masks(True, True, True)]
 LOWEST = float(np.finfo(np.float32).min)
@@ -102,9 +101,9 @@ class Variants:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        wide, narrow = PANELS[machine.lanes]
-        sources = [attention(machine.lanes, *panel, 64, masks) for panel in (wide, narrow) for masks in MASKS]
-        sources += [attention(machine.lanes, *panel, tile, PLAIN) for panel in (wide, narrow) for tile in (16, 32)]
+        panels = [panel[:2] for panel in machine.panels.attention]
+        sources = [attention(machine.vector, *panel, 64, masks) for panel in panels for masks in MASKS]
+        sources += [attention(machine.vector, *panel, tile, PLAIN) for panel in panels for tile in (16, 32)]
         self.kernels = Kernels(sources, machine)
 
     def run(self, case: Problem, threads: int = 1) -> np.ndarray:
@@ -133,9 +132,9 @@ class Variants:
         np.testing.assert_allclose(got, want, rtol=0, atol=4e-6 * size)
 
 
-@pytest.fixture(scope="module", params=LANES)
+@pytest.fixture(scope="module", params=MACHINES)
 def variants(request: pytest.FixtureRequest) -> Variants:
-    return Variants(BY_LANES[request.param])
+    return Variants(request.param)
 
 
 def problem(seed: int, queries: int, keys: int, heads: int, dim: int, value_dim: int, masks: Masks = PLAIN, **rest: Any) -> Problem:
@@ -274,15 +273,14 @@ def test_the_exponential_is_exact_to_two_units(variants, length):
 
 
 def test_the_panel_that_wastes_least():
-    def chosen(tokens: int, causal: bool = False, tile: int = 64, lanes: int = 16) -> tuple[int, int]:
+    def chosen(tokens: int, causal: bool = False, tile: int = 64) -> tuple[int, int]:
         storage = Storage("packed", 64, Geometry(1, tokens, 0, tile))
-        return panel_of(storage, storage, storage, causal, BY_LANES[lanes])
+        return panel_of(storage, storage, storage, causal, WIDEST)
 
-    lanes = WIDEST.lanes
-    wide, narrow = PANELS[lanes]
-    assert chosen(16 * lanes, lanes=lanes) == wide
-    assert chosen(1, lanes=lanes) == narrow
-    assert chosen(2 * lanes, tile=lanes, lanes=lanes) == narrow
+    lanes, (wide, narrow) = lanes_of(WIDEST), (panel[:2] for panel in WIDEST.panels.attention)
+    assert chosen(16 * lanes) == wide
+    assert chosen(1) == narrow
+    assert chosen(2 * lanes, tile=lanes) == narrow
 
 
 def test_pair_bias_lies_along_queries():
@@ -291,8 +289,8 @@ def test_pair_bias_lies_along_queries():
 
 
 def test_storages_that_do_not_fit_are_refused():
-    case, machine = problem(8, 4, 4, 1, 4, 4, tile=64), BY_LANES[8]
+    case, machine = problem(8, 4, 4, 1, 4, 4, tile=64), AVX2
     with pytest.raises(ValueError, match="tiles of 20 and 20 queries"):
         replace(case, tile=20).call(machine)
     with pytest.raises(ValueError, match="narrower than a panel"):
-        attention(8, 6, 2, 4, Masks())
+        attention(AVX2.vector, 6, 2, 4, Masks())

@@ -1,4 +1,4 @@
-"""The block kernel against float64, on both instruction sets."""
+"""The block kernel against float64, on each machine."""
 
 import dataclasses
 from typing import Any
@@ -8,36 +8,39 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparsec.backends.base import Machine
 from sparsec.backends.cpu.block import block, pack_block
 from sparsec.backends.cpu.expr import ACTIVATIONS
+from sparsec.backends.vector import Vector
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.panel_call import Problem, problem
-from tests.machines import BY_LANES, LANES
+from tests.machines import MACHINES, WIDEST
 
-PANELS = {16: [(8, 2), (6, 4), (12, 1)], 8: [(6, 2), (4, 2)]}
+#: By bytes of a register: rows and vectors.
+PANELS = {64: [(8, 2), (6, 4), (12, 1)], 32: [(6, 2), (4, 2)], 16: [(8, 2), (4, 4)]}
 
 
-def source(lanes: int, rows: int, vectors: int, case: Problem):
-    return block(lanes, rows, vectors, case.geometry.tile, "int32", case.activation, case.residual is not None, True)
+def source(vector: Vector, rows: int, vectors: int, case: Problem):
+    return block(vector, rows, vectors, case.geometry.tile, "int32", case.activation, case.residual is not None, True)
 
 
 class Variants:
     """All code variants of this module in one library."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        rows, vectors = PANELS[lanes][0]
-        variants = [block(lanes, rows, vectors, 64, "int32", a, r, True) for a in ACTIVATIONS for r in (False, True)]
-        variants += [block(lanes, r, v, 64, "int32", "clamp", False, True) for r, v in PANELS[lanes][1:]]
-        self.kernels = Kernels([*variants, block(lanes, rows, vectors, 32, "uint16", "clamp", False, False)], BY_LANES[lanes])
+    def __init__(self, machine: Machine) -> None:
+        self.vector = vector = machine.vector
+        rows, vectors = PANELS[vector.nbytes][0]
+        variants = [block(vector, rows, vectors, 64, "int32", a, r, True) for a in ACTIVATIONS for r in (False, True)]
+        variants += [block(vector, r, v, 64, "int32", "clamp", False, True) for r, v in PANELS[vector.nbytes][1:]]
+        self.kernels = Kernels([*variants, block(vector, rows, vectors, 32, "uint16", "clamp", False, False)], machine)
 
     def check(self, case: Problem, panel: int = 0, **run: Any) -> None:
-        rows, vectors = PANELS[self.lanes][panel]
+        rows, vectors = PANELS[self.vector.nbytes][panel]
         constants = pack_block(case.matrix, case.offsets(), rows, "int32", case.bias)
-        case.check(case.run(self.kernels, source(self.lanes, rows, vectors, case), constants, **run))
+        case.check(case.run(self.kernels, source(self.vector, rows, vectors, case), constants, **run))
 
 
-@pytest.fixture(scope="module", params=LANES)
+@pytest.fixture(scope="module", params=MACHINES)
 def variants(request) -> Variants:
     return Variants(request.param)
 
@@ -59,9 +62,8 @@ def variants(request) -> Variants:
 @pytest.mark.slow
 def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, packed, residual, threads, strip, sharing):
     rng = np.random.default_rng(seed)
-    case = problem(
-        rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual, block=PANELS[variants.lanes][0][0]
-    )
+    block = PANELS[variants.vector.nbytes][0][0]
+    case = problem(rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual, block=block)
     variants.check(case, threads=threads, strip=strip, sharing=sharing)
 
 
@@ -77,7 +79,7 @@ def test_every_epilogue(variants, activation, residual):
 @pytest.mark.parametrize("channels", [1, 5, 6, 7, 8, 12, 13, 24])
 @pytest.mark.slow
 def test_row_counts_that_do_not_fill_a_block(variants, panel, channels):
-    if panel < len(PANELS[variants.lanes]):
+    if panel < len(PANELS[variants.vector.nbytes]):
         variants.check(problem(np.random.default_rng(channels), channels, 9, (5, 6)), panel)
 
 
@@ -99,8 +101,8 @@ def test_infinite_bounds_change_nothing(variants):
 @pytest.mark.slow
 def test_unmasked_output_and_narrow_offsets(variants):
     case = problem(np.random.default_rng(4), 21, 17, (8, 8), pad=0, tile=32)
-    rows, vectors = PANELS[variants.lanes][0]
-    kernel = block(variants.lanes, rows, vectors, 32, "uint16", "clamp", False, False)
+    rows, vectors = PANELS[variants.vector.nbytes][0]
+    kernel = block(variants.vector, rows, vectors, 32, "uint16", "clamp", False, False)
     case.check(case.run(variants.kernels, kernel, pack_block(case.matrix, case.offsets(), rows, "uint16", case.bias)))
 
 
@@ -115,4 +117,4 @@ def test_packing_leaves_out_zero_blocks_and_pads_rows():
 
 def test_a_tile_must_hold_whole_panels():
     with pytest.raises(ValueError, match="not a multiple"):
-        block(16, 8, 3, 64, "int32", "clamp", False, True)
+        block(WIDEST.vector, 8, 3, 64, "int32", "clamp", False, True)

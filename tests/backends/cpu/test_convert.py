@@ -1,4 +1,4 @@
-"""Layout conversions: exact copies, on both instruction sets, that touch nothing but what they own."""
+"""Layout conversions: exact copies, on each machine, that touch nothing but what they own."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsec.backends.cpu import convert
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES
@@ -17,11 +18,12 @@ SIZES = st.integers(1, 70)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
-def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
-    lanes = request.param.lanes
-    retiles = [convert.retile(lanes, 64 // lanes, masked) for masked in (False, True)]
-    planes = [convert.to_planes(lanes, s) for s in STEPS] + [convert.to_planes(lanes, s, only_first=True) for s in (2, 3)]
-    return lanes, Kernels([convert.copy_rows(lanes), *planes, *retiles], request.param)
+def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
+    vector = request.param.vector
+    lanes = vector.lanes("float32")
+    retiles = [convert.retile(vector, 64 // lanes, masked) for masked in (False, True)]
+    planes = [convert.to_planes(vector, s) for s in STEPS] + [convert.to_planes(vector, s, only_first=True) for s in (2, 3)]
+    return vector, Kernels([convert.copy_rows(vector), *planes, *retiles], request.param)
 
 
 def values(seed: int, *shape: int) -> np.ndarray:
@@ -39,8 +41,8 @@ def empty(channels: int, g: Geometry) -> np.ndarray:
 @given(channels=st.integers(1, 5), height=SIZES, width=SIZES, pad=st.integers(0, 4), threads=st.integers(1, 2), shift=st.integers(0, 3))
 @pytest.mark.slow
 def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, shift: int) -> None:
-    lanes, kernels = built
-    g, source = Geometry(height, width, pad), convert.copy_rows(lanes)
+    vector, kernels = built
+    g, source = Geometry(height, width, pad), convert.copy_rows(vector)
     x = values(height, channels, height, width)
     memory = {"x": np.concatenate([np.zeros(shift, np.float32), x.ravel()]), "y": empty(channels, g)}
     there = {"x": At("x", shift), "y": At("y", g.front)} | convert.nchw_to_flat(g)
@@ -54,9 +56,9 @@ def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, wid
 @pytest.mark.parametrize("length", [1, 7, 8, 16, 33, 1000])
 @pytest.mark.slow
 def test_vectors_are_copied_whole(built: Any, length: int) -> None:
-    lanes, kernels = built
+    vector, kernels = built
     x = values(length, length)
-    call = Call(convert.copy_rows(lanes), {"x": "x", "y": "y"} | convert.copy_vector(length))
+    call = Call(convert.copy_rows(vector), {"x": "x", "y": "y"} | convert.copy_vector(length))
     np.testing.assert_array_equal(kernels.run([call], {"x": x, "y": np.zeros(length, np.float32)}, 1)["y"], x)
 
 
@@ -84,14 +86,14 @@ def test_planes_of_a_strided_convolution(
     built: Any, step: int, channels: int, height: int, width: int, pads: tuple[int, int], threads: int, first: bool
 ) -> None:
     """From contiguous memory (no pad: -1) or flat rows; all planes or the first of each channel."""
-    lanes, kernels = built
+    vector, kernels = built
     x, only_first = values(width, channels, height, width), first and step in (2, 3)
     want = space_to_depth(x, step)[:: step * step if only_first else 1]
     g, source = Geometry(want.shape[1], want.shape[2], pads[1]), Geometry(height, width, max(pads[0], 0))
     steps = {"x_row": source.stride, "x_pitch": source.pitch} if pads[0] >= 0 else {"x_row": height * width, "x_pitch": width}
     arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_row": g.stride}
     place = At("x", source.front if pads[0] >= 0 else 0)
-    call = Call(convert.to_planes(lanes, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
+    call = Call(convert.to_planes(vector, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
     memory = {"x": to_flat(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
     out = kernels.run([call], memory, channels * (1 if only_first else step), threads=threads)
     np.testing.assert_array_equal(out["y"], to_flat(want, g))
@@ -101,8 +103,8 @@ def test_planes_of_a_strided_convolution(
 @given(channels=st.integers(1, 9), height=SIZES, width=SIZES, pad=st.integers(0, 2), threads=st.integers(1, 2), strip=st.integers(0, 3))
 @pytest.mark.slow
 def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
-    lanes, kernels = built
-    g, vectors = Geometry(height, width, pad), 64 // lanes
+    vector, kernels = built
+    g, vectors = Geometry(height, width, pad), 64 // vector.lanes("float32")
     x, mask = values(height + width, channels, height, width), pixel_mask(g)
     flat = {"tile": g.tile, "row": g.stride}
     packed = {"tile": channels * g.tile, "row": g.tile}
@@ -112,7 +114,7 @@ def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: 
         call = Call(source, {"x": At("x", x0), "y": At("y", y0), "mask": mask} | numbers)
         return kernels.run([call], memory, g.tiles, strip, threads)["y"]
 
-    pack, unpack = convert.retile(lanes, vectors, False), convert.retile(lanes, vectors, True)
+    pack, unpack = convert.retile(vector, vectors, False), convert.retile(vector, vectors, True)
     tiles = move(pack, flat, packed, {"x": to_flat(x, g), "y": to_packed(x * 0, g)}, g.front, 0)
     np.testing.assert_array_equal(from_packed(tiles, g), x)
     rows = move(unpack, packed, flat, {"x": to_packed(x, g), "y": empty(channels, g)}, 0, g.front)

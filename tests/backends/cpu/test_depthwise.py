@@ -1,4 +1,4 @@
-"""Depthwise kernels against float64 convolutions, on both instruction sets, through the executor."""
+"""Depthwise kernels against float64 convolutions, on each machine, through the executor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.shares import one_run, runs_of, units_of
 from sparsec.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
-from tests.machines import MACHINES
+from tests.machines import AVX2, MACHINES, lanes_of
 
 VARIANTS = [(k, "clamp", masked) for k in (3, 5, 7) for masked in (False, True)] + [(3, a, True) for a in ACTIVATIONS[1:]]
 REFERENCE = {
@@ -36,7 +36,7 @@ REFERENCE = {
 
 def source(machine: Machine, tile: int, stride: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     template = depthwise if stride == 1 else depthwise_strided
-    return template(machine.lanes, tile // machine.lanes, kernel, activation, masked, residual)
+    return template(machine.vector, tile // lanes_of(machine), kernel, activation, masked, residual)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
@@ -185,7 +185,7 @@ def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, see
 @pytest.mark.parametrize("residual", (False, True))
 def test_only_kernels_that_add_a_residual_have_its_parameters(residual: bool) -> None:
     for template in (depthwise, depthwise_strided):
-        names = [param.name for param in template(8, 8, 3, "clamp", True, residual).params]
+        names = [param.name for param in template(AVX2.vector, 8, 3, "clamp", True, residual).params]
         assert ({"residual", "r_tile", "r_row"} <= set(names)) == residual
 
 

@@ -10,15 +10,15 @@ from sparsec.backends.cpu.embedding import DTYPES, embedding
 from sparsec.backends.cpu.tokens import token_groups
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of
-from tests.machines import MACHINES
+from tests.machines import MACHINES, WIDEST, lanes_of
 
 TILES = (64, 32)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
-    lanes = request.param.lanes
-    return request.param, Kernels([embedding(lanes, tile // lanes, d) for tile in TILES for d in DTYPES], request.param)
+    vector, lanes = request.param.vector, lanes_of(request.param)
+    return request.param, Kernels([embedding(vector, tile // lanes, d) for tile in TILES for d in DTYPES], request.param)
 
 
 def looked_up(built, ids, table, tokens, threads=1) -> np.ndarray:
@@ -58,4 +58,4 @@ def test_ids_outside_the_table_read_its_ends(built, dtype) -> None:
 
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match="ids of dtype 'float32'"):
-        embedding(16, 4, "float32")
+        embedding(WIDEST.vector, 4, "float32")

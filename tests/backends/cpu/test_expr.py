@@ -1,4 +1,4 @@
-"""Activations over the whole float32 range against float64, on both instruction sets."""
+"""Activations over the whole float32 range against float64, on each machine."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 from sparsec import ops
 from sparsec.backends.cpu.expr import ACTIVATIONS, activate
 from sparsec.backends.cpu.pointwise_ops import vector_op
+from sparsec.backends.vector import Vector
 from tests.backends.cpu.kernel_call import Call, Kernels
 from tests.machines import MACHINES
 
@@ -16,17 +17,17 @@ TINY = np.array([0, 1e-45, 1e-39, 1e-30, 1e-10, 1e-5, 1e-3], np.float32)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
-def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
-    lanes = request.param.lanes
-    return lanes, Kernels([vector_op(lanes, "copy", a) for a in ACTIVATIONS], request.param)
+def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
+    vector = request.param.vector
+    return vector, Kernels([vector_op(vector, "copy", a) for a in ACTIVATIONS], request.param)
 
 
-def computed(built: tuple[int, Kernels], activation: str, x: np.ndarray) -> np.ndarray:
-    lanes, kernels = built
+def computed(built: tuple[Vector, Kernels], activation: str, x: np.ndarray) -> np.ndarray:
+    vector, kernels = built
     zeros = np.zeros(len(x), np.float32)
     rest = {"x": "x", "z": "x", "y": "y", "scale": zeros, "shift": zeros, "length": len(x), "lo": -np.inf, "hi": np.inf}
     memory = {"x": x, "y": np.zeros_like(x)}
-    return kernels.run([Call(vector_op(lanes, "copy", activation), rest)], memory, -(-len(x) // lanes))["y"]
+    return kernels.run([Call(vector_op(vector, "copy", activation), rest)], memory, -(-len(x) // vector.lanes("float32")))["y"]
 
 
 def exact(activation: str, x: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ from sparsec.instance import split
 from sparsec.kernels import load_kernels
 from sparsec.program import RECORD_WIDTH
 from tests.hostile.guarded import Memory
-from tests.machines import MACHINES
+from tests.machines import MACHINES, lanes_of
 
 ENOUGH = 1 << 22
 SPARE = 256  # bytes after the weights that may be read
@@ -61,7 +61,8 @@ WANTED, MOST = 20, 3000
 
 def all_kernels(machine: Machine) -> list[Source]:
     """At least one of every template, with every choice that changes what it touches."""
-    n, wide = machine.lanes, 4 * machine.lanes
+    n, lanes = machine.vector, lanes_of(machine)
+    wide = 4 * lanes
     plain, masked = Masks(), Masks(True, True, True)
     found = [
         spmm.spmm(n, 2, i, "clamp", r, m, group=g, split=s, tile=wide)
@@ -76,13 +77,14 @@ def all_kernels(machine: Machine) -> list[Source]:
     ]
     found += [pool.window_pool(n, "max", 3, 2), pool.window_pool(n, "mean", 2, 1), pool.global_pool(n, 4, "mean"), convert.copy_rows(n)]
     found += [convert.to_planes(n, *how) for how in ((2,), (2, True), (8,))] + [convert.retile(n, 4, m) for m in (False, True)]
-    found += [repack.repack(n, 4), repack.gather(n, 4), prepend.prepend(n, 4, 1), prepend.prepend(n, 4, n), permute.permute(n)]
+    found += [repack.repack(n, 4), repack.gather(n, 4), prepend.prepend(n, 4, 1), prepend.prepend(n, 4, lanes), permute.permute(n)]
     found += [gemv.gemv_blocks(n, 4, "uint16", "clamp", False), gemv.gemv_blocks(n, 1, "int32", "clamp", True)]
-    found += [make(n, "uint16", "clamp", r) for make in (gemv.gemv_rows, gemv_windows.gemv_windows) for r in (False, True)]
+    scattered = (gemv.gemv_rows, gemv_windows.gemv_windows) if n.permute else (gemv.gemv_rows,)
+    found += [make(n, "uint16", "clamp", r) for make in scattered for r in (False, True)]
     found += [pointwise_ops.map_op(n, 4, op, "clamp", op == "add") for op in pointwise_ops.MAP_OPS]
     found += [pointwise_ops.vector_op(n, op, "clamp") for op in pointwise_ops.VECTOR_OPS]
     found += [embedding.embedding(n, 4, "int64"), key_bias.key_bias("bool", False), key_bias.key_bias("int64", True)]
-    rows, vectors = (8, 2) if n == 16 else (6, 2)
+    rows, vectors, _ = machine.panels.attention[0]
     found += [attention.attention(n, rows, vectors, wide, plain), attention.attention(n, 8, 1, wide, masked)]
     found += [token_choice.token_scores(n, wide, Masks(True, True), True), token_choice.token_scores(n, wide, plain, False)]
     found += [token_choice.keep_tokens(n), token_choice.gather_tokens(n, wide), token_choice.gather_keys()]

@@ -1,4 +1,4 @@
-"""Layer normalisation of packed tokens against float64, on both instruction sets."""
+"""Layer normalisation of packed tokens against float64, on each machine."""
 
 import dataclasses
 
@@ -12,15 +12,15 @@ from sparsec.backends.cpu.layer_norm import layer_norm
 from sparsec.backends.cpu.tokens import token_groups
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
-from tests.machines import MACHINES
+from tests.machines import MACHINES, lanes_of
 
 TILES = (64, 32)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
-    lanes = request.param.lanes
-    return request.param, Kernels([layer_norm(lanes, tile // lanes) for tile in TILES], request.param)
+    lanes = lanes_of(request.param)
+    return request.param, Kernels([layer_norm(request.param.vector, tile // lanes) for tile in TILES], request.param)
 
 
 def normalised(built, x, gamma=None, beta=None, *, eps=1e-5, tokens=None, threads=1, in_place=False) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from sparsec.errors import MachineError
 from sparsec.kernels import load_kernels
 from tests.machines import AVX2, WIDEST
 
-ROWS, PLANES = convert.copy_rows(8), convert.to_planes(8, 2)
+ROWS, PLANES = convert.copy_rows(AVX2.vector), convert.to_planes(AVX2.vector, 2)
 
 
 @pytest.fixture

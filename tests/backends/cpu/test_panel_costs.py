@@ -9,7 +9,7 @@ from sparsec.backends.cpu.panel_costs import Work, best_tile, default_schedule, 
 from sparsec.backends.cpu.spmm import spmm
 from tests.machines import BY_LANES
 
-MACHINES = {m.lanes: dataclasses.replace(m, l1=32 << 10) for m in BY_LANES.values()}
+MACHINES = {lanes: dataclasses.replace(m, l1=32 << 10) for lanes, m in BY_LANES.items()}
 
 
 def unstructured(outputs: int, inputs: int, pixels: int, density: float) -> Work:
@@ -48,9 +48,9 @@ def test_every_candidate_is_a_kernel(lanes, density, shape):
     for cycles, schedule in candidates:
         choice = dict(schedule)
         if choice["kernel"] == "spmm":
-            spmm(lanes, choice["vectors"], "int32", "clamp", False, True, group=choice["group"], tile=choice["tile"])
+            spmm(MACHINES[lanes].vector, choice["vectors"], "int32", "clamp", False, True, group=choice["group"], tile=choice["tile"])
         else:
-            block(lanes, choice["rows"], choice["vectors"], choice["tile"], "int32", "clamp", False, True)
+            block(MACHINES[lanes].vector, choice["rows"], choice["vectors"], choice["tile"], "int32", "clamp", False, True)
         assert cycles > 0
 
 

@@ -1,4 +1,4 @@
-"""Elementwise kernels against float64, on both instruction sets, between every pair of layouts."""
+"""Elementwise kernels against float64, on each machine, between every pair of layouts."""
 
 from typing import Any
 
@@ -9,20 +9,22 @@ from hypothesis import strategies as st
 
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.pointwise_ops import MAP_OPS, VECTOR_OPS, map_op, vector_op
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_packed, pixel_mask, to_flat, to_packed
 from tests.backends.cpu.panel_call import ACTIVATIONS as EXACT
-from tests.machines import MACHINES
+from tests.machines import MACHINES, WIDEST
 
 MAPS = [("clamp", op) for op in MAP_OPS] + [(a, "add") for a in ACTIVATIONS] + [("silu", "copy"), ("sigmoid", "scale")]
 VECTORS = [("clamp", op) for op in VECTOR_OPS] + [(a, "copy") for a in ACTIVATIONS]
 
 
 @pytest.fixture(scope="module", params=MACHINES)
-def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
-    lanes = request.param.lanes
-    maps = [map_op(lanes, 64 // lanes, op, a, masked) for a, op in MAPS for masked in (False, True)]
-    return lanes, Kernels([*maps, *(vector_op(lanes, op, a) for a, op in VECTORS)], request.param)
+def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
+    vector = request.param.vector
+    lanes = vector.lanes("float32")
+    maps = [map_op(vector, 64 // lanes, op, a, masked) for a, op in MAPS for masked in (False, True)]
+    return vector, Kernels([*maps, *(vector_op(vector, op, a) for a, op in VECTORS)], request.param)
 
 
 def reference(op: str, x: np.ndarray, z: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -50,7 +52,7 @@ def stored(name: str, values: np.ndarray, g: Geometry, packed: bool) -> tuple[np
 )
 @pytest.mark.slow
 def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -> None:
-    (activation, op), (lanes, kernels), g = choice, built, Geometry(*size, pad)
+    (activation, op), (vector, kernels), g = choice, built, Geometry(*size, pad)
     rng = np.random.default_rng(channels)
     x, z = rng.standard_normal((2, channels, *size)).astype(np.float32)
     scale, shift = rng.standard_normal((2, channels, 1, 1)).astype(np.float32)
@@ -63,7 +65,7 @@ def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -
     if op == "scale":
         memory["z"], z = z[:, 0, 0].copy(), z[:, :1, :1]
         arguments |= {"z": "z", "z_tile": 0, "z_row": 1}
-    source = map_op(lanes, 64 // lanes, op, activation, masked=not packed[2])
+    source = map_op(vector, 64 // vector.lanes("float32"), op, activation, masked=not packed[2])
     got = kernels.run([Call(source, arguments)], memory, g.tiles, strip, threads)["y"]
     want = EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75)
     got, want = (from_packed(got, g), want) if packed[2] else (got, to_flat(want, g))
@@ -74,31 +76,32 @@ def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -
 @given(choice=st.sampled_from(VECTORS), length=st.integers(1, 100), threads=st.integers(1, 2), bad=st.booleans())
 @pytest.mark.slow
 def test_vectors(built, choice, length, threads, bad) -> None:
-    (activation, op), (lanes, kernels) = choice, built
+    (activation, op), (vector, kernels) = choice, built
     x, z, scale, shift = np.random.default_rng(length).standard_normal((4, length)).astype(np.float32)
     if bad:
         x[-1] = np.nan
     numbers = {"length": length, "lo": -0.5, "hi": 0.75}
-    call = Call(vector_op(lanes, op, activation), {"x": "x", "z": "z", "y": "y", "scale": scale, "shift": shift} | numbers)
+    call = Call(vector_op(vector, op, activation), {"x": "x", "z": "z", "y": "y", "scale": scale, "shift": shift} | numbers)
     memory = {"x": x, "z": z, "y": np.full(length, np.nan, np.float32)}
-    got = kernels.run([call], memory, -(-length // lanes), threads=threads)["y"]
+    got = kernels.run([call], memory, -(-length // vector.lanes("float32")), threads=threads)["y"]
     np.testing.assert_allclose(got, EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75), rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_in_place(built: Any) -> None:
-    lanes, kernels = built
+    vector, kernels = built
     g = Geometry(9, 13, 1)
     x = np.random.default_rng(0).standard_normal((5, 9, 13)).astype(np.float32)
     storage, of_x = stored("x", x, g, False)
     place = of_x | {"y": of_x["x"], "y_tile": g.tile, "y_row": g.stride, "z": of_x["x"], "z_tile": g.tile, "z_row": g.stride}
     rest = {"scale": x, "shift": x, "mask": pixel_mask(g), "channels": 5, "lo": -np.inf, "hi": np.inf}
-    got = kernels.run([Call(map_op(lanes, 64 // lanes, "add", "clamp", True), place | rest)], {"x": storage}, g.tiles)["x"]
+    source = map_op(vector, 64 // vector.lanes("float32"), "add", "clamp", True)
+    got = kernels.run([Call(source, place | rest)], {"x": storage}, g.tiles)["x"]
     np.testing.assert_array_equal(got, to_flat(2 * x, g))
 
 
 def test_unknown_operators_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown operator 'pow' on maps"):
-        map_op(16, 4, "pow", "clamp", True)
+        map_op(WIDEST.vector, 4, "pow", "clamp", True)
     with pytest.raises(ValueError, match="unknown operator 'scale' on vectors"):
-        vector_op(16, "scale", "clamp")
+        vector_op(WIDEST.vector, "scale", "clamp")

@@ -1,4 +1,4 @@
-"""Pooling against float64, on both instruction sets: every edge, count of cells and NaN as torch has them."""
+"""Pooling against float64, on each machine: every edge, count of cells and NaN as torch has them."""
 
 from typing import Any
 
@@ -9,18 +9,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sparsec.backends.cpu.pool import Window, global_pool, window_arguments, window_pool
+from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
-from tests.machines import MACHINES
+from tests.machines import MACHINES, WIDEST
 
 COLUMNS = ((2, 2), (3, 1), (3, 2), (5, 1), (5, 3), (13, 1))  # (window columns, column stride)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
-def built(request: pytest.FixtureRequest) -> tuple[int, Kernels]:
-    lanes = request.param.lanes
-    windows = [window_pool(lanes, kind, *c) for kind in ("max", "mean") for c in COLUMNS]
-    return lanes, Kernels([*windows, *(global_pool(lanes, 64 // lanes, kind) for kind in ("max", "mean"))], request.param)
+def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
+    vector = request.param.vector
+    lanes = vector.lanes("float32")
+    windows = [window_pool(vector, kind, *c) for kind in ("max", "mean") for c in COLUMNS]
+    return vector, Kernels([*windows, *(global_pool(vector, 64 // lanes, kind) for kind in ("max", "mean"))], request.param)
 
 
 def reference(kind: str, x: np.ndarray, window: Window) -> np.ndarray:
@@ -33,13 +35,13 @@ def reference(kind: str, x: np.ndarray, window: Window) -> np.ndarray:
 
 def pool(built: Any, kind: str, x: np.ndarray, window: Window, pads: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """What the kernel left in flat storage, and what should be there."""
-    lanes, kernels = built
+    vector, kernels = built
     want = reference(kind, x, window)
     gx, gy = Geometry(*x.shape[1:], pads[0]), Geometry(*want.shape[1:], pads[1])
     y = np.zeros((len(x), gy.stride), np.float32)
     y[:, gy.front : gy.front + gy.pixels] = np.nan
-    source = window_pool(lanes, kind, window.kernel[1], window.stride[1])
-    call = Call(source, {"x": At("x", gx.front), "y": At("y", gy.front)} | window_arguments(window, gx, gy, lanes))
+    source = window_pool(vector, kind, window.kernel[1], window.stride[1])
+    call = Call(source, {"x": At("x", gx.front), "y": At("y", gy.front)} | window_arguments(window, gx, gy, vector.lanes("float32")))
     return kernels.run([call], {"x": to_flat(x, gx), "y": y}, len(x), threads=threads)["y"], to_flat(want, gy)
 
 
@@ -97,7 +99,7 @@ def test_pads_of_a_maximum_are_below_every_pixel(built: Any) -> None:
 )
 @pytest.mark.slow
 def test_pool_of_the_whole_map(built, kind, channels, size, pad, packed, threads, bad) -> None:
-    lanes, kernels = built
+    vector, kernels = built
     g = Geometry(*size, pad)
     x = np.random.default_rng(channels).standard_normal((channels, *size)).astype(np.float32)
     if bad:
@@ -109,13 +111,14 @@ def test_pool_of_the_whole_map(built, kind, channels, size, pad, packed, threads
     }
     numbers = {"y": "y", "mask": pixel_mask(g), "tiles": g.tiles, "scale": 1 / (g.height * g.width)}
     memory = {"x": to_packed(x, g) if packed else to_flat(x, g), "y": np.zeros(channels, np.float32)}
-    got = kernels.run([Call(global_pool(lanes, 64 // lanes, kind), place | numbers)], memory, channels, threads=threads)["y"]
+    source = global_pool(vector, 64 // vector.lanes("float32"), kind)
+    got = kernels.run([Call(source, place | numbers)], memory, channels, threads=threads)["y"]
     want = x.max((1, 2)) if kind == "max" else x.astype(np.float64).mean((1, 2))
     np.testing.assert_allclose(got, want, rtol=0, atol=0 if kind == "max" else 2e-6)
 
 
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown pooling 'median'"):
-        window_pool(16, "median", 3, 2)
+        window_pool(WIDEST.vector, "median", 3, 2)
     with pytest.raises(ValueError, match="unknown pooling 'median'"):
-        global_pool(16, 4, "median")
+        global_pool(WIDEST.vector, 4, "median")

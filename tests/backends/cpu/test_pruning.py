@@ -1,4 +1,4 @@
-"""Leaving tokens out and joining them, against the operators' own bodies in float64, on both instruction sets."""
+"""Leaving tokens out and joining them, against the operators' own bodies in float64, on each machine."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ MASKS = [Masks(k, p, c) for k, p, c in ((False,) * 3, (True, False, False), (Fal
 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
-    lanes = request.param.lanes
-    sources = [token_choice.keep_tokens(lanes), token_choice.gather_keys()]
+    vector = request.param.vector
+    sources = [token_choice.keep_tokens(vector), token_choice.gather_keys()]
     for tile in TILES:
-        sources += [token_choice.token_scores(lanes, tile, m, v) for m in MASKS for v in {False, m.key_bias}]
-        sources += [token_choice.gather_tokens(lanes, tile), token_merging.merge_plan(lanes, tile), token_merging.mean_merged(tile)]
-        sources += [token_merging.merge_tokens(lanes, tile, sized) for sized in (False, True)]
+        sources += [token_choice.token_scores(vector, tile, m, v) for m in MASKS for v in {False, m.key_bias}]
+        sources += [token_choice.gather_tokens(vector, tile), token_merging.merge_plan(vector, tile), token_merging.mean_merged(tile)]
+        sources += [token_merging.merge_tokens(vector, tile, sized) for sized in (False, True)]
     sources += [token_merging.merge_sizes(sized) for sized in (False, True)]
     sources += [token_merging.size_op(op) for op in ("log_sizes", "token_sizes")]
     return request.param, Kernels(sources, request.param)

@@ -1,4 +1,4 @@
-"""The unstructured sparse kernel against float64, on both instruction sets."""
+"""The unstructured sparse kernel against float64, on each machine."""
 
 import dataclasses
 from typing import Any
@@ -8,47 +8,49 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparsec.backends.base import Machine
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
+from sparsec.backends.vector import Vector
 from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
 from tests.backends.cpu.panel_call import Problem, problem
-from tests.machines import BY_LANES, LANES
+from tests.machines import MACHINES, WIDEST
 
 #: (bytes of a panel, group, split): narrow and wide panels, every group length.
 SHAPES = [(256, 1, False), (256, 2, False), (128, 4, False), (256, 2, True), (128, 4, True)]
 
 
-def source(lanes: int, shape: tuple[int, int, bool], case: Problem, index: str = "int32"):
+def source(vector: Vector, shape: tuple[int, int, bool], case: Problem, index: str = "int32"):
     nbytes, group, split = shape
-    vectors = nbytes // (4 * lanes)
-    return spmm(lanes, vectors, index, case.activation, case.residual is not None, True, group=group, split=split, tile=case.geometry.tile)
+    vectors = nbytes // vector.nbytes
+    return spmm(vector, vectors, index, case.activation, case.residual is not None, True, group=group, split=split, tile=case.geometry.tile)
 
 
 class Variants:
     """All code variants of this module in one library."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
+    def __init__(self, machine: Machine) -> None:
+        self.vector = vector = machine.vector
         case = problem(np.random.default_rng(0), 1, 1, (1, 1))
         epilogues = [
             dataclasses.replace(case, activation=a, residual=r) for a in ACTIVATIONS for r in (None, case.x) if a == "clamp" or r is None
         ]
-        variants = [source(lanes, shape, e) for shape in SHAPES for e in epilogues if e.activation == "clamp" or shape == SHAPES[2]]
-        self.kernels = Kernels([*variants, source(lanes, SHAPES[2], case, "uint16"), self.unmasked()], BY_LANES[lanes])
+        variants = [source(vector, shape, e) for shape in SHAPES for e in epilogues if e.activation == "clamp" or shape == SHAPES[2]]
+        self.kernels = Kernels([*variants, source(vector, SHAPES[2], case, "uint16"), self.unmasked()], machine)
 
     def unmasked(self):
-        return spmm(self.lanes, 64 // self.lanes, "uint16", "clamp", False, False)
+        return spmm(self.vector, 256 // self.vector.nbytes, "uint16", "clamp", False, False)
 
     def check(self, case: Problem, shape: tuple[int, int, bool] = SHAPES[2], parts: int = 1, index: str = "int32", **run: Any) -> None:
         _, group, split = shape
         parts = parts if split else 1
         constants = pack_rows(case.matrix, case.offsets(), index, case.bias, group=group, parts=parts)
         scalars = {"parts": parts} if split else {}
-        case.check(case.run(self.kernels, source(self.lanes, shape, case, index), constants | scalars, **run))
+        case.check(case.run(self.kernels, source(self.vector, shape, case, index), constants | scalars, **run))
 
 
-@pytest.fixture(scope="module", params=LANES)
+@pytest.fixture(scope="module", params=MACHINES)
 def variants(request) -> Variants:
     return Variants(request.param)
 
@@ -103,7 +105,7 @@ def test_padding_a_row_does_not_read_another_input(variants, shape):
     kept = dataclasses.replace(case, x=case.x, weight=weight, lo=-np.inf, hi=np.inf)
     constants = pack_rows(kept.matrix, kept.offsets(), "int32", kept.bias, group=shape[1])
     poisoned = dataclasses.replace(kept, x=x)
-    kept.check(poisoned.run(variants.kernels, source(variants.lanes, shape, kept), constants | ({"parts": 1} if shape[2] else {})))
+    kept.check(poisoned.run(variants.kernels, source(variants.vector, shape, kept), constants | ({"parts": 1} if shape[2] else {})))
 
 
 @pytest.mark.slow
@@ -116,7 +118,7 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
     scalars = {"rows": 12, "x_tile": 40 * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": g.tile, "r_row": g.stride, "parts": 3}
     scalars |= {"runs": one_run(12)} | units_of(g.tiles, one_run(12), False)[1]
-    call = Call(source(variants.lanes, shape, case), places | scalars | constants)
+    call = Call(source(variants.vector, shape, case), places | scalars | constants)
     case.check(variants.kernels.run([call], memory, g.tiles)["y"])
 
 
@@ -145,4 +147,4 @@ def test_packing_orders_by_part_and_pads_to_groups():
 
 def test_a_tile_must_hold_whole_panels():
     with pytest.raises(ValueError, match="not a multiple"):
-        spmm(16, 3, "int32", "clamp", False, True, tile=64)
+        spmm(WIDEST.vector, 3, "int32", "clamp", False, True, tile=64)

@@ -1,4 +1,4 @@
-"""Moves of tokens and the operators that mostly move them, against their references, on both instruction sets.
+"""Moves of tokens and the operators that mostly move them, against their references, on each machine.
 
 Every kernel is planned for a largest number of tokens and run with fewer; what lies past them is NaN.
 """
@@ -20,7 +20,7 @@ from sparsec.layouts import Count, Geometry, Storage
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
-from tests.machines import MACHINES
+from tests.machines import MACHINES, lanes_of
 
 TILES = (64, 32)
 PREFIXES = (1, 5, 16, 21, 32)
@@ -32,14 +32,14 @@ ANY = COUNTS | {"tile": st.sampled_from(TILES), "threads": st.integers(1, 2)}
 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
-    lanes = request.param.lanes
-    sources = [token_vectors.select_token(), convert.copy_rows(lanes)]
+    vector, lanes = request.param.vector, lanes_of(request.param)
+    sources = [token_vectors.select_token(), convert.copy_rows(vector)]
     for make in (token_moves.rows_to_packed, token_moves.packed_to_rows, repack.repack, repack.gather):
-        sources += [make(lanes, tile // lanes) for tile in TILES]
+        sources += [make(vector, tile // lanes) for tile in TILES]
     for make in (token_table.add_table, token_vectors.mean_tokens):
-        sources += [make(lanes, tile // lanes) for tile in TILES]
-    sources += [map_op(lanes, tile // lanes, "affine", "clamp", False) for tile in TILES]
-    sources += [prepend.prepend(lanes, tile // lanes, p) for tile in TILES for p in PREFIXES]
+        sources += [make(vector, tile // lanes) for tile in TILES]
+    sources += [map_op(vector, tile // lanes, "affine", "clamp", False) for tile in TILES]
+    sources += [prepend.prepend(vector, tile // lanes, p) for tile in TILES for p in PREFIXES]
     sources += [key_bias.key_bias(mask, affine) for mask in MASKS for affine in (False, True)]
     return request.param, Kernels(sources, request.param)
 

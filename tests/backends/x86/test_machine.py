@@ -14,8 +14,8 @@ AVX2, AVX512 = frozenset(_AVX2), frozenset(_AVX2) | frozenset(_AVX512)
 
 def test_vectors_follow_the_flags():
     narrow, wide = describe(AVX2, 2), describe(AVX512, 4)
-    assert (narrow.lanes, narrow.registers, narrow.mcpu, narrow.cores) == (8, 16, "x86-64-v3", 2)
-    assert (wide.lanes, wide.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
+    assert (narrow.vector.lanes("float32"), narrow.vector.registers, narrow.mcpu, narrow.cores) == (8, 16, "x86-64-v3", 2)
+    assert (wide.vector.lanes("float32"), wide.vector.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
     assert set(narrow.features) < set(wide.features)
     assert narrow.key() != wide.key()
 
@@ -47,6 +47,6 @@ def test_unreadable_flags_are_no_flags(monkeypatch):
 
 
 def test_the_environment_restricts_to_avx2():
-    code = "from sparsec.backends.x86.machine import machine; print(machine().lanes)"
+    code = "from sparsec.backends.x86.machine import machine; print(machine().vector.nbytes)"
     done = subprocess.run([sys.executable, "-c", code], env={"SPARSEC_ISA": "avx2"}, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "8"
+    assert done.stdout.strip() == "32"

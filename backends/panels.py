@@ -1,0 +1,34 @@
+"""The register panels that suit a processor, and what they cost: data of a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Panels of products and of attention, and a model of the cycles that those of products take.
+
+    A vector is 64 bytes (16 pixels) here, whatever the registers are; cycles are those of a core with one load and one multiply-add of
+    a vector per cycle. Only ratios matter.
+
+    sparse: (pixels, group) of the sparse kernel. block: (rows, pixels, whether they suit tiles of as many pixels only) of the block kernel.
+    attention: (rows, registers of queries, time per multiplication relative to the first).
+    broadcast: (group, cycles of one nonzero's value and offset). visit: of one row: loop, branch misprediction, bias.
+    miss, crowding: a vector from L2 costs up to ``miss`` more, its share of misses to the power ``crowding``.
+    resident: input bytes, in units of L1, that stay in L1 between rows. store, partial: per vector of a row: store; load and store again
+    between parts. block_row, block_store: per row of a row block, and per vector of it.
+    """
+
+    sparse: tuple[tuple[int, int], ...]
+    block: tuple[tuple[int, int, bool], ...]
+    attention: tuple[tuple[int, int, float], ...]
+    broadcast: tuple[tuple[int, float], ...]
+    visit: float
+    miss: float
+    crowding: float
+    resident: float
+    store: float
+    partial: float
+    block_row: float
+    block_store: float

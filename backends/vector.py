@@ -1,0 +1,40 @@
+"""The vector registers of a processor and what its instructions do with them, as data: kernels name no processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsec.dtypes import dtype_of
+
+
+@dataclass(frozen=True)
+class Permute:
+    """An instruction by which every lane takes the element of a number out of one register, or of two side by side.
+
+    ``intrinsic``: LLVM's name of it, with operands (first register, numbers as int32, second register if there are two).
+    """
+
+    intrinsic: str
+    registers: Literal[1, 2]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """The vector registers of a processor.
+
+    ``name``: what its vector instructions are called. ``nbytes``: of a register. ``masks``: whether lanes of a load or store can be left
+    out. ``permute``: None where there is no such instruction. ``dots``: dtypes whose products are summed in float32 or int32 by
+    instructions of the machine's features.
+    """
+
+    name: str
+    nbytes: int
+    registers: int
+    masks: bool
+    permute: Permute | None = None
+    dots: tuple[str, ...] = ()
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of ``dtype`` in a register. ValueError for an unknown dtype."""
+        return self.nbytes // dtype_of(dtype).nbytes
