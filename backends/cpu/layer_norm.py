@@ -9,14 +9,11 @@ back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mea
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import over, packed, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -26,68 +23,50 @@ def layer_norm(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            gamma_: T.handle("float32"),
-            beta_: T.handle("float32"),
-            features: T.int32,
-            eps: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            gamma = T.decl_buffer((FAR,), "float32", data=gamma_, align=4)
-            beta = T.decl_buffer((FAR,), "float32", data=beta_, align=4)
-            share: T.let = T.float32(1) / T.Cast("float32", features)
-            for i in range(end - begin):
-                start: T.let = (begin + i) * features * tile
-                mean = T.alloc_buffer((tile,), "float32", scope="global")
-                off = T.alloc_buffer((tile,), "float32", scope="global")
-                scale = T.alloc_buffer((tile,), "float32", scope="global")
+    def kernel(x, y, gamma, beta, features, eps, begin, end):
+        share: T.let = T.float32(1) / T.Cast("float32", features)
+        for i in range(end - begin):
+            start: T.let = (begin + i) * features * tile
+            mean = T.alloc_buffer((tile,), "float32", scope="global")
+            off = T.alloc_buffer((tile,), "float32", scope="global")
+            scale = T.alloc_buffer((tile,), "float32", scope="global")
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    mean[v * lanes + e] = T.float32(0)
+                    off[v * lanes + e] = T.float32(0)
+                    scale[v * lanes + e] = T.float32(0)
+            for f in range(features):
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        mean[v * lanes + e] = T.float32(0)
-                        off[v * lanes + e] = T.float32(0)
-                        scale[v * lanes + e] = T.float32(0)
-                for f in range(features):
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            mean[v * lanes + e] = mean[v * lanes + e] + x[start + f * tile + v * lanes + e]
+                        mean[v * lanes + e] = mean[v * lanes + e] + x[start + f * tile + v * lanes + e]
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    mean[v * lanes + e] = mean[v * lanes + e] * share
+            for f in range(features):
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        mean[v * lanes + e] = mean[v * lanes + e] * share
-                for f in range(features):
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            off[v * lanes + e] = off[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e])
-                            scale[v * lanes + e] = scale[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
-                                x[start + f * tile + v * lanes + e] - mean[v * lanes + e]
-                            )
-                for v in T.unroll(vectors):
-                    for e in T.vectorized(lanes):
-                        off[v * lanes + e] = off[v * lanes + e] * share
-                        mean[v * lanes + e] = mean[v * lanes + e] + off[v * lanes + e]
-                        scale[v * lanes + e] = T.float32(1) / T.sqrt(
-                            scale[v * lanes + e] * share - off[v * lanes + e] * off[v * lanes + e] + eps
+                        off[v * lanes + e] = off[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e])
+                        scale[v * lanes + e] = scale[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
+                            x[start + f * tile + v * lanes + e] - mean[v * lanes + e]
                         )
-                for f in range(features):
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            y[start + f * tile + v * lanes + e] = (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
-                                scale[v * lanes + e] * gamma[f]
-                            ) + beta[f]
-            return T.int32(0)
-
-        return kernel
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    off[v * lanes + e] = off[v * lanes + e] * share
+                    mean[v * lanes + e] = mean[v * lanes + e] + off[v * lanes + e]
+                    scale[v * lanes + e] = T.float32(1) / T.sqrt(
+                        scale[v * lanes + e] * share - off[v * lanes + e] * off[v * lanes + e] + eps
+                    )
+            for f in range(features):
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        y[start + f * tile + v * lanes + e] = (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
+                            scale[v * lanes + e] * gamma[f]
+                        ) + beta[f]
 
     params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
     whole, features = packed("features", tile), over(0, "features")
     steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
-    return Source(f"layer_norm_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"layer_norm_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def pack_scales(gamma: np.ndarray | None, beta: np.ndarray | None, features: int) -> dict[str, np.ndarray]:

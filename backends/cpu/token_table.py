@@ -5,14 +5,11 @@ y[t, f] = x[t, f] + table[t, f]
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, packed, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -22,32 +19,17 @@ def add_table(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            table_: T.handle("float32"),
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            table = T.decl_buffer((FAR,), "float32", data=table_, align=4)
-            for i in range((end - begin) * features):
-                start: T.let = (begin * features + i) * tile
-                for v in T.unroll(vectors):
-                    for e in T.vectorized(lanes):
-                        y[start + v * lanes + e] = x[start + v * lanes + e] + table[start + v * lanes + e]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, table, features, begin, end):
+        for i in range((end - begin) * features):
+            start: T.let = (begin * features + i) * tile
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    y[start + v * lanes + e] = x[start + v * lanes + e] + table[start + v * lanes + e]
 
     params = (*(Param(n, "act") for n in "xy"), Param("table", "ptr"), Param("features", "i32"))
     whole = packed("features", tile)
     steps = (Need("features >= 0"), *(reads(n, *whole, width=tile) for n in ("x", "table")), writes("y", *whole, width=tile))
-    return Source(f"add_table_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"add_table_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def pack_table(table: np.ndarray, tile: int) -> np.ndarray:
