@@ -15,7 +15,6 @@ from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.planes import lines_read, wide_planes
 from sparsec.backends.cpu.registers import load_below, store, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
@@ -34,45 +33,26 @@ def copy_rows(vector: Vector) -> Source:
     names = ("height", "width", "fill", "x_pitch", "x_row", "y_pitch", "y_row")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            height: T.int32,
-            width: T.int32,
-            fill: T.int32,
-            x_pitch: T.int32,
-            x_row: T.int32,
-            y_pitch: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            whole: T.let = width // lanes
-            for i in range(end - begin):
-                for h in range(height):
-                    x0: T.let = (begin + i) * x_row + h * x_pitch
-                    y0: T.let = (begin + i) * y_row + h * y_pitch
-                    for v in range(whole):
-                        for e in T.vectorized(lanes):
-                            y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
-                    for w in range((width + fill + lanes - 1) // lanes - whole):
-                        last: T.let = (whole + w) * lanes
-                        part: T.let = load_below(vector, x, x0 + last, width - last)
-                        store_below(vector, y, y0 + last, part, width + fill - last)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, height, width, fill, x_pitch, x_row, y_pitch, y_row, begin, end):
+        whole: T.let = width // lanes
+        for i in range(end - begin):
+            for h in range(height):
+                x0: T.let = (begin + i) * x_row + h * x_pitch
+                y0: T.let = (begin + i) * y_row + h * y_pitch
+                for v in range(whole):
+                    for e in T.vectorized(lanes):
+                        y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
+                for w in range((width + fill + lanes - 1) // lanes - whole):
+                    last: T.let = (whole + w) * lanes
+                    part: T.let = load_below(vector, x, x0 + last, width - last)
+                    store_below(vector, y, y0 + last, part, width + fill - last)
 
     steps = (
         Need("width >= 0 && fill >= 0"),
         reads("x", over("begin", "end", "x_row"), over(0, "height", "x_pitch"), width="width"),
         writes("y", over("begin", "end", "y_row"), over(0, "height", "y_pitch"), width="width + fill"),
     )
-    return Source(f"copy_rows_l{lanes}", params, make, steps)
+    return script.kernel(f"copy_rows_l{lanes}", params, kernel, steps)
 
 
 def nchw_to_flat(geometry: Geometry) -> Arguments:
@@ -124,45 +104,26 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
             else:
                 store_below(vector, y, y0[b], column, limit)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            height: T.int32,
-            width: T.int32,
-            x_row: T.int32,
-            x_pitch: T.int32,
-            y_height: T.int32,
-            y_pitch: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                for h in range(y_height):
-                    line: T.let = h * step + (begin + i) % lines
-                    x0: T.let = (begin + i) // lines * x_row + line * x_pitch
-                    y0: T.let = (begin + i) * kept * y_row + h * y_pitch
-                    present: T.let = T.Select(line < height, width, T.int32(0))
-                    whole: T.let = present // (step * lanes)
-                    pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
-                    for v in range(whole):
-                        for j in T.unroll(step):
-                            for e in T.vectorized(lanes):
-                                pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
-                        store_columns(y, [y0 + b * y_row + v * lanes for b in range(kept)], pixels, None)
-                    for v in range((y_pitch + lanes - 1) // lanes - whole):
-                        for j in T.unroll(step):
-                            at: T.let = ((whole + v) * step + j) * lanes
-                            store(vector, pixels, j * lanes, load_below(vector, x, x0 + at, present - at))
-                        last: T.let = (whole + v) * lanes
-                        store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, height, width, x_row, x_pitch, y_height, y_pitch, y_row, begin, end):
+        for i in range(end - begin):
+            for h in range(y_height):
+                line: T.let = h * step + (begin + i) % lines
+                x0: T.let = (begin + i) // lines * x_row + line * x_pitch
+                y0: T.let = (begin + i) * kept * y_row + h * y_pitch
+                present: T.let = T.Select(line < height, width, T.int32(0))
+                whole: T.let = present // (step * lanes)
+                pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
+                for v in range(whole):
+                    for j in T.unroll(step):
+                        for e in T.vectorized(lanes):
+                            pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
+                    store_columns(y, [y0 + b * y_row + v * lanes for b in range(kept)], pixels, None)
+                for v in range((y_pitch + lanes - 1) // lanes - whole):
+                    for j in T.unroll(step):
+                        at: T.let = ((whole + v) * step + j) * lanes
+                        store(vector, pixels, j * lanes, load_below(vector, x, x0 + at, present - at))
+                    last: T.let = (whole + v) * lanes
+                    store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
 
     steps = (
         *lines_read(lines, step),
@@ -170,7 +131,7 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
         Let("written", f"most(y_pitch, width / {step * lanes} * {lanes})"),
         writes("y", over("begin", "end", f"{kept} * y_row"), over(0, kept, "y_row"), over(0, "y_height", "y_pitch"), width="written"),
     )
-    return Source(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, make, steps)
+    return script.kernel(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, kernel, steps)
 
 
 def retile(vector: Vector, vectors: int, masked: bool) -> Source:
@@ -183,38 +144,19 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
     names = ("channels", "x_tile", "x_row", "y_tile", "y_row")
     params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            channels: T.int32,
-            x_tile: T.int32,
-            x_row: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            for i in range(end - begin):
-                for c in range(channels):
-                    x0: T.let = (begin + i) * x_tile + c * x_row
-                    y0: T.let = (begin + i) * y_tile + c * y_row
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            if masked:
-                                y[y0 + v * lanes + e] = T.Select(
-                                    mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], T.float32(0)
-                                )
-                            else:
-                                y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, mask, channels, x_tile, x_row, y_tile, y_row, begin, end):
+        for i in range(end - begin):
+            for c in range(channels):
+                x0: T.let = (begin + i) * x_tile + c * x_row
+                y0: T.let = (begin + i) * y_tile + c * y_row
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        if masked:
+                            y[y0 + v * lanes + e] = T.Select(
+                                mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], T.float32(0)
+                            )
+                        else:
+                            y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
 
     units, channels = ("begin", "end"), (0, "channels")
     steps = (
@@ -222,4 +164,4 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
         writes("y", over(*units, "y_tile"), over(*channels, "y_row"), width=tile),
         *([reads("mask", over(*units, tile), width=tile)] * masked),
     )
-    return Source(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, make, steps)
+    return script.kernel(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, kernel, steps)

@@ -11,7 +11,6 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.cpu.token_moves import pack_block
 from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector
@@ -33,39 +32,22 @@ def embedding(vector: Vector, vectors: int, index: str) -> Source:
     def row_of(ids: Any, token: Any, count: Any, rows: Any) -> Any:
         return T.Cast("int32", T.max(T.min(ids[T.min(token, count - 1)], T.Cast(index, rows - 1)), T.Cast(index, T.int32(0))))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle(index),
-            y_: T.handle("float32"),
-            table_: T.handle("float32"),
-            count: T.int32,
-            features: T.int32,
-            rows: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            ids = T.decl_buffer((FAR,), index, data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            table = T.decl_buffer((FAR,), "float32", data=table_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    starts = T.alloc_buffer((lanes,), "int32", scope="global")
-                    for r in range(lanes):
-                        starts[r] = row_of(ids, (begin + i) * tile + v * lanes + r, count, rows) * features
-                    for g in range((features + lanes - 1) // lanes):
-                        pack_block(
-                            vector,
-                            table,
-                            lambda r: starts[r] + g * lanes,
-                            y,
-                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
-                            tile,
-                            features - g * lanes,
-                        )
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, table, count, features, rows, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                starts = T.alloc_buffer((lanes,), "int32", scope="global")
+                for r in range(lanes):
+                    starts[r] = row_of(x, (begin + i) * tile + v * lanes + r, count, rows) * features
+                for g in range((features + lanes - 1) // lanes):
+                    pack_block(
+                        vector,
+                        table,
+                        lambda r: starts[r] + g * lanes,
+                        y,
+                        (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                        tile,
+                        features - g * lanes,
+                    )
 
     params = (
         Param("x", "act", index),
@@ -79,4 +61,4 @@ def embedding(vector: Vector, vectors: int, index: str) -> Source:
         reads("table", over(0, "rows", "features"), width="features"),
         writes("y", *packed("features", tile), width=tile),
     )
-    return Source(f"embedding_l{lanes}_v{vectors}_{index}", params, make, steps)
+    return script.kernel(f"embedding_l{lanes}_v{vectors}_{index}", params, kernel, steps)

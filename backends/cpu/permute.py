@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.layouts import Storage, ceil_to
@@ -27,36 +24,19 @@ def permute(vector: Vector) -> Source:
     """
     lanes = vector.lanes("float32")
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            place_: T.handle("int32"),
-            length: T.int32,
-            total: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            place = T.decl_buffer((FAR,), "int32", data=place_, align=4)
-            for i in range(end - begin):
-                for v in range(length // lanes):
-                    at: T.let = (begin + i) * length + v * lanes
-                    y0: T.let = (begin + i) * y_row + v * lanes
-                    part = T.alloc_buffer((lanes,), "float32", scope="global")
-                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
-                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
-                    for e in T.vectorized(lanes):
-                        inside[e] = T.max(place[at + e], 0)
-                    for e in T.vectorized(lanes):
-                        part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
-                    store_below(vector, y, y0, load(vector, part, 0), total - at)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, place, length, total, y_row, begin, end):
+        for i in range(end - begin):
+            for v in range(length // lanes):
+                at: T.let = (begin + i) * length + v * lanes
+                y0: T.let = (begin + i) * y_row + v * lanes
+                part = T.alloc_buffer((lanes,), "float32", scope="global")
+                # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                inside = T.alloc_buffer((lanes,), "int32", scope="global")
+                for e in T.vectorized(lanes):
+                    inside[e] = T.max(place[at + e], 0)
+                for e in T.vectorized(lanes):
+                    part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
+                store_below(vector, y, y0, load(vector, part, 0), total - at)
 
     params = (
         *(Param(n, "act") for n in "xy"),
@@ -72,7 +52,7 @@ def permute(vector: Vector) -> Source:
         writes("y", over("begin", "least(end, whole)", "y_row"), width="length"),
         writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_row"), width="total - whole * length"),
     )
-    return Source(f"permute_l{lanes}", params, make, steps)
+    return script.kernel(f"permute_l{lanes}", params, kernel, steps)
 
 
 def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, dict[str, int], int]:

@@ -9,7 +9,6 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load_below, square, store, store_below, transpose
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, Step, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -39,42 +38,23 @@ def wide_planes(vector: Vector, step: int) -> Source:
                     with T.If(planes > b), T.Then():
                         store_below(vector, y, y0 + b * y_row, column, cells)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            height: T.int32,
-            width: T.int32,
-            x_row: T.int32,
-            x_pitch: T.int32,
-            y_height: T.int32,
-            y_pitch: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                for h in range(y_height):
-                    line: T.let = h * step + (begin + i) % step
-                    present: T.let = T.Select(line < height, width, T.int32(0))
-                    for g in range((step + lanes - 1) // lanes):
-                        for v in range((y_pitch + lanes - 1) // lanes):
-                            column: T.let = v * lanes * step + g * lanes
-                            x0: T.let = (begin + i) // step * x_row + line * x_pitch + column
-                            y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
-                            block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, height, width, x_row, x_pitch, y_height, y_pitch, y_row, begin, end):
+        for i in range(end - begin):
+            for h in range(y_height):
+                line: T.let = h * step + (begin + i) % step
+                present: T.let = T.Select(line < height, width, T.int32(0))
+                for g in range((step + lanes - 1) // lanes):
+                    for v in range((y_pitch + lanes - 1) // lanes):
+                        column: T.let = v * lanes * step + g * lanes
+                        x0: T.let = (begin + i) // step * x_row + line * x_pitch + column
+                        y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
+                        block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
 
     steps = (
         *lines_read(step, step),
         writes("y", over("begin", "end", f"{step} * y_row"), over(0, step, "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
     )
-    return Source(f"wide_planes_l{lanes}_s{step}", params, make, steps)
+    return script.kernel(f"wide_planes_l{lanes}_s{step}", params, kernel, steps)
 
 
 def lines_read(lines: int, step: int) -> tuple[Step, ...]:

@@ -16,7 +16,6 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -41,38 +40,20 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
         token = T.max(T.min(chunk, x_chunks - 1), 0) * lanes
         return token // x_row * (features * x_row) + token % x_row
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            prefix_: T.handle("float32"),
-            chunks: T.int32,
-            x_chunks: T.int32,
-            x_row: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            prefix = T.decl_buffer((FAR,), "float32", data=prefix_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    chunk: T.let = (begin + i) * vectors + v - chunks
-                    y0: T.let = (begin + i) * features * tile + v * lanes
-                    low: T.let = place(chunk, x_chunks, x_row, features)
-                    high: T.let = place(chunk + 1, x_chunks, x_row, features)
-                    before: T.let = (chunk + chunks) * lanes * features
-                    if chunk >= 0:
-                        copied(y, y0, features, (x, low, x_row), (x, high, x_row))
-                    elif chunk == -1:
-                        copied(y, y0, features, (prefix, before, lanes), (x, high, x_row))
-                    else:
-                        copied(y, y0, features, (prefix, before, lanes), (prefix, before + lanes * features, lanes))
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, prefix, chunks, x_chunks, x_row, features, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                chunk: T.let = (begin + i) * vectors + v - chunks
+                y0: T.let = (begin + i) * features * tile + v * lanes
+                low: T.let = place(chunk, x_chunks, x_row, features)
+                high: T.let = place(chunk + 1, x_chunks, x_row, features)
+                before: T.let = (chunk + chunks) * lanes * features
+                if chunk >= 0:
+                    copied(y, y0, features, (x, low, x_row), (x, high, x_row))
+                elif chunk == -1:
+                    copied(y, y0, features, (prefix, before, lanes), (x, high, x_row))
+                else:
+                    copied(y, y0, features, (prefix, before, lanes), (prefix, before + lanes * features, lanes))
 
     params = (
         *(Param(n, "act") for n in "xy"),
@@ -97,7 +78,7 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
         ),
         writes("y", *packed("features", tile), width=tile),
     )
-    return Source(f"prepend_l{lanes}_v{vectors}_s{shift}", params, make, steps)
+    return script.kernel(f"prepend_l{lanes}_v{vectors}_s{shift}", params, kernel, steps)
 
 
 def pack_prefix(prefix: np.ndarray, lanes: int) -> np.ndarray:

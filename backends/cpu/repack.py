@@ -6,15 +6,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry, Storage
@@ -28,31 +25,14 @@ def repack(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            channels: T.int32,
-            x_chunks: T.int32,
-            x_width: T.int32,
-            x_tile: T.int32,
-            x_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    pixel: T.let = T.min((begin + i) * vectors + v, x_chunks - 1) * lanes
-                    x0: T.let = pixel // x_width * x_tile + pixel % x_width
-                    y0: T.let = (begin + i) * channels * tile + v * lanes
-                    for c in range(channels):
-                        store(vector, y, y0 + c * tile, load(vector, x, x0 + c * x_row))
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, channels, x_chunks, x_width, x_tile, x_row, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                pixel: T.let = T.min((begin + i) * vectors + v, x_chunks - 1) * lanes
+                x0: T.let = pixel // x_width * x_tile + pixel % x_width
+                y0: T.let = (begin + i) * channels * tile + v * lanes
+                for c in range(channels):
+                    store(vector, y, y0 + c * tile, load(vector, x, x0 + c * x_row))
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("channels", "x_chunks", "x_width", "x_tile", "x_row")))
     steps = (
@@ -63,7 +43,7 @@ def repack(vector: Vector, vectors: int) -> Source:
         ),
         writes("y", *packed("channels", tile), width=tile),
     )
-    return Source(f"repack_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"repack_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def gather(vector: Vector, vectors: int) -> Source:
@@ -71,36 +51,18 @@ def gather(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            place_: T.handle("int32"),
-            channels: T.int32,
-            x_row: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            place = T.decl_buffer((FAR,), "int32", data=place_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    p0: T.let = (begin + i) * tile + v * lanes
-                    y0: T.let = (begin + i) * y_tile + v * lanes
-                    # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
-                    inside = T.alloc_buffer((lanes,), "int32", scope="global")
+    def kernel(x, y, place, channels, x_row, y_tile, y_row, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                p0: T.let = (begin + i) * tile + v * lanes
+                y0: T.let = (begin + i) * y_tile + v * lanes
+                # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
+                inside = T.alloc_buffer((lanes,), "int32", scope="global")
+                for e in T.vectorized(lanes):
+                    inside[e] = T.max(place[p0 + e], 0)
+                for c in range(channels):
                     for e in T.vectorized(lanes):
-                        inside[e] = T.max(place[p0 + e], 0)
-                    for c in range(channels):
-                        for e in T.vectorized(lanes):
-                            y[y0 + c * y_row + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_row + inside[e]])
-            return T.int32(0)
-
-        return kernel
+                        y[y0 + c * y_row + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_row + inside[e]])
 
     params = (
         *(Param(n, "act") for n in "xy"),
@@ -112,7 +74,7 @@ def gather(vector: Vector, vectors: int) -> Source:
         reads("x", over(0, "channels", "x_row"), over("most(place_low, 0)", "most(place_high, 0) + 1")),
         writes("y", over("begin", "end", "y_tile"), over(0, "channels", "y_row"), width=tile),
     )
-    return Source(f"gather_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"gather_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def without_gaps(space: Geometry) -> bool:

@@ -14,7 +14,6 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, load_below, square, store, store_below, transpose
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -43,34 +42,20 @@ def rows_to_packed(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    for g in range((features + lanes - 1) // lanes):
-                        token: T.let = (begin + i) * tile + v * lanes
-                        pack_block(
-                            vector,
-                            x,
-                            lambda r: T.min(token + r, count - 1) * features + g * lanes,
-                            y,
-                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
-                            tile,
-                            features - g * lanes,
-                        )
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, count, features, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                for g in range((features + lanes - 1) // lanes):
+                    token: T.let = (begin + i) * tile + v * lanes
+                    pack_block(
+                        vector,
+                        x,
+                        lambda r: T.min(token + r, count - 1) * features + g * lanes,
+                        y,
+                        (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                        tile,
+                        features - g * lanes,
+                    )
 
     params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
     steps = (
@@ -78,7 +63,7 @@ def rows_to_packed(vector: Vector, vectors: int) -> Source:
         reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)", "features"), width="features"),
         writes("y", *packed("features", tile), width=tile),
     )
-    return Source(f"rows_to_packed_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"rows_to_packed_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
@@ -107,40 +92,26 @@ def packed_to_rows(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                for v in range(vectors):
-                    for g in range((features + lanes - 1) // lanes):
-                        token: T.let = (begin + i) * tile + v * lanes
-                        _unpack_block(
-                            vector,
-                            x,
-                            (begin + i) * features * tile + g * lanes * tile + v * lanes,
-                            tile,
-                            y,
-                            token * features + g * lanes,
-                            count - token,
-                            features,
-                            features - g * lanes,
-                        )
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, count, features, begin, end):
+        for i in range(end - begin):
+            for v in range(vectors):
+                for g in range((features + lanes - 1) // lanes):
+                    token: T.let = (begin + i) * tile + v * lanes
+                    _unpack_block(
+                        vector,
+                        x,
+                        (begin + i) * features * tile + g * lanes * tile + v * lanes,
+                        tile,
+                        y,
+                        token * features + g * lanes,
+                        count - token,
+                        features,
+                        features - g * lanes,
+                    )
 
     params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
     steps = (
         reads("x", *packed("features", tile), width=tile),
         writes("y", over(f"begin * {tile}", f"least(end * {tile}, count)", "features"), width="features"),
     )
-    return Source(f"packed_to_rows_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"packed_to_rows_l{lanes}_v{vectors}", params, kernel, steps)

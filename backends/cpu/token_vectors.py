@@ -8,7 +8,6 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -19,29 +18,14 @@ RUN = 64
 def select_token() -> Source:
     """y[f] = x[at + f * x_row] for ``features`` features. Units of work are runs of ``RUN`` features."""
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            at: T.int32,
-            x_row: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for f in range(T.min(end * RUN, features) - begin * RUN):
-                y[begin * RUN + f] = x[at + (begin * RUN + f) * x_row]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, at, x_row, features, begin, end):
+        for f in range(T.min(end * RUN, features) - begin * RUN):
+            y[begin * RUN + f] = x[at + (begin * RUN + f) * x_row]
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_row", "features")))
     features = (f"begin * {RUN}", f"least(end * {RUN}, features)")
     steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_row")), writes("y", over(*features)))
-    return Source("select_token", params, make, steps)
+    return script.kernel("select_token", params, kernel, steps)
 
 
 def mean_tokens(vector: Vector, vectors: int) -> Source:
@@ -59,40 +43,25 @@ def mean_tokens(vector: Vector, vectors: int) -> Source:
                     T.buffer_store(total, total[v * part + e] + total[width + v * part + e], [v * part + e])
             width //= 2
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            tiles: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                total = T.alloc_buffer((tile,), "float32", scope="global")
+    def kernel(x, y, count, tiles, features, begin, end):
+        for i in range(end - begin):
+            total = T.alloc_buffer((tile,), "float32", scope="global")
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    total[v * lanes + e] = T.float32(0)
+            for t in range(tiles):
+                start: T.let = (t * features + begin + i) * tile
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        total[v * lanes + e] = T.float32(0)
-                for t in range(tiles):
-                    start: T.let = (t * features + begin + i) * tile
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            total[v * lanes + e] = total[v * lanes + e] + T.Select(
-                                t * tile + v * lanes + e < count, x[start + v * lanes + e], T.float32(0)
-                            )
-                fold(total)
-                y[begin + i] = total[0] / T.Cast("float32", count)
-            return T.int32(0)
-
-        return kernel
+                        total[v * lanes + e] = total[v * lanes + e] + T.Select(
+                            t * tile + v * lanes + e < count, x[start + v * lanes + e], T.float32(0)
+                        )
+            fold(total)
+            y[begin + i] = total[0] / T.Cast("float32", count)
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("count", "tiles", "features")))
     steps = (
         reads("x", over(0, "tiles", f"features * {tile}"), over("begin", "end", tile), width=tile),
         writes("y", over("begin", "end")),
     )
-    return Source(f"mean_tokens_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"mean_tokens_l{lanes}_v{vectors}", params, kernel, steps)
