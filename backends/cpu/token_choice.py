@@ -16,7 +16,6 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.attention import Masks, exp_nonpositive
 from sparsec.backends.cpu.registers import load_below, store
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, Span, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -64,100 +63,72 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
         Param("scale", "f32"),
     )
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            q_: T.handle("float32"),
-            k_: T.handle("float32"),
-            key_bias_: T.handle("float32"),
-            y_: T.handle("float32"),
-            room_: T.handle("float32"),
-            pair_bias_: T.handle("float32"),
-            queries: T.int32,
-            keys: T.int32,
-            tiles: T.int32,
-            heads: T.int32,
-            dim: T.int32,
-            q_tile: T.int32,
-            k_tile: T.int32,
-            pair_head: T.int32,
-            pair_row: T.int32,
-            scale: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            q = T.decl_buffer((FAR,), "float32", data=q_, align=4)
-            k = T.decl_buffer((FAR,), "float32", data=k_, align=4)
-            key_bias = T.decl_buffer((FAR,), "float32", data=key_bias_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
-            pair_bias = T.decl_buffer((FAR,), "float32", data=pair_bias_, align=4)
-            for u in range(end - begin):
-                width: T.let = tiles * tile
-                voices = T.alloc_buffer((2,), "float32", scope="global")
-                acc = T.alloc_buffer((tile,), "float32", scope="global")
-                peak = T.alloc_buffer((lanes,), "float32", scope="global")
-                total = T.alloc_buffer((lanes,), "float32", scope="global")
-                bias = T.alloc_buffer((lanes,), "float32", scope="global")
-                voices[1] = T.float32(0)
-                for c in range(tiles * vectors):
-                    for e in T.vectorized(lanes):
-                        room[width + c * lanes + e] = T.float32(0)
-                for i in range(queries):
-                    voices[0] = exp_nonpositive(T.min(key_bias[i], T.float32(0))) if voiced else T.float32(1)
-                    if voices[0] > T.float32(0):
-                        voices[1] = voices[1] + voices[0]
-                        for h in range(heads):
-                            q0: T.let = T.truncdiv(i, tile) * q_tile + h * dim * tile + T.truncmod(i, tile)
-                            for e in T.vectorized(lanes):
-                                peak[e] = T.float32(-_INF)
-                            for t in range(tiles):
-                                k0: T.let = t * k_tile + h * dim * tile
+    def kernel(
+        q, k, key_bias, y, room, pair_bias, queries, keys, tiles, heads, dim, q_tile, k_tile, pair_head, pair_row, scale, begin, end
+    ):
+        for u in range(end - begin):
+            width: T.let = tiles * tile
+            voices = T.alloc_buffer((2,), "float32", scope="global")
+            acc = T.alloc_buffer((tile,), "float32", scope="global")
+            peak = T.alloc_buffer((lanes,), "float32", scope="global")
+            total = T.alloc_buffer((lanes,), "float32", scope="global")
+            bias = T.alloc_buffer((lanes,), "float32", scope="global")
+            voices[1] = T.float32(0)
+            for c in range(tiles * vectors):
+                for e in T.vectorized(lanes):
+                    room[width + c * lanes + e] = T.float32(0)
+            for i in range(queries):
+                voices[0] = exp_nonpositive(T.min(key_bias[i], T.float32(0))) if voiced else T.float32(1)
+                if voices[0] > T.float32(0):
+                    voices[1] = voices[1] + voices[0]
+                    for h in range(heads):
+                        q0: T.let = T.truncdiv(i, tile) * q_tile + h * dim * tile + T.truncmod(i, tile)
+                        for e in T.vectorized(lanes):
+                            peak[e] = T.float32(-_INF)
+                        for t in range(tiles):
+                            k0: T.let = t * k_tile + h * dim * tile
+                            for v in T.unroll(vectors):
+                                for e in T.vectorized(lanes):
+                                    acc[v * lanes + e] = T.float32(0)
+                            for d in range(dim):
                                 for v in T.unroll(vectors):
                                     for e in T.vectorized(lanes):
-                                        acc[v * lanes + e] = T.float32(0)
-                                for d in range(dim):
-                                    for v in T.unroll(vectors):
-                                        for e in T.vectorized(lanes):
-                                            acc[v * lanes + e] = acc[v * lanes + e] + q[q0 + d * tile] * k[k0 + d * tile + v * lanes + e]
-                                for v in T.unroll(vectors):
-                                    if masks.key_bias:
-                                        start: T.let = t * tile + v * lanes
-                                        store(vector, bias, 0, load_below(vector, key_bias, start, keys - start))
-                                    for e in T.vectorized(lanes):
-                                        acc[v * lanes + e] = T.Select(
-                                            t * tile + v * lanes + e < keys,
-                                            masks(
-                                                acc[v * lanes + e] * scale,
-                                                lambda: bias[e],
-                                                lambda: pair_bias[h * pair_head + i * pair_row + t * tile + v * lanes + e],
-                                                lambda: t * tile + v * lanes + e <= i,
-                                            ),
-                                            T.float32(-_INF),
-                                        )
-                                    for e in T.vectorized(lanes):
-                                        room[t * tile + v * lanes + e] = acc[v * lanes + e]
-                                        peak[e] = T.Select(acc[v * lanes + e] > peak[e], acc[v * lanes + e], peak[e])
-                            _fold(lanes, peak, largest=True)
-                            peak[0] = T.Select(peak[0] > T.float32(-_INF), peak[0], T.float32(0))
+                                        acc[v * lanes + e] = acc[v * lanes + e] + q[q0 + d * tile] * k[k0 + d * tile + v * lanes + e]
+                            for v in T.unroll(vectors):
+                                if masks.key_bias:
+                                    start: T.let = t * tile + v * lanes
+                                    store(vector, bias, 0, load_below(vector, key_bias, start, keys - start))
+                                for e in T.vectorized(lanes):
+                                    acc[v * lanes + e] = T.Select(
+                                        t * tile + v * lanes + e < keys,
+                                        masks(
+                                            acc[v * lanes + e] * scale,
+                                            lambda: bias[e],
+                                            lambda: pair_bias[h * pair_head + i * pair_row + t * tile + v * lanes + e],
+                                            lambda: t * tile + v * lanes + e <= i,
+                                        ),
+                                        T.float32(-_INF),
+                                    )
+                                for e in T.vectorized(lanes):
+                                    room[t * tile + v * lanes + e] = acc[v * lanes + e]
+                                    peak[e] = T.Select(acc[v * lanes + e] > peak[e], acc[v * lanes + e], peak[e])
+                        _fold(lanes, peak, largest=True)
+                        peak[0] = T.Select(peak[0] > T.float32(-_INF), peak[0], T.float32(0))
+                        for e in T.vectorized(lanes):
+                            total[e] = T.float32(0)
+                        for c in range(tiles * vectors):
                             for e in T.vectorized(lanes):
-                                total[e] = T.float32(0)
-                            for c in range(tiles * vectors):
-                                for e in T.vectorized(lanes):
-                                    room[c * lanes + e] = exp_nonpositive(room[c * lanes + e] - peak[0])
-                                for e in T.vectorized(lanes):
-                                    total[e] = total[e] + room[c * lanes + e]
-                            _fold(lanes, total)
-                            total[0] = T.Select(total[0] == T.float32(0), T.float32(0), voices[0] / total[0])
-                            for c in range(tiles * vectors):
-                                for e in T.vectorized(lanes):
-                                    room[width + c * lanes + e] = room[width + c * lanes + e] + room[c * lanes + e] * total[0]
-                voices[0] = T.float32(1) / (T.Cast("float32", heads) * T.max(voices[1], T.float32(_TINY)))
-                for j in range(keys):
-                    y[j] = room[width + j] * voices[0]
-            return T.int32(0)
-
-        return kernel
+                                room[c * lanes + e] = exp_nonpositive(room[c * lanes + e] - peak[0])
+                            for e in T.vectorized(lanes):
+                                total[e] = total[e] + room[c * lanes + e]
+                        _fold(lanes, total)
+                        total[0] = T.Select(total[0] == T.float32(0), T.float32(0), voices[0] / total[0])
+                        for c in range(tiles * vectors):
+                            for e in T.vectorized(lanes):
+                                room[width + c * lanes + e] = room[width + c * lanes + e] + room[c * lanes + e] * total[0]
+            voices[0] = T.float32(1) / (T.Cast("float32", heads) * T.max(voices[1], T.float32(_TINY)))
+            for j in range(keys):
+                y[j] = room[width + j] * voices[0]
 
     width = f"tiles * {tile}"
     steps = (
@@ -171,7 +142,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
         reads("room", over(0, f"{width} + keys")),
         writes("y", over(0, "keys")),
     )
-    return Source(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, make, steps)
+    return script.kernel(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, kernel, steps)
 
 
 def keep_tokens(vector: Vector) -> Source:
@@ -187,50 +158,33 @@ def keep_tokens(vector: Vector) -> Source:
         *(Param(n, "i32") for n in ("count", "keep", "first")),
     )
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("int64"),
-            room_: T.handle("float32"),
-            count: T.int32,
-            keep: T.int32,
-            first: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "int64", data=y_, align=4)
-            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
-            for u in range(end - begin):
-                chunks: T.let = (count + lanes - 1) // lanes
-                before = T.alloc_buffer((lanes,), "int32", scope="global")
-                at = T.alloc_buffer((1,), "int32", scope="global")
+    def kernel(x, y, room, count, keep, first, begin, end):
+        for u in range(end - begin):
+            chunks: T.let = (count + lanes - 1) // lanes
+            before = T.alloc_buffer((lanes,), "int32", scope="global")
+            at = T.alloc_buffer((1,), "int32", scope="global")
+            for c in range(chunks):
+                part = T.alloc_buffer((lanes,), "float32", scope="global")
+                store(vector, part, 0, load_below(vector, x, c * lanes, count - c * lanes))
+                for e in T.vectorized(lanes):
+                    room[c * lanes + e] = T.Select(
+                        c * lanes + e < first,
+                        T.float32(_INF),
+                        T.Select(T.And(c * lanes + e < count, T.Not(is_nan(part[e]))), part[e], T.float32(-_INF)),
+                    )
+            at[0] = 0
+            for i in range(count):
+                for e in T.vectorized(lanes):
+                    before[e] = 0
                 for c in range(chunks):
-                    part = T.alloc_buffer((lanes,), "float32", scope="global")
-                    store(vector, part, 0, load_below(vector, x, c * lanes, count - c * lanes))
                     for e in T.vectorized(lanes):
-                        room[c * lanes + e] = T.Select(
-                            c * lanes + e < first,
-                            T.float32(_INF),
-                            T.Select(T.And(c * lanes + e < count, T.Not(is_nan(part[e]))), part[e], T.float32(-_INF)),
+                        before[e] = before[e] + T.Select(
+                            T.Or(room[c * lanes + e] > room[i], T.And(room[c * lanes + e] == room[i], c * lanes + e < i)), 1, 0
                         )
-                at[0] = 0
-                for i in range(count):
-                    for e in T.vectorized(lanes):
-                        before[e] = 0
-                    for c in range(chunks):
-                        for e in T.vectorized(lanes):
-                            before[e] = before[e] + T.Select(
-                                T.Or(room[c * lanes + e] > room[i], T.And(room[c * lanes + e] == room[i], c * lanes + e < i)), 1, 0
-                            )
-                    _fold(lanes, before)
-                    if T.And(before[0] < keep, at[0] < keep):
-                        y[at[0]] = T.Cast("int64", i)
-                        at[0] = at[0] + 1
-            return T.int32(0)
-
-        return kernel
+                _fold(lanes, before)
+                if T.And(before[0] < keep, at[0] < keep):
+                    y[at[0]] = T.Cast("int64", i)
+                    at[0] = at[0] + 1
 
     whole = over(0, f"up(count, {lanes})", lanes)
     steps = (
@@ -239,7 +193,7 @@ def keep_tokens(vector: Vector) -> Source:
         writes("room", whole, width=lanes),
         writes("y", over(0, "least(keep, count)")),
     )
-    return Source(f"keep_tokens_l{lanes}", params, make, steps)
+    return script.kernel(f"keep_tokens_l{lanes}", params, kernel, steps)
 
 
 def gather_tokens(vector: Vector, tile: int) -> Source:
@@ -255,33 +209,16 @@ def gather_tokens(vector: Vector, tile: int) -> Source:
         *(Param(n, "i32") for n in ("count", "features", "tokens")),
     )
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            index_: T.handle("int64"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            features: T.int32,
-            tokens: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            index = T.decl_buffer((FAR,), "int64", data=index_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range(end - begin):
-                at = T.alloc_buffer((tile,), "int32", scope="global")
-                for e in range(tile):
-                    token: T.let = below(tokens, index[T.min((begin + i) * tile + e, count - 1)])
-                    at[e] = token // tile * features * tile + token % tile
-                for f in range(features):
-                    for v in T.unroll(tile // lanes):
-                        for e in T.vectorized(lanes):
-                            y[((begin + i) * features + f) * tile + v * lanes + e] = x[at[v * lanes + e] + f * tile]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, index, y, count, features, tokens, begin, end):
+        for i in range(end - begin):
+            at = T.alloc_buffer((tile,), "int32", scope="global")
+            for e in range(tile):
+                token: T.let = below(tokens, index[T.min((begin + i) * tile + e, count - 1)])
+                at[e] = token // tile * features * tile + token % tile
+            for f in range(features):
+                for v in T.unroll(tile // lanes):
+                    for e in T.vectorized(lanes):
+                        y[((begin + i) * features + f) * tile + v * lanes + e] = x[at[v * lanes + e] + f * tile]
 
     steps = (
         Need(f"count > 0 && tokens > 0 && is_small(end * {tile})"),
@@ -289,37 +226,17 @@ def gather_tokens(vector: Vector, tile: int) -> Source:
         reads("x", *tokens_of("tokens", tile), over(0, "features", tile)),
         writes("y", *packed("features", tile), width=tile),
     )
-    return Source(f"gather_tokens_l{lanes}_t{tile}", params, make, steps)
+    return script.kernel(f"gather_tokens_l{lanes}_t{tile}", params, kernel, steps)
 
 
 def gather_keys() -> Source:
     """y[t] = x[index[t]] for ``count`` numbers; an index outside of x's ``tokens`` is read as the nearest one inside. One unit of work."""
     params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"), Param("tokens", "i32"))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            index_: T.handle("int64"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            tokens: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            index = T.decl_buffer((FAR,), "int64", data=index_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range((end - begin) * count):
-                y[i] = x[below(tokens, index[i])]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, index, y, count, tokens, begin, end):
+        for i in range((end - begin) * count):
+            y[i] = x[below(tokens, index[i])]
 
     count = over(0, "count")
-    return Source(
-        "gather_keys",
-        params,
-        make,
-        (Need("end == 1 && tokens > 0"), reads("x", over(0, "tokens")), reads("index", count), writes("y", count)),
-    )
+    steps = (Need("end == 1 && tokens > 0"), reads("x", over(0, "tokens")), reads("index", count), writes("y", count))
+    return script.kernel("gather_keys", params, kernel, steps)

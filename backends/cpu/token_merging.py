@@ -14,7 +14,6 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.attention import exp_nonpositive
 from sparsec.backends.cpu.expr import let
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.cpu.token_choice import below, is_nan, tokens_of
 from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.vector import Vector
@@ -79,96 +78,74 @@ def merge_plan(vector: Vector, tile: int) -> Source:
     )
     vectors = tile // lanes
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("int64"),
-            room_: T.handle("float32"),
-            partner_: T.handle("int32"),
-            count: T.int32,
-            tiles: T.int32,
-            heads: T.int32,
-            dim: T.int32,
-            gone: T.int32,
-            first: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "int64", data=y_, align=4)
-            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
-            partner = T.decl_buffer((FAR,), "int32", data=partner_, align=4)
-            for u in range(end - begin):
-                width: T.let = tiles * tile
-                like: T.let = dim * width
-                best: T.let = (dim + 1) * width
-                even: T.let = T.truncdiv(first + 1, 2) * 2
-                odd: T.let = T.truncdiv(first, 2) * 2 + 1
-                evens: T.let = T.max(T.truncdiv(count - even + 1, 2), 0)
-                odds: T.let = T.max(T.truncdiv(count - odd + 1, 2), 0)
-                acc = T.alloc_buffer((lanes,), "float32", scope="global")
-                norm = T.alloc_buffer((lanes,), "float32", scope="global")
-                at = T.alloc_buffer((1,), "int32", scope="global")
+    def kernel(x, y, room, partner, count, tiles, heads, dim, gone, first, begin, end):
+        for u in range(end - begin):
+            width: T.let = tiles * tile
+            like: T.let = dim * width
+            best: T.let = (dim + 1) * width
+            even: T.let = T.truncdiv(first + 1, 2) * 2
+            odd: T.let = T.truncdiv(first, 2) * 2 + 1
+            evens: T.let = T.max(T.truncdiv(count - even + 1, 2), 0)
+            odds: T.let = T.max(T.truncdiv(count - odd + 1, 2), 0)
+            acc = T.alloc_buffer((lanes,), "float32", scope="global")
+            norm = T.alloc_buffer((lanes,), "float32", scope="global")
+            at = T.alloc_buffer((1,), "int32", scope="global")
+            for c in range(tiles * vectors):
+                x0: T.let = T.truncdiv(c, vectors) * heads * dim * tile + T.truncmod(c, vectors) * lanes
+                for e in T.vectorized(lanes):
+                    norm[e] = T.float32(0)
+                for d in range(dim):
+                    for e in T.vectorized(lanes):
+                        acc[e] = T.float32(0)
+                    for h in range(heads):
+                        for e in T.vectorized(lanes):
+                            acc[e] = acc[e] + x[x0 + (h * dim + d) * tile + e]
+                    for e in T.vectorized(lanes):
+                        acc[e] = acc[e] / T.Cast("float32", heads)
+                        norm[e] = norm[e] + acc[e] * acc[e]
+                        room[d * width + c * lanes + e] = acc[e]
+                for e in T.vectorized(lanes):
+                    norm[e] = T.float32(1) / T.max(T.sqrt(norm[e]), T.float32(1e-12))
+                for d in range(dim):
+                    for e in T.vectorized(lanes):
+                        room[d * width + c * lanes + e] = room[d * width + c * lanes + e] * norm[e]
+            for t in range(count):
+                partner[t] = -1
+            for n in range(evens):
+                a: T.let = even + 2 * n
                 for c in range(tiles * vectors):
-                    x0: T.let = T.truncdiv(c, vectors) * heads * dim * tile + T.truncmod(c, vectors) * lanes
                     for e in T.vectorized(lanes):
-                        norm[e] = T.float32(0)
+                        acc[e] = T.float32(0)
                     for d in range(dim):
                         for e in T.vectorized(lanes):
-                            acc[e] = T.float32(0)
-                        for h in range(heads):
-                            for e in T.vectorized(lanes):
-                                acc[e] = acc[e] + x[x0 + (h * dim + d) * tile + e]
-                        for e in T.vectorized(lanes):
-                            acc[e] = acc[e] / T.Cast("float32", heads)
-                            norm[e] = norm[e] + acc[e] * acc[e]
-                            room[d * width + c * lanes + e] = acc[e]
+                            acc[e] = acc[e] + room[d * width + a] * room[d * width + c * lanes + e]
                     for e in T.vectorized(lanes):
-                        norm[e] = T.float32(1) / T.max(T.sqrt(norm[e]), T.float32(1e-12))
-                    for d in range(dim):
-                        for e in T.vectorized(lanes):
-                            room[d * width + c * lanes + e] = room[d * width + c * lanes + e] * norm[e]
-                for t in range(count):
-                    partner[t] = -1
-                for n in range(evens):
-                    a: T.let = even + 2 * n
-                    for c in range(tiles * vectors):
-                        for e in T.vectorized(lanes):
-                            acc[e] = T.float32(0)
-                        for d in range(dim):
-                            for e in T.vectorized(lanes):
-                                acc[e] = acc[e] + room[d * width + a] * room[d * width + c * lanes + e]
-                        for e in T.vectorized(lanes):
-                            room[like + c * lanes + e] = acc[e]
-                    room[best + a] = T.float32(-_INF)
-                    partner[a] = odd
-                    for b in range(odds):
-                        if room[like + odd + 2 * b] > room[best + a]:
-                            room[best + a] = room[like + odd + 2 * b]
-                            partner[a] = odd + 2 * b
-                for m in range(evens):
-                    this: T.let = even + 2 * m
-                    at[0] = 0
-                    for o in range(evens):
-                        if T.Or(
-                            room[best + even + 2 * o] > room[best + this],
-                            T.And(room[best + even + 2 * o] == room[best + this], o < m),
-                        ):
-                            at[0] = at[0] + 1
-                    if at[0] >= gone:
-                        partner[this] = -1
+                        room[like + c * lanes + e] = acc[e]
+                room[best + a] = T.float32(-_INF)
+                partner[a] = odd
+                for b in range(odds):
+                    if room[like + odd + 2 * b] > room[best + a]:
+                        room[best + a] = room[like + odd + 2 * b]
+                        partner[a] = odd + 2 * b
+            for m in range(evens):
+                this: T.let = even + 2 * m
                 at[0] = 0
-                for t in range(count):
-                    if partner[t] < 0:
-                        y[t] = T.Cast("int64", at[0])
+                for o in range(evens):
+                    if T.Or(
+                        room[best + even + 2 * o] > room[best + this],
+                        T.And(room[best + even + 2 * o] == room[best + this], o < m),
+                    ):
                         at[0] = at[0] + 1
-                for t in range(count):
-                    if partner[t] >= 0:
-                        y[t] = y[T.max(T.min(partner[t], count - 1), 0)]
-            return T.int32(0)
-
-        return kernel
+                if at[0] >= gone:
+                    partner[this] = -1
+            at[0] = 0
+            for t in range(count):
+                if partner[t] < 0:
+                    y[t] = T.Cast("int64", at[0])
+                    at[0] = at[0] + 1
+            for t in range(count):
+                if partner[t] >= 0:
+                    y[t] = y[T.max(T.min(partner[t], count - 1), 0)]
 
     width = f"tiles * {tile}"
     steps = (
@@ -178,7 +155,7 @@ def merge_plan(vector: Vector, tile: int) -> Source:
         writes("partner", over(0, "count")),
         writes("y", over(0, "count")),
     )
-    return Source(f"merge_plan_l{lanes}_t{tile}", params, make, steps)
+    return script.kernel(f"merge_plan_l{lanes}_t{tile}", params, kernel, steps)
 
 
 def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
@@ -201,52 +178,28 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
         """A place in packed ``tokens``, whatever was read: the first feature of one of them, or before it."""
         return T.max(T.min(place, T.truncdiv(tokens - 1, tile) * features * tile + (tile - 1)), 0)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            plan_: T.handle("int64"),
-            sizes_: T.handle("float32"),
-            y_: T.handle("float32"),
-            room_: T.handle("float32"),
-            at_: T.handle("int32"),
-            count: T.int32,
-            keep: T.int32,
-            features: T.int32,
-            y_tiles: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            plan = T.decl_buffer((FAR,), "int64", data=plan_, align=4)
-            sizes = T.decl_buffer((FAR,), "float32", data=sizes_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            room = T.decl_buffer((FAR,), "float32", data=room_, align=4)
-            at = T.decl_buffer((FAR,), "int32", data=at_, align=4)
-            for s in range(2 * keep):
-                room[count + s] = T.float32(0)
+    def kernel(x, plan, sizes, y, room, at, count, keep, features, y_tiles, begin, end):
+        for s in range(2 * keep):
+            room[count + s] = T.float32(0)
+        for t in range(count):
+            slot: T.let = below(keep, plan[t])
+            at[t] = t // tile * features * tile + t % tile
+            at[count + t] = slot // tile * features * tile + slot % tile
+            room[count + slot] = room[count + slot] + (sizes[t] if sized else T.float32(1))
+            room[count + keep + slot] = room[count + keep + slot] + T.float32(1)
+        for t in range(count):
+            home: T.let = below(keep, plan[t])
+            if room[count + home] == T.float32(0):
+                room[t] = T.float32(1) / room[count + keep + home]
+            else:
+                room[t] = (sizes[t] if sized else T.float32(1)) / room[count + home]
+        for i in range(end - begin):
+            for c in range(y_tiles * (tile // lanes)):
+                for e in T.vectorized(lanes):
+                    y[c // (tile // lanes) * features * tile + (begin + i) * tile + c % (tile // lanes) * lanes + e] = T.float32(0)
             for t in range(count):
-                slot: T.let = below(keep, plan[t])
-                at[t] = t // tile * features * tile + t % tile
-                at[count + t] = slot // tile * features * tile + slot % tile
-                room[count + slot] = room[count + slot] + (sizes[t] if sized else T.float32(1))
-                room[count + keep + slot] = room[count + keep + slot] + T.float32(1)
-            for t in range(count):
-                home: T.let = below(keep, plan[t])
-                if room[count + home] == T.float32(0):
-                    room[t] = T.float32(1) / room[count + keep + home]
-                else:
-                    room[t] = (sizes[t] if sized else T.float32(1)) / room[count + home]
-            for i in range(end - begin):
-                for c in range(y_tiles * (tile // lanes)):
-                    for e in T.vectorized(lanes):
-                        y[c // (tile // lanes) * features * tile + (begin + i) * tile + c % (tile // lanes) * lanes + e] = T.float32(0)
-                for t in range(count):
-                    y0: T.let = within(at[count + t], keep, features) + (begin + i) * tile
-                    y[y0] = y[y0] + room[t] * x[within(at[t], count, features) + (begin + i) * tile]
-            return T.int32(0)
-
-        return kernel
+                y0: T.let = within(at[count + t], keep, features) + (begin + i) * tile
+                y[y0] = y[y0] + room[t] * x[within(at[t], count, features) + (begin + i) * tile]
 
     units = over("begin", "end", tile)
     steps = (
@@ -259,35 +212,19 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
         writes("y", units, width=f"(keep - 1) / {tile} * features * {tile} + {tile}"),
         writes("y", units, over(0, "y_tiles", f"features * {tile}"), width=tile),
     )
-    return Source(f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, make, steps)
+    return script.kernel(f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, kernel, steps)
 
 
 def merge_sizes(sized: bool) -> Source:
     """y[s] = how many of ``count`` tokens, or how much of their ``sizes`` if ``sized``, go to each of ``keep`` slots. One unit of work."""
     params = (Param("plan", "act", "int64"), Param("sizes", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("count", "keep")))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            plan_: T.handle("int64"),
-            sizes_: T.handle("float32"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            keep: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            plan = T.decl_buffer((FAR,), "int64", data=plan_, align=4)
-            sizes = T.decl_buffer((FAR,), "float32", data=sizes_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for s in range((end - begin) * keep):
-                y[s] = T.float32(0)
-            for t in range((end - begin) * count):
-                slot: T.let = below(keep, plan[t])
-                y[slot] = y[slot] + (sizes[t] if sized else T.float32(1))
-            return T.int32(0)
-
-        return kernel
+    def kernel(plan, sizes, y, count, keep, begin, end):
+        for s in range((end - begin) * keep):
+            y[s] = T.float32(0)
+        for t in range((end - begin) * count):
+            slot: T.let = below(keep, plan[t])
+            y[slot] = y[slot] + (sizes[t] if sized else T.float32(1))
 
     count = over(0, "count")
     steps = (
@@ -296,7 +233,7 @@ def merge_sizes(sized: bool) -> Source:
         *([reads("sizes", count)] * sized),
         writes("y", over(0, "keep")),
     )
-    return Source(f"merge_sizes{'_sized' * sized}", params, make, steps)
+    return script.kernel(f"merge_sizes{'_sized' * sized}", params, kernel, steps)
 
 
 def size_op(op: str) -> Source:
@@ -305,55 +242,32 @@ def size_op(op: str) -> Source:
     def value(x: Any) -> Any:
         return log(x) if op == "log_sizes" else exp_nonpositive(T.min(x, T.float32(0)))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(x_: T.handle("float32"), y_: T.handle("float32"), count: T.int32, begin: T.int32, end: T.int32) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            for i in range((end - begin) * count):
-                y[i] = value(x[i])
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, count, begin, end):
+        for i in range((end - begin) * count):
+            y[i] = value(x[i])
 
     steps = (Need("end == 1"), reads("x", over(0, "count")), writes("y", over(0, "count")))
-    return Source(op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), make, steps)
+    return script.kernel(op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), kernel, steps)
 
 
 def mean_merged(tile: int) -> Source:
     """y[f] = sum_t size[t] * x[t, f] / sum_t size[t] over ``count`` packed tokens. Units of work are features."""
     params = (*(Param(n, "act") for n in ("x", "sizes", "y")), *(Param(n, "i32") for n in ("count", "features")))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            sizes_: T.handle("float32"),
-            y_: T.handle("float32"),
-            count: T.int32,
-            features: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            sizes = T.decl_buffer((FAR,), "float32", data=sizes_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            total = T.alloc_buffer((2,), "float32", scope="global")
-            total[1] = T.float32(0)
+    def kernel(x, sizes, y, count, features, begin, end):
+        total = T.alloc_buffer((2,), "float32", scope="global")
+        total[1] = T.float32(0)
+        for t in range(count):
+            total[1] = total[1] + sizes[t]
+        for i in range(end - begin):
+            total[0] = T.float32(0)
             for t in range(count):
-                total[1] = total[1] + sizes[t]
-            for i in range(end - begin):
-                total[0] = T.float32(0)
-                for t in range(count):
-                    total[0] = total[0] + sizes[t] * x[t // tile * features * tile + (begin + i) * tile + t % tile]
-                y[begin + i] = total[0] / total[1]
-            return T.int32(0)
-
-        return kernel
+                total[0] = total[0] + sizes[t] * x[t // tile * features * tile + (begin + i) * tile + t % tile]
+            y[begin + i] = total[0] / total[1]
 
     steps = (
         reads("sizes", over(0, "count")),
         reads("x", *tokens_of("count", tile), over("begin", "end", tile)),
         writes("y", over("begin", "end")),
     )
-    return Source(f"mean_merged_t{tile}", params, make, steps)
+    return script.kernel(f"mean_merged_t{tile}", params, kernel, steps)
