@@ -18,7 +18,6 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.registers import load, load_below, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Scan, Step, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -98,57 +97,32 @@ def add_residual(vector: Vector, vectors: int, total: Any, residual: Any, first:
 def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, residual: bool) -> Source:
     """The blocked kernel; constants from ``pack_blocks``. Units of work are blocks of ``lanes * vectors`` outputs."""
     lanes = vector.lanes("float32")
-    block = lanes * vectors
+    block, added = lanes * vectors, residual
 
     def store(y: Any, n0: Any, acc: Any, outputs: Any) -> None:
         """Emit the stores of the outputs that exist."""
         for v in range(vectors):
             store_below(vector, y, n0 + v * lanes, load(vector, acc, v * lanes), outputs - n0 - v * lanes)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            value_: T.handle("float32"),
-            index_: T.handle(index),
-            row_: T.handle("int32"),
-            bias_: T.handle("float32"),
-            outputs: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
-            column = T.decl_buffer((FAR,), index, data=index_, align=2)
-            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            for i in range(end - begin):
-                n0: T.let = (begin + i) * block
-                first: T.let = row[begin + i]
-                acc = T.alloc_buffer((block,), "float32", scope="global")
+    def kernel(x, y, residual, value, index, row, bias, outputs, lo, hi, begin, end):
+        for i in range(end - begin):
+            n0: T.let = (begin + i) * block
+            first: T.let = row[begin + i]
+            acc = T.alloc_buffer((block,), "float32", scope="global")
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    acc[v * lanes + e] = bias[n0 + v * lanes + e]
+            for j in range(row[begin + i + 1] - first):
+                factor: T.let = x[T.Cast("int32", index[first + j])]
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        acc[v * lanes + e] = bias[n0 + v * lanes + e]
-                for j in range(row[begin + i + 1] - first):
-                    factor: T.let = x[T.Cast("int32", column[first + j])]
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
-                if residual:
-                    add_residual(vector, vectors, acc, r, n0, outputs)
-                for v in T.unroll(vectors):
-                    for e in T.vectorized(lanes):
-                        acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
-                store(y, n0, acc, outputs)
-            return T.int32(0)
-
-        return kernel
+                        acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
+            if added:
+                add_residual(vector, vectors, acc, residual, n0, outputs)
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
+            store(y, n0, acc, outputs)
 
     steps = (
         Scan("row", "begin", "end + 1", ordered=True),
@@ -157,63 +131,38 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(block, residual),
     )
-    return Source(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)
+    return script.kernel(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), kernel, steps)
 
 
 def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> Source:
     """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
-    lanes = vector.lanes("float32")
+    lanes, added = vector.lanes("float32"), residual
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            value_: T.handle("float32"),
-            index_: T.handle(index),
-            row_: T.handle("int32"),
-            bias_: T.handle("float32"),
-            outputs: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
-            column = T.decl_buffer((FAR,), index, data=index_, align=2)
-            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            for i in range(end - begin):
-                n0: T.let = (begin + i) * lanes
-                out = T.alloc_buffer((lanes,), "float32", scope="global")
-                for k in range(lanes):
-                    first: T.let = row[n0 + k]
-                    rounds: T.let = (row[n0 + k + 1] - first) // SUMS
-                    sums = T.alloc_buffer((SUMS,), "float32", scope="global")
+    def kernel(x, y, residual, value, index, row, bias, outputs, lo, hi, begin, end):
+        for i in range(end - begin):
+            n0: T.let = (begin + i) * lanes
+            out = T.alloc_buffer((lanes,), "float32", scope="global")
+            for k in range(lanes):
+                first: T.let = row[n0 + k]
+                rounds: T.let = (row[n0 + k + 1] - first) // SUMS
+                sums = T.alloc_buffer((SUMS,), "float32", scope="global")
+                for u in T.unroll(SUMS):
+                    sums[u] = T.float32(0)
+                for j in range(rounds):
                     for u in T.unroll(SUMS):
-                        sums[u] = T.float32(0)
-                    for j in range(rounds):
-                        for u in T.unroll(SUMS):
-                            at: T.let = first + j * SUMS + u
-                            sums[u] = sums[u] + value[at] * x[T.Cast("int32", column[at])]
-                    for j in range(row[n0 + k + 1] - first - rounds * SUMS):
-                        rest: T.let = first + rounds * SUMS + j
-                        sums[0] = sums[0] + value[rest] * x[T.Cast("int32", column[rest])]
-                    out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
-                for e in T.vectorized(lanes):
-                    out[e] = out[e] + bias[n0 + e]
-                if residual:
-                    add_residual(vector, 1, out, r, n0, outputs)
-                for e in T.vectorized(lanes):
-                    out[e] = activate(activation, out[e], lo, hi)
-                store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
-            return T.int32(0)
-
-        return kernel
+                        at: T.let = first + j * SUMS + u
+                        sums[u] = sums[u] + value[at] * x[T.Cast("int32", index[at])]
+                for j in range(row[n0 + k + 1] - first - rounds * SUMS):
+                    rest: T.let = first + rounds * SUMS + j
+                    sums[0] = sums[0] + value[rest] * x[T.Cast("int32", index[rest])]
+                out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+            for e in T.vectorized(lanes):
+                out[e] = out[e] + bias[n0 + e]
+            if added:
+                add_residual(vector, 1, out, residual, n0, outputs)
+            for e in T.vectorized(lanes):
+                out[e] = activate(activation, out[e], lo, hi)
+            store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
 
     steps = (
         Scan("row", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
@@ -222,4 +171,4 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(lanes, residual),
     )
-    return Source(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), make, steps)
+    return script.kernel(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), kernel, steps)

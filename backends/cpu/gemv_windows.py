@@ -25,7 +25,6 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.gemv import add_residual, index_dtype, outputs_touched, pad_bias
 from sparsec.backends.cpu.registers import load, pick, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.vector import Vector
 
@@ -85,7 +84,7 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
 
     ValueError for registers without a permute.
     """
-    lanes, permute = vector.lanes("float32"), vector.permute
+    lanes, permute, added = vector.lanes("float32"), vector.permute, residual
     if permute is None:
         raise ValueError(f"{vector.name} registers have no permute by number; use gemv_rows")
     params = (
@@ -109,51 +108,24 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
             total = T.Ramp(p * lanes, 1, lanes)
             T.buffer_store(acc, acc[total] + chosen * value[here], [total])
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            value_: T.handle("float32"),
-            pick_: T.handle("uint8"),
-            base_: T.handle(index),
-            row_: T.handle("int32"),
-            bias_: T.handle("float32"),
-            outputs: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            r = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
-            pick = T.decl_buffer((FAR,), "uint8", data=pick_, align=1)
-            base = T.decl_buffer((FAR,), index, data=base_, align=2)
-            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            for i in range(end - begin):
-                n0: T.let = (begin + i) * lanes
-                first: T.let = row[begin + i]
-                acc = T.alloc_buffer((PAIR * lanes,), "float32", scope="global")
-                for e in T.vectorized(lanes):
-                    acc[e] = bias[n0 + e]
-                for e in T.vectorized(lanes):
-                    acc[lanes + e] = T.float32(0)
-                for s in range((row[begin + i + 1] - first) // PAIR):
-                    advance(acc, x, value, pick, base, first + s * PAIR)
-                for e in T.vectorized(lanes):
-                    acc[e] = acc[e] + acc[lanes + e]
-                if residual:
-                    add_residual(vector, 1, acc, r, n0, outputs)
-                for e in T.vectorized(lanes):
-                    acc[e] = activate(activation, acc[e], lo, hi)
-                store_below(vector, y, n0, load(vector, acc, 0), outputs - n0)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, y, residual, value, pick, base, row, bias, outputs, lo, hi, begin, end):
+        for i in range(end - begin):
+            n0: T.let = (begin + i) * lanes
+            first: T.let = row[begin + i]
+            acc = T.alloc_buffer((PAIR * lanes,), "float32", scope="global")
+            for e in T.vectorized(lanes):
+                acc[e] = bias[n0 + e]
+            for e in T.vectorized(lanes):
+                acc[lanes + e] = T.float32(0)
+            for s in range((row[begin + i + 1] - first) // PAIR):
+                advance(acc, x, value, pick, base, first + s * PAIR)
+            for e in T.vectorized(lanes):
+                acc[e] = acc[e] + acc[lanes + e]
+            if added:
+                add_residual(vector, 1, acc, residual, n0, outputs)
+            for e in T.vectorized(lanes):
+                acc[e] = activate(activation, acc[e], lo, hi)
+            store_below(vector, y, n0, load(vector, acc, 0), outputs - n0)
 
     steps = (
         Scan("row", "begin", "end + 1", ordered=True),
@@ -163,4 +135,4 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
         reads("x", over("base_low", "base_high + 1"), width=2 * lanes),
         *outputs_touched(lanes, residual),
     )
-    return Source(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, make, steps)
+    return script.kernel(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, kernel, steps)

@@ -16,7 +16,6 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.registers import load, load_below, store, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -53,59 +52,30 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
         *(Param(n, "f32") for n in ("lo", "hi")),
     )
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            z_: T.handle("float32"),
-            y_: T.handle("float32"),
-            scale_: T.handle("float32"),
-            shift_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            channels: T.int32,
-            x_tile: T.int32,
-            x_row: T.int32,
-            z_tile: T.int32,
-            z_row: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            z = T.decl_buffer((FAR,), "float32", data=z_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            scale = T.decl_buffer((FAR,), "float32", data=scale_, align=4)
-            shift = T.decl_buffer((FAR,), "float32", data=shift_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            rows_apart: T.let = T.Cast("int32", y_row > y_tile)
-            inner: T.let = T.Select(rows_apart == 1, end - begin, channels)
-            for o in range(T.Select(rows_apart == 1, channels, end - begin)):
-                for i in range(inner):
-                    c: T.let = T.Select(rows_apart == 1, o, i)
-                    t: T.let = begin + T.Select(rows_apart == 1, i, o)
-                    x0: T.let = t * x_tile + c * x_row
-                    y0: T.let = t * y_tile + c * y_row
-                    z0: T.let = t * z_tile + c * z_row
-                    value = T.alloc_buffer((lanes,), "float32", scope="global")
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            value[e] = _combine(
-                                op,
-                                x[x0 + v * lanes + e],
-                                z[c * z_row] if op == "scale" else z[z0 + v * lanes + e],
-                                scale[c],
-                                shift[c],
-                            )
-                            value[e] = activate(activation, value[e], lo, hi)
-                            if masked:
-                                value[e] = T.Select(mask[t * tile + v * lanes + e] > T.float32(0), value[e], T.float32(0))
-                            y[y0 + v * lanes + e] = value[e]
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, z, y, scale, shift, mask, channels, x_tile, x_row, z_tile, z_row, y_tile, y_row, lo, hi, begin, end):
+        rows_apart: T.let = T.Cast("int32", y_row > y_tile)
+        inner: T.let = T.Select(rows_apart == 1, end - begin, channels)
+        for o in range(T.Select(rows_apart == 1, channels, end - begin)):
+            for i in range(inner):
+                c: T.let = T.Select(rows_apart == 1, o, i)
+                t: T.let = begin + T.Select(rows_apart == 1, i, o)
+                x0: T.let = t * x_tile + c * x_row
+                y0: T.let = t * y_tile + c * y_row
+                z0: T.let = t * z_tile + c * z_row
+                value = T.alloc_buffer((lanes,), "float32", scope="global")
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        value[e] = _combine(
+                            op,
+                            x[x0 + v * lanes + e],
+                            z[c * z_row] if op == "scale" else z[z0 + v * lanes + e],
+                            scale[c],
+                            shift[c],
+                        )
+                        value[e] = activate(activation, value[e], lo, hi)
+                        if masked:
+                            value[e] = T.Select(mask[t * tile + v * lanes + e] > T.float32(0), value[e], T.float32(0))
+                        y[y0 + v * lanes + e] = value[e]
 
     units, rows = ("begin", "end"), (0, "channels")
     read = ["x", *["z"] * (op in ("add", "mul"))]
@@ -116,7 +86,7 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
         *([reads("mask", over(*units, tile), width=tile)] * masked),
         writes("y", over(*units, "y_tile"), over(*rows, "y_row"), width=tile),
     )
-    return Source(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, make, steps)
+    return script.kernel(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, kernel, steps)
 
 
 def vector_op(vector: Vector, op: str, activation: str) -> Source:
@@ -141,37 +111,16 @@ def vector_op(vector: Vector, op: str, activation: str) -> Source:
             if name in read:
                 store(vector, operand, 0, load_below(vector, buffer, start, length - start))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            z_: T.handle("float32"),
-            y_: T.handle("float32"),
-            scale_: T.handle("float32"),
-            shift_: T.handle("float32"),
-            length: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            z = T.decl_buffer((FAR,), "float32", data=z_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            scale = T.decl_buffer((FAR,), "float32", data=scale_, align=4)
-            shift = T.decl_buffer((FAR,), "float32", data=shift_, align=4)
-            for i in range(end - begin):
-                at: T.let = (begin + i) * lanes
-                operands = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(4)]
-                loaded(operands, (x, z, scale, shift), at, length)
-                value = operands[0]
-                for e in T.vectorized(lanes):
-                    value[e] = activate(activation, _combine(op, *[operand[e] for operand in operands]), lo, hi)
-                store_below(vector, y, at, load(vector, value, 0), length - at)
-            return T.int32(0)
-
-        return kernel
+    def kernel(x, z, y, scale, shift, length, lo, hi, begin, end):
+        for i in range(end - begin):
+            at: T.let = (begin + i) * lanes
+            operands = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(4)]
+            loaded(operands, (x, z, scale, shift), at, length)
+            value = operands[0]
+            for e in T.vectorized(lanes):
+                value[e] = activate(activation, _combine(op, *[operand[e] for operand in operands]), lo, hi)
+            store_below(vector, y, at, load(vector, value, 0), length - at)
 
     elements = over(f"begin * {lanes}", f"least(end * {lanes}, length)")
     steps = (Need(f"is_small(end * {lanes})"), *(reads(n, elements) for n in read), writes("y", elements))
-    return Source(f"vector_{op}_l{lanes}_{activation}", params, make, steps)
+    return script.kernel(f"vector_{op}_l{lanes}_{activation}", params, kernel, steps)

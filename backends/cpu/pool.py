@@ -16,7 +16,6 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store, store_below
-from sparsec.backends.cpu.spmm import FAR
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
@@ -74,66 +73,41 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         for j in range(1, columns):
             _fold(kind, out, lanes, j * lanes)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            inside_: T.handle("float32"),
-            row_scale_: T.handle("float32"),
-            column_scale_: T.handle("float32"),
-            x_height: T.int32,
-            x_pitch: T.int32,
-            x_row: T.int32,
-            y_height: T.int32,
-            y_pitch: T.int32,
-            y_row: T.int32,
-            rows: T.int32,
-            row_stride: T.int32,
-            pad_rows: T.int32,
-            pad_columns: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            inside = T.decl_buffer((FAR,), "float32", data=inside_, align=4)
-            row_scale = T.decl_buffer((FAR,), "float32", data=row_scale_, align=4)
-            column_scale = T.decl_buffer((FAR,), "float32", data=column_scale_, align=4)
-            for i in range(end - begin):
-                for h in range(y_height):
-                    first: T.let = T.max(h * row_stride - pad_rows, 0)
-                    last: T.let = T.min(h * row_stride - pad_rows + rows, x_height)
-                    for v in range((y_pitch + lanes - 1) // lanes):
-                        w0: T.let = v * lanes
-                        x0: T.let = (begin + i) * x_row + first * x_pitch + w0 * stride - pad_columns
-                        y0: T.let = (begin + i) * y_row + h * y_pitch + w0
-                        cells = T.alloc_buffer((loads * lanes,), "float32", scope="global")
-                        out = T.alloc_buffer((columns * lanes,), "float32", scope="global")
-                        for j in T.unroll(loads):
-                            for e in T.vectorized(lanes):
-                                cells[j * lanes + e] = _identity(kind)
-                        for r in range(last - first):
-                            for j in T.unroll(loads):
-                                for e in T.vectorized(lanes):
-                                    cells[j * lanes + e] = _merge(kind, cells[j * lanes + e], x[x0 + r * x_pitch + j * lanes + e])
-                        for j in T.unroll(loads):
-                            for e in T.vectorized(lanes):
-                                cells[j * lanes + e] = T.Select(
-                                    inside[w0 * stride + j * lanes + e] > T.float32(0), cells[j * lanes + e], _identity(kind)
-                                )
-                        fold(out, cells)
+    def kernel(
+        x, y, inside, row_scale, column_scale, x_height, x_pitch, x_row, y_height, y_pitch, y_row, rows, row_stride, pad_rows,
+        pad_columns, begin, end,
+    ):  # fmt: skip
+        for i in range(end - begin):
+            for h in range(y_height):
+                first: T.let = T.max(h * row_stride - pad_rows, 0)
+                last: T.let = T.min(h * row_stride - pad_rows + rows, x_height)
+                for v in range((y_pitch + lanes - 1) // lanes):
+                    w0: T.let = v * lanes
+                    x0: T.let = (begin + i) * x_row + first * x_pitch + w0 * stride - pad_columns
+                    y0: T.let = (begin + i) * y_row + h * y_pitch + w0
+                    cells = T.alloc_buffer((loads * lanes,), "float32", scope="global")
+                    out = T.alloc_buffer((columns * lanes,), "float32", scope="global")
+                    for j in T.unroll(loads):
                         for e in T.vectorized(lanes):
-                            if kind == "mean":
-                                out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
-                            out[e] = T.Select(column_scale[w0 + e] > T.float32(0), out[e], T.float32(0))
-                        if w0 + lanes <= y_pitch:
-                            store(vector, y, y0, load(vector, out, 0))
-                        else:
-                            store_below(vector, y, y0, load(vector, out, 0), y_pitch - w0)
-            return T.int32(0)
-
-        return kernel
+                            cells[j * lanes + e] = _identity(kind)
+                    for r in range(last - first):
+                        for j in T.unroll(loads):
+                            for e in T.vectorized(lanes):
+                                cells[j * lanes + e] = _merge(kind, cells[j * lanes + e], x[x0 + r * x_pitch + j * lanes + e])
+                    for j in T.unroll(loads):
+                        for e in T.vectorized(lanes):
+                            cells[j * lanes + e] = T.Select(
+                                inside[w0 * stride + j * lanes + e] > T.float32(0), cells[j * lanes + e], _identity(kind)
+                            )
+                    fold(out, cells)
+                    for e in T.vectorized(lanes):
+                        if kind == "mean":
+                            out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
+                        out[e] = T.Select(column_scale[w0 + e] > T.float32(0), out[e], T.float32(0))
+                    if w0 + lanes <= y_pitch:
+                        store(vector, y, y0, load(vector, out, 0))
+                    else:
+                        store_below(vector, y, y0, load(vector, out, 0), y_pitch - w0)
 
     steps = (
         Need("is_small(4 * y_height * row_stride) && is_small(4 * pad_rows) && is_small(4 * rows)"),
@@ -151,7 +125,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         reads("column_scale", over(0, "chunks", lanes), width=lanes),
         writes("y", over("begin", "end", "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
     )
-    return Source(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, make, steps)
+    return script.kernel(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, kernel, steps)
 
 
 def _loads(lanes: int, columns: int, stride: int) -> int:
@@ -221,46 +195,28 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
             _fold(kind, acc, half, half)
             half //= 2
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            tiles: T.int32,
-            x_tile: T.int32,
-            x_row: T.int32,
-            scale: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            for i in range(end - begin):
-                x0: T.let = (begin + i) * x_row
-                acc = T.alloc_buffer((tile,), "float32", scope="global")
-                part = T.alloc_buffer((lanes,), "float32", scope="global")
+    def kernel(x, y, mask, tiles, x_tile, x_row, scale, begin, end):
+        for i in range(end - begin):
+            x0: T.let = (begin + i) * x_row
+            acc = T.alloc_buffer((tile,), "float32", scope="global")
+            part = T.alloc_buffer((lanes,), "float32", scope="global")
+            for v in T.unroll(vectors):
+                for e in T.vectorized(lanes):
+                    acc[v * lanes + e] = _identity(kind)
+            for t in range(tiles):
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        acc[v * lanes + e] = _identity(kind)
-                for t in range(tiles):
-                    for v in T.unroll(vectors):
-                        for e in T.vectorized(lanes):
-                            part[e] = T.Select(
-                                mask[t * tile + v * lanes + e] > T.float32(0), x[x0 + t * x_tile + v * lanes + e], _identity(kind)
-                            )
-                        for e in T.vectorized(lanes):
-                            acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])
-                fold(acc)
-                y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
-            return T.int32(0)
-
-        return kernel
+                        part[e] = T.Select(
+                            mask[t * tile + v * lanes + e] > T.float32(0), x[x0 + t * x_tile + v * lanes + e], _identity(kind)
+                        )
+                    for e in T.vectorized(lanes):
+                        acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])
+            fold(acc)
+            y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
 
     steps = (
         reads("x", over("begin", "end", "x_row"), over(0, "tiles", "x_tile"), width=tile),
         reads("mask", over(0, "tiles", tile), width=tile),
         writes("y", over("begin", "end")),
     )
-    return Source(f"global_pool_{kind}_l{lanes}_v{vectors}", params, make, steps)
+    return script.kernel(f"global_pool_{kind}_l{lanes}_v{vectors}", params, kernel, steps)
