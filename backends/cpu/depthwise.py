@@ -23,8 +23,6 @@ from sparsec.backends.cpu.shares import PARAMS, ROWS, TILES, TOUCHES, row_range,
 from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.vector import Vector
 
-FAR = 1 << 30  # length given to buffers whose extent is the planner's business
-
 
 def pack_depthwise(weight: np.ndarray, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Constants of both depthwise kernels.
@@ -52,12 +50,6 @@ def outputs(tile: int, kernel: int, masked: bool, residual: bool) -> tuple[Step,
     )
 
 
-def without_residual(kernel: Any) -> Any:
-    """``kernel`` without the parameters that it does not read."""
-    named = {param.name: param for param in kernel.params}
-    return kernel.specialize({named["residual_"]: named["x_"], named["r_tile"]: T.int32(0), named["r_row"]: T.int32(0)})
-
-
 def total(terms: Any) -> Any:
     """The sum of expressions, left to right."""
     first, *rest = terms
@@ -79,7 +71,7 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
     elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
     """
     lanes = vector.lanes("float32")
-    tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
+    tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual
     symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (
         Param("x", "act"),
@@ -124,74 +116,44 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
     def right(old: Any, s: Any) -> Any:
         return total(shifted(span(old, j * lanes), span(s, j * lanes), j - r, lanes) for j in range(r + 1, kernel))
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def stencil(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            weight_: T.handle("float32"),
-            bias_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            runs_: T.handle("int32"),
-            run_count: T.int32,
-            all_tiles: T.int32,
-            channels: T.int32,
-            x_row: T.int32,
-            pitch: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            r_tile: T.int32,
-            r_row: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
-            tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
-            tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
-            low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
-            high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
-            for c in range(low, high):
-                w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
-                s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-                old = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-                out = T.alloc_buffer((lanes,), "float32", scope="global")
-                for t in T.unroll(kernel * kernel):
-                    w[t] = weight[c * (kernel * kernel) + t]
-                w[kernel * kernel] = bias[c]
-                columns(old, w, x, c * x_row + tile0 * tile, pitch)
-                add(old, r, beside(w, x, c * x_row + tile0 * tile, pitch))
-                for i in range(tiles):
-                    for v in T.unroll(vectors):
-                        columns(s, w, x, c * x_row + (tile0 + i) * tile + (v + 1) * lanes, pitch)
-                        out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
-                        add(s, r, left(old, s))
-                        for j in T.unroll(kernel):
-                            old[T.Ramp(j * lanes, 1, lanes)] = s[T.Ramp(j * lanes, 1, lanes)]
-                        if residual:
-                            for e in T.vectorized(lanes):
-                                out[e] = out[e] + other[(tile0 + i) * r_tile + c * r_row + v * lanes + e]
+    def stencil(
+        x, y, weight, bias, mask, runs, run_count, all_tiles, channels, x_row, pitch, y_tile, y_row, lo, hi,
+        begin, end, residual=None, r_tile=0, r_row=0,
+    ):  # fmt: skip
+        tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+        tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
+        low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
+        high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
+        for c in range(low, high):
+            w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
+            s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
+            old = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
+            out = T.alloc_buffer((lanes,), "float32", scope="global")
+            for t in T.unroll(kernel * kernel):
+                w[t] = weight[c * (kernel * kernel) + t]
+            w[kernel * kernel] = bias[c]
+            columns(old, w, x, c * x_row + tile0 * tile, pitch)
+            add(old, r, beside(w, x, c * x_row + tile0 * tile, pitch))
+            for i in range(tiles):
+                for v in T.unroll(vectors):
+                    columns(s, w, x, c * x_row + (tile0 + i) * tile + (v + 1) * lanes, pitch)
+                    out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
+                    add(s, r, left(old, s))
+                    for j in T.unroll(kernel):
+                        old[T.Ramp(j * lanes, 1, lanes)] = s[T.Ramp(j * lanes, 1, lanes)]
+                    if added:
                         for e in T.vectorized(lanes):
-                            out[e] = activate(activation, out[e], lo, hi)
-                        if masked:
-                            for e in T.vectorized(lanes):
-                                out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                            out[e] = out[e] + residual[(tile0 + i) * r_tile + c * r_row + v * lanes + e]
+                    for e in T.vectorized(lanes):
+                        out[e] = activate(activation, out[e], lo, hi)
+                    if masked:
                         for e in T.vectorized(lanes):
-                            y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
-            return T.int32(0)
-
-        return stencil if residual else without_residual(stencil)
+                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                    for e in T.vectorized(lanes):
+                        y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
 
     steps = (
         *outputs(tile, kernel, masked, residual),
         reads("x", over(*ROWS, "x_row"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
     )
-    return Source(symbol, params, make, steps)
+    return script.kernel(symbol, params, stencil, steps)

@@ -19,7 +19,7 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.depthwise import FAR, outputs, shifted, total, without_residual
+from sparsec.backends.cpu.depthwise import outputs, shifted, total
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.shares import PARAMS, ROWS, row_range, tile_range
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
@@ -92,79 +92,44 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
     def plus(value: Any, other: Any, at: Any) -> Any:
         return value + other[at] if residual else value
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def stencil(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            scratch_: T.handle("float32"),
-            weight_: T.handle("float32"),
-            bias_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            runs_: T.handle("int32"),
-            run_count: T.int32,
-            all_tiles: T.int32,
-            channels: T.int32,
-            x_row: T.int32,
-            x_pitch: T.int32,
-            height: T.int32,
-            width: T.int32,
-            pitch: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            r_tile: T.int32,
-            r_row: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            scratch = T.decl_buffer((FAR,), "float32", data=scratch_, align=4)
-            weight = T.decl_buffer((FAR,), "float32", data=weight_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
-            tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
-            tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
-            low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
-            high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
-            first: T.let = T.truncdiv(tile0 * tile, pitch)
-            last: T.let = T.min(T.truncdiv((tile0 + tiles) * tile - 1, pitch) + 1, height)
-            steps: T.let = T.truncdiv(width + (lanes - r - 1), lanes - r)
-            skip: T.let = tile0 * tile - first * pitch
-            for c in range(low, high):
-                w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
-                s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-                half = T.alloc_buffer((2 * lanes,), "float32", scope="global")
-                out = T.alloc_buffer((lanes,), "float32", scope="global")
-                for t in T.unroll(kernel * kernel):
-                    w[t] = weight[c * (kernel * kernel) + t]
-                w[kernel * kernel] = bias[c]
-                for oh in range(last - first):
-                    for step in range(steps):
-                        columns(s, half, w, x, c * x_row + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
-                        scratch[T.Ramp(oh * pitch + step * (lanes - r), 1, lanes)] = row_sum(s)
-                for i in range(tiles):
-                    for v in T.unroll(vectors):
+    def stencil(
+        x, y, scratch, weight, bias, mask, runs, run_count, all_tiles, channels, x_row, x_pitch, height, width, pitch,
+        y_tile, y_row, lo, hi, begin, end, residual=None, r_tile=0, r_row=0,
+    ):  # fmt: skip
+        tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+        tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
+        low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
+        high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
+        first: T.let = T.truncdiv(tile0 * tile, pitch)
+        last: T.let = T.min(T.truncdiv((tile0 + tiles) * tile - 1, pitch) + 1, height)
+        steps: T.let = T.truncdiv(width + (lanes - r - 1), lanes - r)
+        skip: T.let = tile0 * tile - first * pitch
+        for c in range(low, high):
+            w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
+            s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
+            half = T.alloc_buffer((2 * lanes,), "float32", scope="global")
+            out = T.alloc_buffer((lanes,), "float32", scope="global")
+            for t in T.unroll(kernel * kernel):
+                w[t] = weight[c * (kernel * kernel) + t]
+            w[kernel * kernel] = bias[c]
+            for oh in range(last - first):
+                for step in range(steps):
+                    columns(s, half, w, x, c * x_row + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
+                    scratch[T.Ramp(oh * pitch + step * (lanes - r), 1, lanes)] = row_sum(s)
+            for i in range(tiles):
+                for v in T.unroll(vectors):
+                    for e in T.vectorized(lanes):
+                        out[e] = activate(
+                            activation,
+                            plus(scratch[skip + i * tile + v * lanes + e], residual, (tile0 + i) * r_tile + c * r_row + v * lanes + e),
+                            lo,
+                            hi,
+                        )
+                    if masked:
                         for e in T.vectorized(lanes):
-                            out[e] = activate(
-                                activation,
-                                plus(scratch[skip + i * tile + v * lanes + e], other, (tile0 + i) * r_tile + c * r_row + v * lanes + e),
-                                lo,
-                                hi,
-                            )
-                        if masked:
-                            for e in T.vectorized(lanes):
-                                out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
-                        for e in T.vectorized(lanes):
-                            y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
-            return T.int32(0)
-
-        return stencil if residual else without_residual(stencil)
+                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                    for e in T.vectorized(lanes):
+                        y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
 
     steps = (
         Need("pitch > 0"),
@@ -185,4 +150,4 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         writes("scratch", over(0, "row_end - row_first", "pitch"), over(0, "steps", lanes - r), width=lanes),
         reads("scratch", over(0, "pitch"), over(0, "tile_end - tile_first", tile), width=tile),
     )
-    return Source(symbol, params, make, steps)
+    return script.kernel(symbol, params, stencil, steps)
