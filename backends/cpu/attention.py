@@ -20,7 +20,7 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import _EXP_POLY, _LN2_HIGH, _LN2_LOW, _LOG2E, let
-from sparsec.backends.cpu.panel import FAR, Panel
+from sparsec.backends.cpu.panel import Panel
 from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -105,103 +105,68 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
         """Where panel b starts in a tile; the last may overlap the one before."""
         return b * rows if tile % rows == 0 else T.min(b * rows, tile - rows)
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            q_: T.handle("float32"),
-            k_: T.handle("float32"),
-            v_: T.handle("float32"),
-            y_: T.handle("float32"),
-            scores_: T.handle("float32"),
-            key_bias_: T.handle("float32"),
-            pair_bias_: T.handle("float32"),
-            tiles: T.int32,
-            queries: T.int32,
-            keys: T.int32,
-            dim: T.int32,
-            value_dim: T.int32,
-            q_width: T.int32,
-            q_tile: T.int32,
-            q_row: T.int32,
-            y_width: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            k_tile: T.int32,
-            v_tile: T.int32,
-            pair_head: T.int32,
-            pair_row: T.int32,
-            scale: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            q = T.decl_buffer((FAR,), "float32", data=q_, align=4)
-            k = T.decl_buffer((FAR,), "float32", data=k_, align=4)
-            v = T.decl_buffer((FAR,), "float32", data=v_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            scores = T.decl_buffer((FAR,), "float32", data=scores_, align=4)
-            key_bias = T.decl_buffer((FAR,), "float32", data=key_bias_, align=4)
-            pair_bias = T.decl_buffer((FAR,), "float32", data=pair_bias_, align=4)
-            for u in range(end - begin):
-                blocks: T.let = T.truncdiv(q_width, width) * tiles
-                head: T.let = T.truncdiv(begin + u, blocks)
-                i0: T.let = (begin + u - head * blocks) * width
-                if i0 < queries:
-                    q0: T.let = T.truncdiv(i0, q_width) * q_tile + T.truncmod(i0, q_width) + head * dim * q_row
-                    y0: T.let = T.truncdiv(i0, y_width) * y_tile + T.truncmod(i0, y_width) + head * value_dim * y_row
-                    # Through memory: as an expression it is simplified in every index below, which doubles the compile time.
-                    seen = T.alloc_buffer((1,), "int32", scope="global")
-                    seen[0] = masks.limit(keys, i0 + width)
-                    limit: T.let = seen[0]
-                    peak = T.alloc_buffer((width,), "float32", scope="global")
-                    row = T.alloc_buffer((width,), "float32", scope="global")
-                    total = T.alloc_buffer((width,), "float32", scope="global")
-                    panel.row(peak, 0, lambda e: T.float32(-_INF))
-                    panel.row(total, 0, lambda e: T.float32(0))
+    def kernel(
+        q, k, v, y, scores, key_bias, pair_bias, tiles, queries, keys, dim, value_dim, q_width, q_tile, q_row, y_width, y_tile, y_row,
+        k_tile, v_tile, pair_head, pair_row, scale, begin, end,
+    ):  # fmt: skip
+        for u in range(end - begin):
+            blocks: T.let = T.truncdiv(q_width, width) * tiles
+            head: T.let = T.truncdiv(begin + u, blocks)
+            i0: T.let = (begin + u - head * blocks) * width
+            if i0 < queries:
+                q0: T.let = T.truncdiv(i0, q_width) * q_tile + T.truncmod(i0, q_width) + head * dim * q_row
+                y0: T.let = T.truncdiv(i0, y_width) * y_tile + T.truncmod(i0, y_width) + head * value_dim * y_row
+                # Through memory: as an expression it is simplified in every index below, which doubles the compile time.
+                seen = T.alloc_buffer((1,), "int32", scope="global")
+                seen[0] = masks.limit(keys, i0 + width)
+                limit: T.let = seen[0]
+                peak = T.alloc_buffer((width,), "float32", scope="global")
+                row = T.alloc_buffer((width,), "float32", scope="global")
+                total = T.alloc_buffer((width,), "float32", scope="global")
+                panel.row(peak, 0, lambda e: T.float32(-_INF))
+                panel.row(total, 0, lambda e: T.float32(0))
+                for t in range(T.truncdiv(limit + tile - 1, tile)):
+                    for b in range(T.truncdiv(T.min(limit - t * tile, tile) + rows - 1, rows)):
+                        j0: T.let = t * tile + first_key(b)
+                        k0: T.let = t * k_tile + head * dim * tile + first_key(b)
+                        acc = panel.allocate()
+                        panel.fill(acc, lambda r: T.float32(0))
+                        for d in range(dim):
+                            panel.multiply_add(acc, lambda r: k[k0 + d * tile + r], q, q0 + d * q_row)
+                        panel.store(scores, lambda r: (j0 + r) * width, lambda r, e: acc[r][e] * scale, lambda r: T.bool(True))
+                for j in range(limit):
+                    panel.row(
+                        row,
+                        0,
+                        lambda e: masks(
+                            scores[j * width + e],
+                            lambda: key_bias[j],
+                            lambda: pair_bias[head * pair_head + j * pair_row + i0 + e],
+                            lambda: j <= i0 + e,
+                        ),
+                    )
+                    if masks.any:
+                        panel.row(scores, j * width, lambda e: row[e])
+                    panel.row(peak, 0, lambda e: T.Select(row[e] > peak[e], row[e], peak[e]))
+                # Scores that are all -inf: exp(-inf - 0) = 0, where -inf - -inf would be NaN.
+                panel.row(peak, 0, lambda e: T.Select(peak[e] > T.float32(-_INF), peak[e], T.float32(0)))
+                for j in range(limit):
+                    panel.row(scores, j * width, lambda e: exp_nonpositive(scores[j * width + e] - peak[e]))
+                    panel.row(total, 0, lambda e: total[e] + scores[j * width + e])
+                panel.row(total, 0, lambda e: T.Select(total[e] == T.float32(0), T.float32(0), T.float32(1) / total[e]))
+                for b in range(T.truncdiv(value_dim + rows - 1, rows)):
+                    out = panel.allocate()
+                    panel.fill(out, lambda r: T.float32(0))
                     for t in range(T.truncdiv(limit + tile - 1, tile)):
-                        for b in range(T.truncdiv(T.min(limit - t * tile, tile) + rows - 1, rows)):
-                            j0: T.let = t * tile + first_key(b)
-                            k0: T.let = t * k_tile + head * dim * tile + first_key(b)
-                            acc = panel.allocate()
-                            panel.fill(acc, lambda r: T.float32(0))
-                            for d in range(dim):
-                                panel.multiply_add(acc, lambda r: k[k0 + d * tile + r], q, q0 + d * q_row)
-                            panel.store(scores, lambda r: (j0 + r) * width, lambda r, e: acc[r][e] * scale, lambda r: T.bool(True))
-                    for j in range(limit):
-                        panel.row(
-                            row,
-                            0,
-                            lambda e: masks(
-                                scores[j * width + e],
-                                lambda: key_bias[j],
-                                lambda: pair_bias[head * pair_head + j * pair_row + i0 + e],
-                                lambda: j <= i0 + e,
-                            ),
-                        )
-                        if masks.any:
-                            panel.row(scores, j * width, lambda e: row[e])
-                        panel.row(peak, 0, lambda e: T.Select(row[e] > peak[e], row[e], peak[e]))
-                    # Scores that are all -inf: exp(-inf - 0) = 0, where -inf - -inf would be NaN.
-                    panel.row(peak, 0, lambda e: T.Select(peak[e] > T.float32(-_INF), peak[e], T.float32(0)))
-                    for j in range(limit):
-                        panel.row(scores, j * width, lambda e: exp_nonpositive(scores[j * width + e] - peak[e]))
-                        panel.row(total, 0, lambda e: total[e] + scores[j * width + e])
-                    panel.row(total, 0, lambda e: T.Select(total[e] == T.float32(0), T.float32(0), T.float32(1) / total[e]))
-                    for b in range(T.truncdiv(value_dim + rows - 1, rows)):
-                        out = panel.allocate()
-                        panel.fill(out, lambda r: T.float32(0))
-                        for t in range(T.truncdiv(limit + tile - 1, tile)):
-                            v0: T.let = t * v_tile + (head * value_dim + b * rows) * tile
-                            for j in range(T.min(limit - t * tile, tile)):
-                                panel.multiply_add(out, lambda r: v[v0 + r * tile + j], scores, (t * tile + j) * width)
-                        panel.store(
-                            y,
-                            lambda r: y0 + (b * rows + r) * y_row,
-                            lambda r, e: out[r][e] * total[e],
-                            lambda r: b * rows + r < value_dim,
-                        )
-            return T.int32(0)
-
-        return kernel
+                        v0: T.let = t * v_tile + (head * value_dim + b * rows) * tile
+                        for j in range(T.min(limit - t * tile, tile)):
+                            panel.multiply_add(out, lambda r: v[v0 + r * tile + j], scores, (t * tile + j) * width)
+                    panel.store(
+                        y,
+                        lambda r: y0 + (b * rows + r) * y_row,
+                        lambda r, e: out[r][e] * total[e],
+                        lambda r: b * rows + r < value_dim,
+                    )
 
     # Blocks of queries of the heads [heads_first, heads_end) begin at 0 to last; keys from limit on are not looked at.
     heads, tokens = ("heads_first", "heads_end"), (0, f"up(limit, {tile})")
@@ -236,4 +201,4 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
             over("heads_first * value_dim", "heads_end * value_dim", "y_row"),
         ),
     )
-    return Source(symbol, PARAMS, make, steps)
+    return script.kernel(symbol, PARAMS, kernel, steps)
