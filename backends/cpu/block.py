@@ -9,14 +9,12 @@ dense kxk stencil.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
 from sparsec.backends.cpu import script, shares
-from sparsec.backends.cpu.panel import FAR, Epilogue, Panel, params, touches
+from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
 from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.vector import Vector
@@ -34,70 +32,37 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
     symbol = f"block_l{lanes}_r{rows}_v{vectors}_t{tile}_{index}_{epilogue.suffix}"
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            value_: T.handle("float32"),
-            offset_: T.handle(index),
-            row_: T.handle("int32"),
-            bias_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            runs_: T.handle("int32"),
-            run_count: T.int32,
-            all_tiles: T.int32,
-            channels: T.int32,
-            x_tile: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            r_tile: T.int32,
-            r_row: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
-            offset = T.decl_buffer((FAR,), index, data=offset_, align=2)
-            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
-            first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
-            for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
-                low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
-                high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
-                for b in range(low, high):
-                    for s in range(tile // panel.width):
-                        acc = panel.allocate()
-                        panel.fill(acc, lambda r: bias[b * rows + r])
-                        for j in range(row[b + 1] - row[b]):
-                            panel.multiply_add(
-                                acc,
-                                lambda r: value[(row[b] + j) * rows + r],
-                                x,
-                                (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row[b] + j]),
-                            )
-                        panel.store(
-                            y,
-                            lambda r: (first + i) * y_tile + (b * rows + r) * y_row + s * panel.width,
-                            lambda r, e: epilogue(
-                                acc[r][e],
-                                lambda: other[(first + i) * r_tile + (b * rows + r) * r_row + s * panel.width + e],
-                                lambda: mask[(first + i) * tile + s * panel.width + e],
-                                lo,
-                                hi,
-                            ),
-                            lambda r: b * rows + r < channels,
+    def kernel(
+        x, y, residual, value, offset, row, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_row, r_tile, r_row, lo, hi,
+        begin, end,
+    ):  # fmt: skip
+        first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+        for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
+            low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
+            high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
+            for b in range(low, high):
+                for s in range(tile // panel.width):
+                    acc = panel.allocate()
+                    panel.fill(acc, lambda r: bias[b * panel.rows + r])
+                    for j in range(row[b + 1] - row[b]):
+                        panel.multiply_add(
+                            acc,
+                            lambda r: value[(row[b] + j) * panel.rows + r],
+                            x,
+                            (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row[b] + j]),
                         )
-            return T.int32(0)
-
-        return kernel
+                    panel.store(
+                        y,
+                        lambda r: (first + i) * y_tile + (b * panel.rows + r) * y_row + s * panel.width,
+                        lambda r, e: epilogue(
+                            acc[r][e],
+                            lambda: residual[(first + i) * r_tile + (b * panel.rows + r) * r_row + s * panel.width + e],
+                            lambda: mask[(first + i) * tile + s * panel.width + e],
+                            lo,
+                            hi,
+                        ),
+                        lambda r: b * panel.rows + r < rows,
+                    )
 
     steps = (
         *shares.TOUCHES,
@@ -106,7 +71,7 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
         reads("bias", over(*shares.ROWS, rows), width=rows),
         *touches(tile, residual, masked, (f"runs_low * {rows}", f"least(runs_high * {rows}, rows)")),
     )
-    return Source(symbol, params(index), make, steps)
+    return script.kernel(symbol, params(index), kernel, steps)
 
 
 def pack_block(weight: np.ndarray, offsets: np.ndarray, rows: int, index: str, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:

@@ -22,8 +22,6 @@ from sparsec.backends.base import Source
 from sparsec.backends.cpu import script
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH
 
-_FAR = 1 << 30
-
 
 def _call(function: tvm.ir.GlobalVar, arguments: Sequence[Any]) -> Any:
     """A call of a private function, typed int32."""
@@ -61,7 +59,7 @@ def _step(calls: Sequence[tuple[tvm.ir.GlobalVar, Source]]) -> Any:
 
     @script.prim_func(private=True)
     def step(record_: T.handle("int64"), begin: T.int32, end: T.int32, slot: T.int64) -> T.int32:
-        record = T.decl_buffer((_FAR,), "int64", data=record_, align=8)
+        record = T.decl_buffer((script.FAR,), "int64", data=record_, align=8)
         T.evaluate(_dispatch(calls, record, begin, end, slot))
         return T.int32(0)
 
@@ -73,7 +71,7 @@ def _strip(step: tvm.ir.GlobalVar) -> Any:
 
     @script.prim_func(private=True)
     def strip(records_: T.handle("int64"), first: T.int64, count: T.int32, begin: T.int32, end: T.int32, slot: T.int64) -> T.int32:
-        records = T.decl_buffer((_FAR,), "int64", data=records_, align=8)
+        records = T.decl_buffer((script.FAR,), "int64", data=records_, align=8)
         for k in range(count):
             T.evaluate(_call(step, [T.address_of(records[(first + T.Cast("int64", k)) * T.int64(RECORD_WIDTH)]), begin, end, slot]))
         return T.int32(0)

@@ -20,8 +20,6 @@ from sparsec.backends.cpu import shares
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.extents import Scan, Step, over, reads, writes
 
-FAR = 1 << 30  # length given to buffers whose extent is the planner's business
-
 
 def params(index: str) -> tuple[Param, ...]:
     """Parameters of every panel kernel; ``index`` is the dtype of the offsets."""

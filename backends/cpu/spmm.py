@@ -26,12 +26,11 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script, shares
-from sparsec.backends.cpu.panel import FAR, Epilogue, Panel, params, touches
+from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
 from sparsec.backends.extents import Let, Need, Scan, over, reads
 from sparsec.backends.vector import Vector
 
-_PARTS = 19  # position of ``parts`` among the parameters
 _CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
 
 
@@ -62,87 +61,54 @@ def spmm(
     shift = {1: 0, 2: 1, 4: 2}[group]
     flags = f"{'_residual' * residual}{'_masked' * masked}{'_split' * split}"
     symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_g{group}_{index}_{activation}{flags}"
+    added = residual
 
-    def make() -> Any:
-        @script.prim_func(private=True)
-        def kernel(
-            x_: T.handle("float32"),
-            y_: T.handle("float32"),
-            residual_: T.handle("float32"),
-            value_: T.handle("float32"),
-            offset_: T.handle(index),
-            row_: T.handle("int32"),
-            bias_: T.handle("float32"),
-            mask_: T.handle("float32"),
-            runs_: T.handle("int32"),
-            run_count: T.int32,
-            all_tiles: T.int32,
-            rows: T.int32,
-            x_tile: T.int32,
-            y_tile: T.int32,
-            y_row: T.int32,
-            r_tile: T.int32,
-            r_row: T.int32,
-            lo: T.float32,
-            hi: T.float32,
-            parts: T.int32,
-            begin: T.int32,
-            end: T.int32,
-        ) -> T.int32:
-            x = T.decl_buffer((FAR,), "float32", data=x_, align=4)
-            y = T.decl_buffer((FAR,), "float32", data=y_, align=4)
-            other = T.decl_buffer((FAR,), "float32", data=residual_, align=4)
-            value = T.decl_buffer((FAR,), "float32", data=value_, align=4)
-            offset = T.decl_buffer((FAR,), index, data=offset_, align=2)
-            row = T.decl_buffer((FAR,), "int32", data=row_, align=4)
-            bias = T.decl_buffer((FAR,), "float32", data=bias_, align=4)
-            mask = T.decl_buffer((FAR,), "float32", data=mask_, align=4)
-            runs = T.decl_buffer((FAR,), "int32", data=runs_, align=4)
-            first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
-            for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
-                low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
-                high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
-                for s in range(tile // panel.width):
-                    pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
-                    if masked:
-                        panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
-                    for part in range(parts):
-                        at = T.alloc_buffer((1,), "int32", scope="global")
-                        at[0] = row[part * rows + low]
-                        for n in range(low, high):
-                            stop: T.let = row[part * rows + n + 1]
-                            acc = [panel.allocate()[0] for _ in range(chains)]
-                            _clear(panel, acc[1:])
-                            if part > 0:
-                                panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_row + s * panel.width + e])
-                            else:
-                                if residual:
-                                    panel.row(
-                                        acc[0],
-                                        0,
-                                        lambda e: bias[n] + other[(first + i) * r_tile + n * r_row + s * panel.width + e],
-                                    )
-                                else:
-                                    panel.row(acc[0], 0, lambda e: bias[n])
-                            for j in range((stop - at[0]) >> shift):
-                                _group(
-                                    panel,
-                                    acc,
-                                    group,
-                                    value,
-                                    offset,
-                                    at[0] + j * group,
-                                    x,
-                                    (first + i) * x_tile + s * panel.width,
+    def kernel(
+        x, y, residual, value, offset, row, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_row, r_tile, r_row, lo, hi,
+        begin, end, parts=1,
+    ):  # fmt: skip
+        first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
+        for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
+            low: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[0]
+            high: T.let = row_range(runs, all_tiles, run_count, first + i, begin, end)[1]
+            for s in range(tile // panel.width):
+                pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
+                if masked:
+                    panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
+                for part in range(parts):
+                    at = T.alloc_buffer((1,), "int32", scope="global")
+                    at[0] = row[part * rows + low]
+                    for n in range(low, high):
+                        stop: T.let = row[part * rows + n + 1]
+                        acc = [panel.allocate()[0] for _ in range(chains)]
+                        _clear(panel, acc[1:])
+                        if part > 0:
+                            panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_row + s * panel.width + e])
+                        else:
+                            if added:
+                                panel.row(
+                                    acc[0],
+                                    0,
+                                    lambda e: bias[n] + residual[(first + i) * r_tile + n * r_row + s * panel.width + e],
                                 )
-                            at[0] = stop
-                            _sum(panel, acc)
-                            if part == parts - 1:
-                                panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
-                            panel.row(y, (first + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
-            return T.int32(0)
-
-        return kernel if split else kernel.specialize({kernel.params[_PARTS]: T.int32(1)})
+                            else:
+                                panel.row(acc[0], 0, lambda e: bias[n])
+                        for j in range((stop - at[0]) >> shift):
+                            _group(
+                                panel,
+                                acc,
+                                group,
+                                value,
+                                offset,
+                                at[0] + j * group,
+                                x,
+                                (first + i) * x_tile + s * panel.width,
+                            )
+                        at[0] = stop
+                        _sum(panel, acc)
+                        if part == parts - 1:
+                            panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
+                        panel.row(y, (first + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
 
     steps = (
         *shares.TOUCHES,
@@ -153,7 +119,7 @@ def spmm(
         reads("bias", over(*shares.ROWS)),
         *touches(tile, residual, masked),
     )
-    return Source(symbol, (*params(index), *([Param("parts", "i32")] * split)), make, steps)
+    return script.kernel(symbol, (*params(index), *([Param("parts", "i32")] * split)), kernel, steps)
 
 
 def _clear(panel: Panel, accumulators: Sequence[Any]) -> None:
