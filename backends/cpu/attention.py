@@ -19,33 +19,12 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import _EXP_POLY, _LN2_HIGH, _LN2_LOW, _LOG2E, let
+from sparsec.backends.cpu.expr import exp_nonpositive
 from sparsec.backends.cpu.panel import Panel
 from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.vector import Vector
 
-_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
 _INF = float("inf")
-
-
-def exp_nonpositive(x: Any) -> Any:
-    """e**x for float32 x <= 0 to 2 ulp; exactly 0 below -87, NaN for NaN."""
-    f = T.float32
-
-    def scaled(z: Any, r: Any) -> Any:
-        p: Any = f(_EXP_POLY[0])
-        for c in _EXP_POLY[1:]:
-            p = p * r + f(c)
-        return (p * (r * r) + (r + f(1.0))) * T.reinterpret("float32", (T.reinterpret("int32", z) << 23) + T.int32(127 << 23))
-
-    def reduced(v: Any) -> Any:
-        power = let(
-            v * f(_LOG2E) + f(_ROUND),
-            lambda z: let(z - f(_ROUND), lambda n: let(v - n * f(_LN2_HIGH) - n * f(_LN2_LOW), lambda r: scaled(z, r))),
-        )
-        return T.Select(v < f(-87.0), f(0.0), power)
-
-    return let(x, reduced)
 
 
 @dataclass(frozen=True)

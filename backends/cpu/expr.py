@@ -15,6 +15,7 @@ ACTIVATIONS = ("clamp", "silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "
 _LOG2E = 1.4426950408889634
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
+_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
 # Minimax polynomial of (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2 (Cephes expf; relative error below 2 ulp).
 _EXP_POLY = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
@@ -47,6 +48,11 @@ def let(value: Any, body: Callable[[Any], Any]) -> Any:
     return tirx.Let(v, value, body(v))
 
 
+def is_nan(x: Any) -> Any:
+    """Exponent all ones and a mantissa: TVM simplifies x != x to false, and does not vectorise its own isnan."""
+    return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
+
+
 def clamp(x: Any, lo: Any, hi: Any) -> Any:
     """min(max(x, lo), hi); NaN stays NaN because a comparison with NaN selects x."""
     return let(x, lambda v: let(T.Select(v < lo, lo, v), lambda u: T.Select(hi < u, hi, u)))
@@ -57,7 +63,7 @@ def exp(x: Any) -> Any:
     f = T.float32
 
     def scaled(n: Any, r: Any) -> Any:
-        p = _polynomial(_EXP_POLY, r)
+        p = polynomial(_EXP_POLY, r)
         return (p * r * r + r + f(1.0)) * T.reinterpret("float32", (T.Cast("int32", n) + 127) << 23)
 
     def reduced(v: Any) -> Any:
@@ -69,7 +75,25 @@ def exp(x: Any) -> Any:
     return let(clamp(x, f(-87.0), f(89.0)), reduced)
 
 
-def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+def exp_nonpositive(x: Any) -> Any:
+    """e**x for float32 x <= 0 to 2 ulp; exactly 0 below -87, NaN for NaN."""
+    f = T.float32
+
+    def scaled(z: Any, r: Any) -> Any:
+        power = T.reinterpret("float32", (T.reinterpret("int32", z) << 23) + T.int32(127 << 23))
+        return (polynomial(_EXP_POLY, r) * (r * r) + (r + f(1.0))) * power
+
+    def reduced(v: Any) -> Any:
+        power = let(
+            v * f(_LOG2E) + f(_ROUND),
+            lambda z: let(z - f(_ROUND), lambda n: let(v - n * f(_LN2_HIGH) - n * f(_LN2_LOW), lambda r: scaled(z, r))),
+        )
+        return T.Select(v < f(-87.0), f(0.0), power)
+
+    return let(x, reduced)
+
+
+def polynomial(coefficients: Sequence[float], x: Any) -> Any:
     """Horner's rule, highest power first; ``x`` must be a variable."""
     p: Any = T.float32(coefficients[0])
     for c in coefficients[1:]:
@@ -82,7 +106,7 @@ def _exp2(x: Any) -> Any:
 
     def scaled(p: Any, n: Any) -> Any:
         power = T.reinterpret("float32", (T.Cast("int32", n) + 127) << 23)
-        return let(p - n, lambda r: _polynomial(_EXP2_POLY, r) * power)
+        return let(p - n, lambda r: polynomial(_EXP2_POLY, r) * power)
 
     return let(x, lambda p: let(T.nearbyint(p), lambda n: scaled(p, n)))
 
@@ -98,7 +122,7 @@ def _gelu(x: Any) -> Any:
         return v * T.Select(v < f(0.0), tail, f(1.0) - tail)
 
     def of(v: Any, t: Any) -> Any:
-        power = T.Select(t < f(_TAIL_END), _polynomial(_TAIL_POLY, t), f(-127.0))
+        power = T.Select(t < f(_TAIL_END), polynomial(_TAIL_POLY, t), f(-127.0))
         return let(_exp2(power), lambda tail: normal(v, tail))
 
     return let(x, lambda v: let(T.abs(v), lambda t: of(v, t)))
@@ -122,7 +146,7 @@ def _tanh(x: Any) -> Any:
         return f(1.0) - f(2.0) / (f(1.0) + _exp2(clamp(t * f(2 * _LOG2E), f(-127.0), f(128.0))))
 
     def near(v: Any) -> Any:
-        return let(v * v, lambda z: v + v * (z * _polynomial(_TANH_POLY, z)))
+        return let(v * v, lambda z: v + v * (z * polynomial(_TANH_POLY, z)))
 
     def joined(v: Any, t: Any, size: Any) -> Any:
         return T.Select(t < f(_TANH_END), near(v), T.Select(v < f(0.0), f(0.0) - size, size))

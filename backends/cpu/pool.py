@@ -8,6 +8,7 @@ A window's pads are no pixels: for "max" they count as -inf, for "mean" as 0 and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.registers import load, store, store_below
+from sparsec.backends.cpu.expr import is_nan
+from sparsec.backends.cpu.registers import fold, load, merge_from, store, store_below
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.layouts import Geometry
@@ -37,14 +39,9 @@ def _identity(kind: str) -> Any:
     return T.float32(float("-inf") if kind == "max" else 0.0)
 
 
-def _is_nan(x: Any) -> Any:
-    """Exponent all ones and a mantissa: TVM simplifies x != x to false, and does not vectorise its own isnan."""
-    return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
-
-
 def _merge(kind: str, a: Any, b: Any) -> Any:
     """max(a, b), NaN where either is NaN (b > a is false for a NaN in a); or a + b."""
-    return T.Select(_is_nan(b), b, T.Select(b > a, b, a)) if kind == "max" else a + b
+    return T.Select(is_nan(b), b, T.Select(b > a, b, a)) if kind == "max" else a + b
 
 
 def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
@@ -57,7 +54,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
     lanes = vector.lanes("float32")
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
-    loads = _loads(lanes, columns, stride)
+    loads, merge = _loads(lanes, columns, stride), partial(_merge, kind)
     names = ("x_height", "x_pitch", "x_row", "y_height", "y_pitch", "y_row", "rows", "row_stride", "pad_rows", "pad_columns")
     params = (
         *(Param(n, "act") for n in ("x", "y")),
@@ -65,13 +62,13 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         *(Param(n, "i32") for n in names),
     )
 
-    def fold(out: Any, cells: Any) -> None:
+    def joined(out: Any, cells: Any) -> None:
         """Emit out[:lanes] = the columns of ``lanes`` windows merged; ``cells`` are ``loads`` vectors of neighbouring columns."""
         vectors = [cells[T.Ramp(v * lanes, 1, lanes)] for v in range(loads)]
         for j in range(columns):
             T.buffer_store(out, T.Shuffle(vectors, [j + stride * e for e in range(lanes)]), [T.Ramp(j * lanes, 1, lanes)])
         for j in range(1, columns):
-            _fold(kind, out, lanes, j * lanes)
+            merge_from(out, lanes, j * lanes, merge)
 
     def kernel(
         x, y, inside, row_scale, column_scale, x_height, x_pitch, x_row, y_height, y_pitch, y_row, rows, row_stride, pad_rows,
@@ -99,7 +96,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
                             cells[j * lanes + e] = T.Select(
                                 inside[w0 * stride + j * lanes + e] > T.float32(0), cells[j * lanes + e], _identity(kind)
                             )
-                    fold(out, cells)
+                    joined(out, cells)
                     for e in T.vectorized(lanes):
                         if kind == "mean":
                             out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
@@ -164,12 +161,6 @@ def _scales(count: int, size: int, kernel: int, stride: int, pad: int, padded_ce
     return (1.0 / (stop - (start if padded_cells else np.maximum(start, 0)))).astype(np.float32)
 
 
-def _fold(kind: str, acc: Any, count: int, start: int) -> None:
-    """Emit acc[:count] = merge(acc[:count], acc[start : start + count])."""
-    with T.vectorized(count) as e:
-        T.buffer_store(acc, _merge(kind, acc[e], acc[start + e]), [e])
-
-
 def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
     """y[c] = max, or ``scale`` times the sum, of x[c, p] over the pixels (mask 1) of a flat or packed map; y is a vector.
 
@@ -178,7 +169,7 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
     lanes = vector.lanes("float32")
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
-    tile = lanes * vectors
+    tile, merge = lanes * vectors, partial(_merge, kind)
     params = (
         *(Param(n, "act") for n in ("x", "y")),
         Param("mask", "ptr"),
@@ -186,14 +177,11 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
         Param("scale", "f32"),
     )
 
-    def fold(acc: Any) -> None:
+    def folded(acc: Any) -> None:
         """Emit acc[0] = all elements merged: vectors into the first, then halves of it."""
         for v in range(1, vectors):
-            _fold(kind, acc, lanes, v * lanes)
-        half = lanes // 2
-        while half:
-            _fold(kind, acc, half, half)
-            half //= 2
+            merge_from(acc, lanes, v * lanes, merge)
+        fold(vector, acc, lanes, merge)
 
     def kernel(x, y, mask, tiles, x_tile, x_row, scale, begin, end):
         for i in range(end - begin):
@@ -211,7 +199,7 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
                         )
                     for e in T.vectorized(lanes):
                         acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])
-            fold(acc)
+            folded(acc)
             y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
 
     steps = (

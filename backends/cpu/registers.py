@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.script import tirx as T
 
 from sparsec.backends.vector import Permute, Vector
+
+Merge = Callable[[Any, Any], Any]
 
 
 def load(vector: Vector, x: Any, start: Any) -> Any:
@@ -64,6 +67,23 @@ def pick(lanes: int, permute: Permute, low: Any, high: Any, number: Any) -> Any:
         return T.call_llvm_pure_intrin(f"float32x{lanes}", permute.intrinsic, low, number, high)
     parts = [T.call_llvm_pure_intrin(f"float32x{lanes}", permute.intrinsic, register, number) for register in (high, low)]
     return T.Select(number > T.Broadcast(T.int32(lanes - 1), lanes), *parts)
+
+
+def merge_from(values: Any, count: int, start: int, merge: Merge) -> None:
+    """Emit values[:count] = merge(values[:count], values[start : start + count]), lane by lane."""
+    with T.vectorized(count) as e:
+        T.buffer_store(values, merge(values[e], values[start + e]), [e])
+
+
+def fold(vector: Vector, values: Any, count: int, merge: Merge) -> None:
+    """Emit values[0] = ``count`` elements merged, a power of two of them: halves onto one another."""
+    half, lanes = count // 2, vector.lanes("float32")
+    while half:
+        part = min(half, lanes)
+        for v in range(0, half, part):
+            with T.vectorized(part) as e:
+                T.buffer_store(values, merge(values[v + e], values[half + v + e]), [v + e])
+        half //= 2
 
 
 def square(vector: Vector) -> list[Any]:

@@ -7,6 +7,7 @@ The judges are the first ``queries`` tokens, all or the CLS token alone. Keys ru
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,14 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.attention import Masks, exp_nonpositive
-from sparsec.backends.cpu.registers import load_below, store
+from sparsec.backends.cpu.attention import Masks
+from sparsec.backends.cpu.expr import exp_nonpositive, is_nan
+from sparsec.backends.cpu.registers import fold, load_below, store
 from sparsec.backends.extents import Need, Span, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 
 _INF = float("inf")
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-def is_nan(x: Any) -> Any:
-    """Exponent all ones and a mantissa."""
-    return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
 
 
 def below(count: Any, index: Any) -> Any:
@@ -36,16 +33,6 @@ def below(count: Any, index: Any) -> Any:
 def tokens_of(count: str, tile: int) -> tuple[Span, Span]:
     """Where ``count`` >= 1 packed tokens of ``features`` features have their first one."""
     return over(0, f"({count} - 1) / {tile} + 1", f"features * {tile}"), over(0, f"least({count}, {tile})")
-
-
-def _fold(lanes: int, values: Any, largest: bool = False) -> None:
-    """Emit values[0] = the sum, or the largest, of all lanes: halves onto one another."""
-    half = lanes // 2
-    while half:
-        with T.vectorized(half) as e:
-            a, b = values[e], values[half + e]
-            T.buffer_store(values, T.Select(b > a, b, a) if largest else a + b, [e])
-        half //= 2
 
 
 def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Source:
@@ -112,7 +99,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
                                 for e in T.vectorized(lanes):
                                     room[t * tile + v * lanes + e] = acc[v * lanes + e]
                                     peak[e] = T.Select(acc[v * lanes + e] > peak[e], acc[v * lanes + e], peak[e])
-                        _fold(lanes, peak, largest=True)
+                        fold(vector, peak, lanes, lambda a, b: T.Select(b > a, b, a))
                         peak[0] = T.Select(peak[0] > T.float32(-_INF), peak[0], T.float32(0))
                         for e in T.vectorized(lanes):
                             total[e] = T.float32(0)
@@ -121,7 +108,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
                                 room[c * lanes + e] = exp_nonpositive(room[c * lanes + e] - peak[0])
                             for e in T.vectorized(lanes):
                                 total[e] = total[e] + room[c * lanes + e]
-                        _fold(lanes, total)
+                        fold(vector, total, lanes, add)
                         total[0] = T.Select(total[0] == T.float32(0), T.float32(0), voices[0] / total[0])
                         for c in range(tiles * vectors):
                             for e in T.vectorized(lanes):
@@ -181,7 +168,7 @@ def keep_tokens(vector: Vector) -> Source:
                         before[e] = before[e] + T.Select(
                             T.Or(room[c * lanes + e] > room[i], T.And(room[c * lanes + e] == room[i], c * lanes + e < i)), 1, 0
                         )
-                _fold(lanes, before)
+                fold(vector, before, lanes, add)
                 if T.And(before[0] < keep, at[0] < keep):
                     y[at[0]] = T.Cast("int64", i)
                     at[0] = at[0] + 1

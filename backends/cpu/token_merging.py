@@ -12,9 +12,8 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.attention import exp_nonpositive
-from sparsec.backends.cpu.expr import let
-from sparsec.backends.cpu.token_choice import below, is_nan, tokens_of
+from sparsec.backends.cpu.expr import exp_nonpositive, is_nan, let, polynomial
+from sparsec.backends.cpu.token_choice import below, tokens_of
 from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -38,10 +37,7 @@ def log(x: Any) -> Any:
     f = T.float32
 
     def series(m: Any, n: Any) -> Any:
-        p: Any = f(_LOG_POLY[0])
-        for c in _LOG_POLY[1:]:
-            p = p * m + f(c)
-        return m + (m * m * m * p - f(2.12194440e-4) * n - f(0.5) * m * m) + f(0.693359375) * n
+        return m + (m * m * m * polynomial(_LOG_POLY, m) - f(2.12194440e-4) * n - f(0.5) * m * m) + f(0.693359375) * n
 
     def reduced(h: Any, n: Any) -> Any:
         """log(h * 2**n) for 1/2 <= h < 1."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import add
 
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.registers import fold
 from sparsec.backends.extents import Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -33,16 +34,6 @@ def mean_tokens(vector: Vector, vectors: int) -> Source:
     lanes = vector.lanes("float32")
     tile = lanes * vectors
 
-    def fold(total: Any) -> None:
-        """Emit total[0] = the sum of all elements: vectors into the first, then halves of it."""
-        width = tile // 2
-        while width:
-            part = min(width, lanes)
-            for v in range(width // part):
-                with T.vectorized(0, part) as e:
-                    T.buffer_store(total, total[v * part + e] + total[width + v * part + e], [v * part + e])
-            width //= 2
-
     def kernel(x, y, count, tiles, features, begin, end):
         for i in range(end - begin):
             total = T.alloc_buffer((tile,), "float32", scope="global")
@@ -56,7 +47,7 @@ def mean_tokens(vector: Vector, vectors: int) -> Source:
                         total[v * lanes + e] = total[v * lanes + e] + T.Select(
                             t * tile + v * lanes + e < count, x[start + v * lanes + e], T.float32(0)
                         )
-            fold(total)
+            fold(vector, total, tile, add)
             y[begin + i] = total[0] / T.Cast("float32", count)
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("count", "tiles", "features")))
