@@ -117,7 +117,7 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
         return total(shifted(span(old, j * lanes), span(s, j * lanes), j - r, lanes) for j in range(r + 1, kernel))
 
     def stencil(
-        x, y, weight, bias, mask, runs, run_count, all_tiles, channels, x_row, pitch, y_tile, y_row, lo, hi,
+        x, y, weight, bias, mask, runs, run_count, all_tiles, x_row, pitch, y_tile, y_row, lo, hi,
         begin, end, residual=None, r_tile=0, r_row=0,
     ):  # fmt: skip
         tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]

@@ -93,7 +93,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         return value + other[at] if residual else value
 
     def stencil(
-        x, y, scratch, weight, bias, mask, runs, run_count, all_tiles, channels, x_row, x_pitch, height, width, pitch,
+        x, y, scratch, weight, bias, mask, runs, run_count, all_tiles, x_row, x_pitch, height, width, pitch,
         y_tile, y_row, lo, hi, begin, end, residual=None, r_tile=0, r_row=0,
     ):  # fmt: skip
         tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
