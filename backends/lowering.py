@@ -15,11 +15,12 @@ from torch import fx
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.backends.values import Value, copies, lies_as
+from sparsec.calls import operands, shape_of
 from sparsec.forms import constant
 from sparsec.layouts import Layouts, Storage, dense
-from sparsec.operands import makes_rows, operands, residual, shape_of, sources, weights
+from sparsec.operands import makes_rows, residual, sources, weights
 from sparsec.regions import Region
-from sparsec.spec import VIEWS, KernelSpec, Schedule
+from sparsec.spec import KernelSpec, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
 
 
 def _add_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | None) -> None:
-    if spec.op in VIEWS:
+    if spec.operator.is_view:
         state.values[node] = state.values[operands(node)[0]].viewed(spec.output, dict(spec.attributes).get("dims"))
         return
     storage = _written(state.region.storage(node), node)

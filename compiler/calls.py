@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx
@@ -52,6 +52,26 @@ def positional(target: Target, named: Mapping[str, Any]) -> tuple[tuple, dict[st
     keywords = _keyword_only(target)
     args = tuple(value for name, value in named.items() if name not in keywords)
     return args, {name: value for name, value in named.items() if name in keywords}
+
+
+@functools.cache
+def tensor_places(target: Target) -> tuple[int, ...]:
+    """The parameters of an operator that take tensors, or a list of them, by position."""
+    schema = getattr(target, "_schema", None)
+    if schema is not None:
+        return tuple(i for i, argument in enumerate(schema.arguments) if "Tensor" in str(argument.type))
+    named = inspect.signature(target).parameters.values()  # type: ignore[arg-type]
+    return tuple(i for i, each in enumerate(named) if each.annotation is Tensor or Tensor in get_args(each.annotation))
+
+
+def operands(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The activations that ``node`` reads, each once; constants are left out."""
+    return tuple(a for a in node.all_input_nodes if a.op != "get_attr")
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Of a value, without the batch."""
+    return tuple(int(s) for s in node.meta["val"].shape[1:])
 
 
 @functools.cache

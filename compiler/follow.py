@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sparsec.calls import operands
 from sparsec.forms import constant
 from sparsec.from_torch.captured import Captured
-from sparsec.operands import operands
 from sparsec.regions import Follows, Region, covers, extract, returned
 from sparsec.symbols import Axis, Dim
 
@@ -106,7 +106,7 @@ def unserved(region: Region, captured: Captured, results: Sequence[Any]) -> str:
 def rearranged(region: Region) -> str:
     """Where tokens that follow a run-time size become something else; empty if nowhere."""
     for node, spec in region.specs.items():
-        served = node in region.follows or spec.op in ("select_token", "mean_tokens")
+        served = node in region.follows or spec.operator.tokens == "ends"
         if not served and any(a in region.follows for a in operands(node)):
             return f"{node.name} makes something else of tokens"
     return ""

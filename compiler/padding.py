@@ -11,16 +11,13 @@ from collections.abc import Sequence
 import networkx as nx
 from torch import fx
 
-from sparsec.calls import arguments
+from sparsec.calls import shape_of
 from sparsec.errors import InvalidInput
 from sparsec.follow import rearranged
-from sparsec.operands import is_row, shape_of, sources
+from sparsec.operands import is_row, sources
 from sparsec.regions import Follows, Region, covers, extract
-from sparsec.tokens import ops as token_ops
 
 SYMBOL = "tokens"
-#: exp of a score this far below another is 0 in float32.
-HIDDEN = -1e4
 
 
 def removable(graph_module: fx.GraphModule, follows: dict[str, Follows]) -> tuple[fx.Node, dict[str, Follows]]:
@@ -40,17 +37,11 @@ def mask_of(region: Region) -> fx.Node | str:
     """The padding mask that hides tokens from every attention of a region, or why tokens may not be left out."""
     masks: set[fx.Node] = set()
     for node, spec in region.specs.items():
-        if spec.op == "mean_tokens":
-            return f"{node.name} averages over all tokens, padding included"
-        if spec.op in ("keep_tokens", "merge_plan"):
-            return f"{node.name} chooses among all tokens, padding included"
-        if spec.op == "select_token" and spec["index"] > 0:
-            return f"{node.name} reads token {spec['index']}, which may be padding"
-        if node.target is token_ops.attention:
-            bias = node.args[3] if len(node.args) > 3 else None
-            if not isinstance(bias, fx.Node) or bias.target is not token_ops.key_bias or arguments(bias)["off"] > HIDDEN:
-                return f"{node.name} has no mask that hides padding"
-            masks.add(bias.args[0])  # type: ignore[arg-type]
+        hidden = spec.operator.padding(node)
+        if isinstance(hidden, str):
+            return f"{node.name} {hidden}"
+        if hidden is not None:
+            masks.add(hidden)
     if len(masks) != 1:
         return f"there are {len(masks)} padding masks"
     (mask,) = masks
@@ -64,9 +55,9 @@ def _alike(region: Region, mask: fx.Node) -> set[fx.Node]:
     """Values whose tokens are those of the mask: what operators on single tokens and the keys and values of attention join."""
     tokens = nx.Graph()
     tokens.add_node(mask)
-    for node in region.specs:
+    for node, spec in region.specs.items():
         read = list(sources(node))
-        query = [read.pop(0)] if node.target is token_ops.attention else []
+        query = [read.pop(0)] if spec.operator.apart else []
         joined = [a for a in read if _has_tokens(a)]
         nx.add_path(tokens, joined)
         if _has_tokens(node):

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import fx
 
+from sparsec.calls import operands, shape_of
 from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
 from sparsec.layouts import Geometry, Storage
-from sparsec.operands import CHOOSING, makes_rows, operands, shape_of, sources
+from sparsec.operands import makes_rows, sources
 from sparsec.spec import KernelSpec
 
 
@@ -90,16 +91,15 @@ def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) 
     """All values whose tokens follow a run-time size: an operator on tokens keeps those of its first source, prepending adds some."""
     for node, spec in specs.items():
         first = sources(node)[0]
-        keeps_tokens = (len(spec.output) == 2 or makes_rows(node)) and node.target not in CHOOSING and not _moves(spec)
-        if first in known and keeps_tokens:
+        if first in known and (len(spec.output) == 2 or makes_rows(node)) and _keeps_tokens(spec):
             symbol, plus = known[first]
             known[node] = symbol, plus + spec.output[0] - spec.inputs[0][0]
     return known
 
 
-def _moves(spec: KernelSpec) -> bool:
-    """Whether a view makes other axes of those that it reads."""
-    return spec.op == "permute" or (spec.op == "alias" and spec.inputs[0] != spec.output)
+def _keeps_tokens(spec: KernelSpec) -> bool:
+    """Whether tokens of the first operand are those of the result, however many there are."""
+    return spec.operator.tokens == "each" or (spec.operator.tokens == "shape" and spec.inputs[0] == spec.output)
 
 
 def returned(graph: fx.Graph) -> tuple[Any, ...]:

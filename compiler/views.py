@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import IDENTITIES
-from sparsec.describe_tokens import Description
-from sparsec.operands import operands, shape_of
-from sparsec.tokens.axes import RESHAPES
+from sparsec.calls import operands, shape_of
+from sparsec.operators.record import Description, Operator
 
 aten = torch.ops.aten
 
-_PERMUTATIONS = frozenset({aten.permute.default, aten.transpose.int})
-#: Copies of a value.
-_COPIES = IDENTITIES - {ops.to_layout}
 #: Those whose sizes are written out, the batch's among them.
 _LITERAL = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
 #: Elements that are moved one by one at most: each takes a place in a table of constants.
 MOST = 1 << 20
 
 
-def _reshaped(node: fx.Node) -> Description:
+def reshaped(node: fx.Node, operator: Operator) -> Description:
+    """Another shape, or a copy."""
     if node.target not in _LITERAL and _applied(node, (2, *shape_of(operands(node)[0]))) != (2, *shape_of(node)):
         return f"it makes {list(node.meta['val'].shape)} of {list(operands(node)[0].meta['val'].shape)} for a batch of one only"
     return "alias", {}
 
 
-def _permuted(node: fx.Node) -> Description:
+def permuted(node: fx.Node, operator: Operator) -> Description:
+    """Another order of the axes of a sample."""
     before = shape_of(operands(node)[0])
     rank = len(before) + 1
     dims = [size - 2 for size in _applied(node, range(2, 2 + rank))]
@@ -46,9 +41,3 @@ def _permuted(node: fx.Node) -> Description:
 def _applied(node: fx.Node, shape: Any) -> tuple[int, ...]:
     """The shape that a view of a value of another shape has."""
     return tuple(node.target(torch.empty(tuple(shape), device="meta"), *node.args[1:], **node.kwargs).shape)  # type: ignore[operator]
-
-
-VIEWS: dict[Any, Callable[[fx.Node], Description]] = {
-    **dict.fromkeys(RESHAPES | _COPIES, _reshaped),
-    **dict.fromkeys(_PERMUTATIONS, _permuted),
-}

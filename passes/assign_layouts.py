@@ -18,10 +18,11 @@ import networkx as nx
 from torch import fx
 
 from sparsec import ops
+from sparsec.calls import operands
 from sparsec.describe import spec_of
 from sparsec.graph import Miss
 from sparsec.layouts import Layout
-from sparsec.operands import is_row, operands
+from sparsec.operands import is_row
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spec import KernelSpec
 

@@ -16,12 +16,12 @@ import math
 import networkx as nx
 from torch import fx
 
+from sparsec.calls import operands
 from sparsec.costs import Costs
 from sparsec.describe import spec_of
 from sparsec.facts import Fact
-from sparsec.operands import operands
 from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.spec import VIEWS, KernelSpec
+from sparsec.spec import KernelSpec
 
 
 class GroupRegions(Pass):
@@ -37,7 +37,7 @@ class GroupRegions(Pass):
         specs = {n: s for n in calls if isinstance(s := spec_of(n), KernelSpec) and _offered(s, context)}
         kept = 0
         for members in _merge(edit.nodes(), specs):
-            if all(specs[n].op in VIEWS for n in members) and len(members) < len(calls):
+            if all(specs[n].operator.is_view for n in members) and len(members) < len(calls):
                 edit.miss(members[0], f"its region of {len(members)} nodes computes nothing")
                 continue
             gain, flip = _gain([specs[n] for n in members], context.costs)
@@ -115,14 +115,16 @@ def _gain(specs: list[KernelSpec], costs: Costs) -> tuple[float, str]:
 
 
 def _on_tokens(spec: KernelSpec) -> bool:
-    return spec.op == "linear" and len(spec.output) == 2
+    return len(spec.output) == 2
 
 
 def _layers(spec: KernelSpec) -> list[tuple[tuple[int, ...], Fact, float]]:
     """Weight shape, fact and dense multiplications of the layers that one spec holds."""
-    if spec.op not in ("conv2d", "linear", "depthwise_pointwise"):
+    operator = spec.operator
+    if not operator.products:
         return []
     pixels = spec.output[0] if _on_tokens(spec) else math.prod(spec.output[1:])
     fact = Fact.from_json(json.loads(spec.weight_fact))
-    known = {"depthwise_pointwise": [(0, Fact()), (2, fact)]}.get(spec.op, [(0, fact)])
+    names = [constant.name for constant in operator.constants]
+    known = [(i, fact if i == operator.decisive else Fact()) for i in map(names.index, operator.products)]
     return [(shape, f, float(math.prod(shape) * pixels)) for i, f in known if (shape := spec.weights[i]) is not None]

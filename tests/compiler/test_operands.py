@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, fx
 
 from sparsec import ops
+from sparsec.calls import operands, shape_of
 from sparsec.graph import Editor
-from sparsec.operands import CHOOSING, ROW_DTYPES, is_row, operands, residual, shape_of, sources, weights
+from sparsec.operands import is_row, residual, sources, weights
+from sparsec.operators import OPERATORS, operator_of
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 
@@ -151,12 +153,14 @@ def test_results_that_are_tokens_or_vectors(g, name):
 
 def test_every_operator_that_fixes_a_number_of_tokens_is_known():
     shrinking = {f for f in pruning_ops.FUNCTIONS if f not in (pruning_ops.token_scores, pruning_ops.log_sizes, pruning_ops.token_sizes)}
-    assert shrinking - {pruning_ops.gather_pairs} == CHOOSING
+    fixing = {target for each in OPERATORS if each.tokens == "fixed" for target in each.targets}
+    assert shrinking == fixing
 
 
 def test_operators_with_other_dtypes_are_those_that_read_or_make_integers(g):
     for name in ROWS:
         node = made(g, name)
         integers = {v.meta["val"].dtype for v in (node, *operands(node))} - {torch.float32}
-        assert integers <= set(ROW_DTYPES.get(node.target, ()))
-        assert bool(integers) == (node.target in ROW_DTYPES)
+        dtypes = operator_of(node).dtypes
+        assert integers <= set(dtypes)
+        assert bool(integers) == bool(dtypes)

@@ -10,11 +10,11 @@ from torch import fx
 
 from sparsec import ops
 from sparsec.backends.cpu.access import layouts_of
+from sparsec.calls import operands
 from sparsec.costs import Costs
 from sparsec.describe import spec_of
 from sparsec.forms import notes
 from sparsec.graph import Miss
-from sparsec.operands import operands
 from sparsec.passes import PIPELINE
 from sparsec.passes.assign_layouts import AssignLayouts, is_map
 from sparsec.pipeline import Context, Result, run

@@ -1,0 +1,61 @@
+"""Operators on tokens [N,T,F]."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsec import describe_tokens as describe
+from sparsec.operators import references
+from sparsec.operators.record import Operand, Operator, X
+from sparsec.tokens import hidden
+from sparsec.tokens import ops as token_ops
+
+aten = torch.ops.aten
+INDICES = (torch.int64, torch.int32)
+QUERY, KEY, VALUE = Operand("query"), Operand("key"), Operand("value")
+KEY_BIAS, PAIR_BIAS = Operand("key_bias", "row"), Operand("pair_bias", "table")
+
+TOKENS = (
+    Operator(
+        "attention",
+        (token_ops.attention,),
+        (QUERY, KEY, VALUE, KEY_BIAS, PAIR_BIAS),
+        reference=token_ops.attention,
+        describe=describe.attention,
+        apart=True,
+        padding=hidden.by_key_bias,
+    ),
+    Operator(
+        "key_bias",
+        (token_ops.key_bias,),
+        (Operand("x", "row"),),
+        reference=token_ops.key_bias,
+        describe=describe.of_activations,
+        dtypes=(*INDICES, torch.bool),
+        makes_rows=True,
+    ),
+    Operator("map_to_tokens", (token_ops.map_to_tokens,), reference=token_ops.map_to_tokens, describe=describe.of_activations),
+    Operator("tokens_to_map", (token_ops.tokens_to_map,), reference=token_ops.tokens_to_map, describe=describe.of_activations),
+    Operator(
+        "layer_norm",
+        (aten.layer_norm.default,),
+        (X, Operand("weight", "weight"), Operand("bias", "weight")),
+        reference=references.layer_norm,
+        describe=describe.layer_norm,
+    ),
+    Operator(
+        "embedding",
+        (aten.embedding.default,),
+        (Operand("table", "weight"), Operand("ids", "row")),
+        reference=references.embedding,
+        describe=describe.embedding,
+        dtypes=INDICES,
+    ),
+    Operator("add_table", operands=(X, Operand("table", "table", describe.without_ones)), reference=references.add),
+    Operator("aten.cat", (aten.cat.default,), describe=describe.prepend, becomes=("prepend",)),
+    Operator("prepend", operands=(X, Operand("prefix", "table", describe.of_a_sample)), reference=references.prepend),
+    Operator("aten.select", (aten.select.int,), describe=describe.select, becomes=("select_token",)),
+    Operator("select_token", reference=references.select_token, tokens="ends", padding=hidden.unless_first),
+    Operator("aten.mean", (aten.mean.dim,), describe=describe.mean, becomes=("mean_tokens",)),
+    Operator("mean_tokens", reference=references.mean_tokens, tokens="ends", padding=hidden.averages),
+)

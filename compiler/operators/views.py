@@ -1,0 +1,39 @@
+"""Operators that compute nothing: other shapes, other orders of axes, copies."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsec import ops
+from sparsec.calls import IDENTITIES
+from sparsec.operators import references
+from sparsec.operators.record import Operator
+from sparsec.views import permuted, reshaped
+
+aten = torch.ops.aten
+RESHAPES = (
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+)
+
+VIEWS = (
+    Operator("alias", reference=references.same, reshapes=True, is_view=True, tokens="shape"),
+    Operator("permute", reference=references.permute, is_view=True, tokens="fixed"),
+    Operator(
+        "convert",
+        (ops.to_layout,),
+        reference=ops.to_layout,
+        describe=lambda node, operator: (operator.name, dict(node.kwargs)),
+        is_view=True,
+    ),
+    Operator("aten.reshape", RESHAPES, describe=reshaped, becomes=("alias",)),
+    Operator("aten.clone", tuple(IDENTITIES - {ops.to_layout}), describe=reshaped, becomes=("alias",)),
+    Operator("aten.permute", (aten.permute.default, aten.transpose.int), describe=permuted, becomes=("permute",)),
+)
