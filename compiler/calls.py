@@ -121,8 +121,9 @@ _NAMED = {
     aten.tanh: Activation("tanh"),
     aten.tanh_: Activation("tanh"),
 }
+#: Activations without parameters, and the names of the limits of those that are clamps.
 ACTIVATIONS = {packet.default: activation for packet, activation in _NAMED.items()}
-_LIMITS = {
+LIMITS = {
     aten.hardtanh.default: ("min_val", "max_val"),
     aten.hardtanh_.default: ("min_val", "max_val"),
     aten.clamp.default: ("min", "max"),
@@ -135,16 +136,16 @@ def activation_of(node: fx.Node) -> tuple[fx.Node, Activation] | None:
     """The input and the activation that a floating-point node applies; None where it applies none of ours."""
     if node.op != "call_function" or not is_value(node) or not node.meta["val"].is_floating_point():
         return None
-    named = arguments(node) if node.target in _LIMITS or node.target is ops.activate else {}
+    named = arguments(node) if node.target in LIMITS or node.target is ops.activate else {}
     if node.target in ACTIVATIONS:
         return node.args[0], ACTIVATIONS[node.target]  # type: ignore[return-value]
     if node.target is ops.activate:
         return named["x"], Activation.read(named)
     if node.target is aten.gelu.default:
         return node.args[0], Activation("gelu_tanh" if node.kwargs.get("approximate") == "tanh" else "gelu")  # type: ignore[return-value]
-    if node.target not in _LIMITS:
+    if node.target not in LIMITS:
         return None
-    lo, hi = (named[name] if name else None for name in _LIMITS[node.target])
+    lo, hi = (named[name] if name else None for name in LIMITS[node.target])
     if isinstance(lo, fx.Node) or isinstance(hi, fx.Node):
         return None
     return named["self"], Activation("clamp", -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi))

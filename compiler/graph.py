@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Target
 from torch.utils._pytree import tree_map_only
 
-from sparsec import transfer
 from sparsec.errors import PassRefused
 from sparsec.facts import meet
+from sparsec.flow import forward
 from sparsec.forms import constant, is_value, known_fact, notes
 
 
@@ -196,7 +196,7 @@ class Editor:
             if node.op == "call_function":
                 node.meta["val"] = self._compute(node.target, node.args, node.kwargs)
                 if "fact" in notes(node):
-                    self.note(node, fact=transfer.forward(node))
+                    self.note(node, fact=forward(node))
         if self._outputs() != before:
             raise PassRefused("A resize would change the outputs of the graph.", why=f"{before} → {self._outputs()}")
 
@@ -226,7 +226,7 @@ class Editor:
         if source := merged_source(sources):
             self.note(node, source=source)
         if is_value(node) and any("fact" in notes(source) for source in (*node.all_input_nodes, *sources)):
-            self.note(node, fact=transfer.forward(node))
+            self.note(node, fact=forward(node))
 
     def _free_name(self, wish: str) -> str:
         name = base = re.sub(r"\W", "_", wish) or "constant"

@@ -1,21 +1,18 @@
-"""What each operator does to facts: forward, from inputs to the output.
+"""What operators do to facts forward, from inputs to the output: the rules that their records name.
 
-Forward rules hold bit for bit on finite values: a constant channel is recorded only where no rounding can differ.
-An operator without a rule proves nothing. The backward direction is `sparsec.demand`.
+They hold bit for bit on finite values: a constant channel is recorded only where no rounding can differ. The backward direction is
+`sparsec.demand`, both are applied in `sparsec.flow`.
 """
 
 import math
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from sparsec import ops
-from sparsec.calls import Activation, Layer, activation_of, arguments, is_identity, layer_of
+from sparsec.calls import Activation, Layer, activation_of, arguments, layer_of
 from sparsec.facts import NOTHING, ZERO, Fact, join
 from sparsec.forms import constant, is_value, known_fact
 
@@ -35,23 +32,6 @@ def channel_count(node: fx.Node) -> int:
     """The size of dimension 1, or 1 for a value of fewer dimensions."""
     value = node.meta["val"]
     return value.shape[1] if isinstance(value, Tensor) and value.dim() >= 2 else 1
-
-
-def forward(node: fx.Node) -> Fact:
-    """What is proved of a node's value from the facts of its inputs; of a constant, what is measured."""
-    if node.op == "get_attr":
-        tensor = constant(node)
-        return NOTHING if tensor is None else Fact.of(tensor)
-    if node.op != "call_function" or not is_value(node):
-        return NOTHING
-    if is_identity(node):
-        return known_fact(node.args[0])
-    if (layer := layer_of(node)) is not None:
-        return _layer(layer)
-    if (found := activation_of(node)) is not None:
-        return activated(known_fact(found[0]), found[1], node)
-    rule = FORWARD.get(node.target)
-    return rule(node) if rule is not None else NOTHING
 
 
 def of_channels(node: fx.Node, values: dict[int, float], low: float = -math.inf, high: float = math.inf) -> Fact:
@@ -112,7 +92,19 @@ def _activated_range(fact: Fact, activation: Activation) -> tuple[float, float]:
     return low, high
 
 
-def _layer(layer: Layer) -> Fact:
+def of_layer(node: fx.Node) -> Fact:
+    """A convolution or linear layer; nothing of one that is none of ours, such as a convolution without a batch."""
+    layer = layer_of(node)
+    return NOTHING if layer is None else _silenced(layer)
+
+
+def of_activation(node: fx.Node) -> Fact:
+    """An activation of ours; nothing of others, such as a clamp to limits that are computed."""
+    found = activation_of(node)
+    return NOTHING if found is None else activated(known_fact(found[0]), found[1], node)
+
+
+def _silenced(layer: Layer) -> Fact:
     """Outputs whose weights all meet dead inputs are bias + residual."""
     low_high = _activated_range(NOTHING, layer.activation)
     weight, bias = layer.constant_weight, layer.constant_bias
@@ -154,7 +146,8 @@ def _sums(a: dict[int, float], b: dict[int, float], node: fx.Node) -> dict[int, 
     return {c: float(torch.tensor(a[c], dtype=dtype) + torch.tensor(b[c], dtype=dtype)) for c in both}
 
 
-def _depthwise_pointwise(node: fx.Node) -> Fact:
+def of_depthwise_pointwise(node: fx.Node) -> Fact:
+    """The range of its last activation."""
     low, high = _activated_range(NOTHING, Activation.read(arguments(node)))
     return Fact(low=low, high=high)
 
@@ -167,7 +160,8 @@ def _tensors(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     return (operands[0], operands[1]) if fits else None  # type: ignore[return-value]
 
 
-def _add(node: fx.Node) -> Fact:
+def of_sum(node: fx.Node) -> Fact:
+    """Channels constant in both summands, without a factor."""
     operands = _tensors(node)
     if operands is None or arguments(node)["alpha"] != 1:
         return NOTHING
@@ -177,7 +171,7 @@ def _add(node: fx.Node) -> Fact:
     return made if made.is_zero else replace(made, density=min(1.0, a.density + b.density))
 
 
-def _mul(node: fx.Node) -> Fact:
+def of_product(node: fx.Node) -> Fact:
     """A zero channel of either factor silences the product; factors may have one pixel per channel."""
     factors = [factor for factor in node.args[:2] if isinstance(factor, fx.Node) and is_value(factor)]
     if len(factors) != 2 or any(not keeps_channels(factor, node) for factor in factors):
@@ -193,7 +187,8 @@ def keeps_channels(operand: fx.Node, node: fx.Node) -> bool:
     return a.dim() == b.dim() >= 2 and a.shape[1] == b.shape[1]
 
 
-def _norm(node: fx.Node) -> Fact:
+def of_norm(node: fx.Node) -> Fact:
+    """A channel with factor 0 is its shift."""
     return of_channels(node, _norm_values(node))
 
 
@@ -206,7 +201,8 @@ def _norm_values(node: fx.Node) -> dict[int, float]:
     return {c: float(bias[c]) for c in torch.nonzero(weight == 0).flatten().tolist()}
 
 
-def _max_pool(node: fx.Node) -> Fact:
+def of_max_pool(node: fx.Node) -> Fact:
+    """Constant channels stay."""
     source = known_fact(node.args[0])
     return of_channels(node, channel_values(node.args[0]) if pools_apart(node) else {}, *source.span)
 
@@ -216,7 +212,8 @@ def pools_apart(node: fx.Node) -> bool:
     return node.target is aten.max_pool2d.default and node.meta["val"].dim() == 4
 
 
-def _average(node: fx.Node) -> Fact:
+def of_average(node: fx.Node) -> Fact:
+    """Zero channels stay; sums of others may round."""
     if not averages_apart(node):
         return NOTHING
     zeros = {c: v for c, v in channel_values(node.args[0]).items() if v == 0}
@@ -232,7 +229,8 @@ def averages_apart(node: fx.Node) -> bool:
     return min((dim % max(rank, 1) for dim in arguments(node)["dim"] or (0,)), default=0) > 1
 
 
-def _cat(node: fx.Node) -> Fact:
+def of_cat(node: fx.Node) -> Fact:
+    """Channels of the parts, one after the other; along other dimensions what holds of all parts."""
     named = arguments(node)
     parts, rank = named["tensors"], node.meta["val"].dim()
     facts = [known_fact(part) for part in parts]
@@ -264,7 +262,8 @@ def flattening(node: fx.Node) -> int:
     return times if times * source[1] == result[1] and math.prod(source[2:]) == times * math.prod(result[2:]) else 0
 
 
-def _reshape(node: fx.Node) -> Fact:
+def of_reshape(node: fx.Node) -> Fact:
+    """Each channel becomes so many, where none are mixed."""
     source = known_fact(node.args[0])
     if source.is_zero:
         return ZERO
@@ -273,27 +272,14 @@ def _reshape(node: fx.Node) -> Fact:
     return replace(of_channels(node, values, source.low, source.high), density=source.density)
 
 
-def _moved(node: fx.Node) -> Fact:
+def of_permutation(node: fx.Node) -> Fact:
+    """Other dimensions: what does not speak of them."""
     source = known_fact(node.args[0])
     return ZERO if source.is_zero else Fact(density=source.density, low=source.low, high=source.high)
 
 
-def _item(node: fx.Node) -> Fact:
+def of_item(node: fx.Node) -> Fact:
+    """The first result of a normalisation."""
     source = node.args[0]
     is_norm = isinstance(source, fx.Node) and source.target in NORMS and node.args[1] == 0
     return of_channels(node, _norm_values(source)) if is_norm else NOTHING  # type: ignore[arg-type]
-
-
-FORWARD: dict[Any, Callable[[fx.Node], Fact]] = {
-    **dict.fromkeys(SUMS, _add),
-    **dict.fromkeys(PRODUCTS, _mul),
-    **dict.fromkeys(AVERAGES, _average),
-    **dict.fromkeys(RESHAPES, _reshape),
-    aten.batch_norm.default: _norm,
-    operator.getitem: _item,
-    aten.max_pool2d.default: _max_pool,
-    aten.cat.default: _cat,
-    aten.permute.default: _moved,
-    aten.transpose.int: _moved,
-    ops.depthwise_pointwise: _depthwise_pointwise,
-}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsec.calls import Layer, arguments, positional
-from sparsec.demand import channels_read, reads_of
+from sparsec.flow import channels_read, reads_of
 from sparsec.pipeline import Context, Editor, Form, Pass
 from sparsec.spaces import Space, Spaces
 from sparsec.transfer import channel_values

@@ -3,9 +3,9 @@
 get_attr weight      →      get_attr weight {fact: 10% nonzero, 2:4, 8x1 blocks 12%, 3 dead along 0}
 """
 
+from sparsec.flow import forward
 from sparsec.forms import known_fact
 from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.transfer import forward
 
 
 class InferWeightFacts(Pass):

@@ -7,13 +7,13 @@ from typing import Any
 from torch import fx
 
 from sparsec.operators.checks import checked
-from sparsec.operators.maps import MAPS
+from sparsec.operators.maps import MAPS, OF_TORCH
 from sparsec.operators.pruning import PRUNING
 from sparsec.operators.record import Operator
 from sparsec.operators.tokens import TOKENS
 from sparsec.operators.views import VIEWS
 
-OPERATORS: tuple[Operator, ...] = checked((*MAPS, *TOKENS, *PRUNING, *VIEWS))
+OPERATORS: tuple[Operator, ...] = checked((*MAPS, *TOKENS, *PRUNING, *VIEWS, *OF_TORCH))
 _BY_NAME = {operator.name: operator for operator in OPERATORS}
 _BY_TARGET: dict[Any, Operator] = {target: operator for operator in OPERATORS for target in operator.targets}
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 
-from sparsec import ops
+from sparsec import demand, ops, transfer
+from sparsec.calls import ACTIVATIONS, LIMITS
 from sparsec.describe_maps import global_pool, layer, sum_or_product, window_pool
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
 
 aten = torch.ops.aten
+Rules = dict[str, Any]
 WEIGHT, BIAS, RESIDUAL = Operand("weight", "weight"), Operand("bias", "weight"), Operand("residual", "residual")
 _PAIR = (Operand("dw_weight", "weight"), Operand("dw_bias", "weight"), WEIGHT, BIAS)
 XY = (X, Operand("y"))
 
+LAYER: Rules = {"describe": layer, "products": ("weight",), "forward": transfer.of_layer, "backward": demand.of_layer}
+ACTIVATION: Rules = {"forward": transfer.of_activation, "backward": demand.of_activation}
+SUM: Rules = {"forward": transfer.of_sum, "backward": demand.of_both}
+PRODUCT: Rules = {"forward": transfer.of_product, "backward": demand.of_both}
+AVERAGE: Rules = {"forward": transfer.of_average, "backward": demand.of_average}
+
 MAPS = (
-    Operator("conv2d", (ops.conv2d,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.conv2d, describe=layer, products=("weight",)),
-    Operator("linear", (ops.linear,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.linear, describe=layer, products=("weight",)),
+    Operator("conv2d", (ops.conv2d,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.conv2d, **LAYER),
+    Operator("linear", (ops.linear,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.linear, **LAYER),
     Operator(
         "depthwise_pointwise",
         (ops.depthwise_pointwise,),
@@ -24,12 +35,48 @@ MAPS = (
         reference=ops.depthwise_pointwise,
         describe=layer,
         products=("dw_weight", "weight"),
+        forward=transfer.of_depthwise_pointwise,
     ),
-    Operator("activate", (ops.activate,), reference=ops.activate, describe=layer),
-    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=sum_or_product, becomes=("add_table",)),
-    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=sum_or_product),
-    Operator("max_pool2d", (aten.max_pool2d.default,), reference=references.max_pool2d, describe=window_pool),
-    Operator("avg_pool2d", (aten.avg_pool2d.default,), reference=references.avg_pool2d, describe=window_pool),
-    Operator("aten.adaptive_avg_pool2d", (aten.adaptive_avg_pool2d.default,), describe=global_pool, becomes=("global_avg_pool", "alias")),
+    Operator("activate", (ops.activate,), reference=ops.activate, describe=layer, **ACTIVATION),
+    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=sum_or_product, becomes=("add_table",), **SUM),
+    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=sum_or_product, **PRODUCT),
+    Operator(
+        "max_pool2d",
+        (aten.max_pool2d.default,),
+        reference=references.max_pool2d,
+        describe=window_pool,
+        forward=transfer.of_max_pool,
+        backward=demand.of_max_pool,
+    ),
+    Operator("avg_pool2d", (aten.avg_pool2d.default,), reference=references.avg_pool2d, describe=window_pool, **AVERAGE),
+    Operator(
+        "aten.adaptive_avg_pool2d",
+        (aten.adaptive_avg_pool2d.default,),
+        describe=global_pool,
+        becomes=("global_avg_pool", "alias"),
+        **AVERAGE,
+    ),
     Operator("global_avg_pool", reference=references.global_avg_pool, reshapes=True),
+)
+#: What passes turn into the operators above; where one is left, torch runs it.
+OF_TORCH = (
+    Operator(
+        "aten.conv2d",
+        (aten.conv2d.default, aten.conv2d.padding),
+        (X, WEIGHT, BIAS),
+        forward=transfer.of_layer,
+        backward=demand.of_layer,
+    ),
+    Operator("aten.linear", (aten.linear.default,), (X, WEIGHT, BIAS), forward=transfer.of_layer, backward=demand.of_layer),
+    Operator("aten.activation", (*ACTIVATIONS, *LIMITS, aten.gelu.default), **ACTIVATION),
+    Operator("aten.add_", (aten.add_.Tensor,), XY, **SUM),
+    Operator("aten.mul_", (aten.mul_.Tensor,), XY, **PRODUCT),
+    Operator(
+        "aten.batch_norm",
+        (aten.batch_norm.default,),
+        (X, WEIGHT, BIAS, Operand("mean", "weight"), Operand("variance", "weight")),
+        forward=transfer.of_norm,
+        backward=demand.of_first,
+    ),
+    Operator("getitem", (operator.getitem,), (), forward=transfer.of_item),
 )

@@ -10,6 +10,8 @@ import torch
 from torch import fx
 
 from sparsec.calls import tensor_places
+from sparsec.demand import Channels, Reads
+from sparsec.facts import Fact
 
 Shape = tuple[int, ...]
 #: The name of an operator of specs and its attributes, or the reason why there is no spec.
@@ -62,6 +64,8 @@ class Operator:
     dtypes: what kernels read and write beside float32. makes_rows: the result is a number per token.
     is_view: it computes nothing. products: the weights with which it multiplies, whose zeros are work that is saved.
     tokens: what becomes of tokens whose number is known at run time. apart: the first operand has tokens of its own, as the result has.
+    forward: (node) -> what is proved of its value; None: nothing is. backward: (node, channels of its value that are read) -> which
+    channels of its inputs it reads; None: all. Copies need neither.
     padding: (node) -> the mask that hides trailing tokens from it, None where it needs none, or why they may not be left out.
     """
 
@@ -78,6 +82,8 @@ class Operator:
     products: tuple[str, ...] = ()
     tokens: Tokens = "each"
     apart: bool = False
+    forward: Callable[[fx.Node], Fact] | None = None
+    backward: Callable[[fx.Node, Channels], Reads] | None = None
     padding: Callable[[fx.Node], fx.Node | str | None] = lambda node: None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sparsec import demand, transfer
 from sparsec import describe_tokens as describe
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
@@ -52,10 +53,24 @@ TOKENS = (
         dtypes=INDICES,
     ),
     Operator("add_table", operands=(X, Operand("table", "table", describe.without_ones)), reference=references.add),
-    Operator("aten.cat", (aten.cat.default,), describe=describe.prepend, becomes=("prepend",)),
+    Operator(
+        "aten.cat",
+        (aten.cat.default,),
+        describe=describe.prepend,
+        becomes=("prepend",),
+        forward=transfer.of_cat,
+        backward=demand.of_cat,
+    ),
     Operator("prepend", operands=(X, Operand("prefix", "table", describe.of_a_sample)), reference=references.prepend),
     Operator("aten.select", (aten.select.int,), describe=describe.select, becomes=("select_token",)),
     Operator("select_token", reference=references.select_token, tokens="ends", padding=hidden.unless_first),
-    Operator("aten.mean", (aten.mean.dim,), describe=describe.mean, becomes=("mean_tokens",)),
+    Operator(
+        "aten.mean",
+        (aten.mean.dim,),
+        describe=describe.mean,
+        becomes=("mean_tokens",),
+        forward=transfer.of_average,
+        backward=demand.of_average,
+    ),
     Operator("mean_tokens", reference=references.mean_tokens, tokens="ends", padding=hidden.averages),
 )

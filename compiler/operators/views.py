@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from sparsec import ops
+from sparsec import demand, ops, transfer
 from sparsec.calls import IDENTITIES
 from sparsec.operators import references
 from sparsec.operators.record import Operator
+from sparsec.transfer import RESHAPES
 from sparsec.views import permuted, reshaped
 
 aten = torch.ops.aten
-RESHAPES = (
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-)
+_SPLIT_OR_ONE = (aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 VIEWS = (
     Operator("alias", reference=references.same, reshapes=True, is_view=True, tokens="shape"),
@@ -33,7 +24,21 @@ VIEWS = (
         describe=lambda node, operator: (operator.name, dict(node.kwargs)),
         is_view=True,
     ),
-    Operator("aten.reshape", RESHAPES, describe=reshaped, becomes=("alias",)),
+    Operator(
+        "aten.reshape",
+        tuple(RESHAPES),
+        describe=reshaped,
+        becomes=("alias",),
+        forward=transfer.of_reshape,
+        backward=demand.of_reshape,
+    ),
+    Operator("aten.unflatten", _SPLIT_OR_ONE, describe=reshaped, becomes=("alias",)),
     Operator("aten.clone", tuple(IDENTITIES - {ops.to_layout}), describe=reshaped, becomes=("alias",)),
-    Operator("aten.permute", (aten.permute.default, aten.transpose.int), describe=permuted, becomes=("permute",)),
+    Operator(
+        "aten.permute",
+        (aten.permute.default, aten.transpose.int),
+        describe=permuted,
+        becomes=("permute",),
+        forward=transfer.of_permutation,
+    ),
 )

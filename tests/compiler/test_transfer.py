@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsec import ops
-from sparsec.demand import channels_read
 from sparsec.facts import NOTHING, Fact
+from sparsec.flow import channels_read
 from sparsec.forms import known_fact
 from sparsec.passes import InferActivationFacts, InferWeightFacts
 from sparsec.pipeline import Context, run

@@ -8,7 +8,8 @@ from hypothesis import Phase, given, seed, settings
 from torch import fx
 
 from sparsec.costs import Costs
-from sparsec.demand import all_channels, channels_read
+from sparsec.demand import all_channels
+from sparsec.flow import channels_read
 from sparsec.forms import is_value, known_fact
 from sparsec.graph import shape_and_dtype
 from sparsec.pipeline import Context, Pass, run
