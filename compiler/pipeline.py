@@ -14,7 +14,8 @@ from torch import fx
 
 from sparsec.costs import Costs
 from sparsec.errors import PipelineError, VerificationError, internal
-from sparsec.forms import Form, check, notes
+from sparsec.form_checks import check
+from sparsec.forms import Form, notes
 from sparsec.graph import Editor, Hit, Miss
 from sparsec.layouts import Layouts
 from sparsec.settings import Settings

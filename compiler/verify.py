@@ -7,7 +7,8 @@ from torch import fx
 from torch.utils._pytree import tree_map_only
 
 from sparsec.errors import VerificationError
-from sparsec.forms import Form, check, lookup, notes
+from sparsec.form_checks import check
+from sparsec.forms import Form, lookup, notes
 from sparsec.graph import Recomputation, shape_and_dtype
 
 

@@ -21,7 +21,8 @@ from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from sparsec.tokens.budget import TokenPruning
 from sparsec.tokens.cuts import Cut, plan_cuts
-from sparsec.tokens.token_axis import Aligned, Followed, follow, token_count
+from sparsec.tokens.token_axis import follow
+from sparsec.tokens.token_rules import Aligned, Followed, token_count
 
 aten = torch.ops.aten
 INSERTED = (pruning_ops.keep_tokens, pruning_ops.merge_plan)

@@ -12,6 +12,7 @@ from sparsec.calls import ACTIVATIONS, LIMITS
 from sparsec.describe_maps import global_pool, layer, sum_or_product, window_pool
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
+from sparsec.tokens import token_rules
 
 aten = torch.ops.aten
 Rules = dict[str, Any]
@@ -19,10 +20,11 @@ WEIGHT, BIAS, RESIDUAL = Operand("weight", "weight"), Operand("bias", "weight"),
 _PAIR = (Operand("dw_weight", "weight"), Operand("dw_bias", "weight"), WEIGHT, BIAS)
 XY = (X, Operand("y"))
 
-LAYER: Rules = {"describe": layer, "products": ("weight",), "forward": transfer.of_layer, "backward": demand.of_layer}
+OTHER_LAYER: Rules = {"forward": transfer.of_layer, "backward": demand.of_layer}
+LAYER: Rules = {"describe": layer, "products": ("weight",), **OTHER_LAYER}
 ACTIVATION: Rules = {"forward": transfer.of_activation, "backward": demand.of_activation}
-SUM: Rules = {"forward": transfer.of_sum, "backward": demand.of_both}
-PRODUCT: Rules = {"forward": transfer.of_product, "backward": demand.of_both}
+SUM: Rules = {"forward": transfer.of_sum, "backward": demand.of_both, "by_token": token_rules.ELEMENTWISE}
+PRODUCT: Rules = {"forward": transfer.of_product, "backward": demand.of_both, "by_token": token_rules.ELEMENTWISE}
 AVERAGE: Rules = {"forward": transfer.of_average, "backward": demand.of_average}
 
 MAPS = (
@@ -60,16 +62,12 @@ MAPS = (
 )
 #: What passes turn into the operators above; where one is left, torch runs it.
 OF_TORCH = (
-    Operator(
-        "aten.conv2d",
-        (aten.conv2d.default, aten.conv2d.padding),
-        (X, WEIGHT, BIAS),
-        forward=transfer.of_layer,
-        backward=demand.of_layer,
-    ),
-    Operator("aten.linear", (aten.linear.default,), (X, WEIGHT, BIAS), forward=transfer.of_layer, backward=demand.of_layer),
-    Operator("aten.activation", (*ACTIVATIONS, *LIMITS, aten.gelu.default), **ACTIVATION),
+    Operator("aten.conv2d", (aten.conv2d.default, aten.conv2d.padding), (X, WEIGHT, BIAS), **OTHER_LAYER),
+    Operator("aten.linear", (aten.linear.default,), (X, WEIGHT, BIAS), by_token=token_rules.EACH, **OTHER_LAYER),
+    Operator("aten.activation", (*ACTIVATIONS, *LIMITS, aten.gelu.default), by_token=token_rules.EACH, **ACTIVATION),
     Operator("aten.add_", (aten.add_.Tensor,), XY, **SUM),
+    Operator("aten.sub", (aten.sub.Tensor,), XY, by_token=token_rules.ELEMENTWISE),
+    Operator("aten.div", (aten.div.Tensor,), XY, by_token=token_rules.ELEMENTWISE),
     Operator("aten.mul_", (aten.mul_.Tensor,), XY, **PRODUCT),
     Operator(
         "aten.batch_norm",

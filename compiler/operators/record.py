@@ -12,6 +12,7 @@ from torch import fx
 from sparsec.calls import tensor_places
 from sparsec.demand import Channels, Reads
 from sparsec.facts import Fact
+from sparsec.tokens.token_rules import UNKNOWN, ByToken
 
 Shape = tuple[int, ...]
 #: The name of an operator of specs and its attributes, or the reason why there is no spec.
@@ -66,6 +67,7 @@ class Operator:
     tokens: what becomes of tokens whose number is known at run time. apart: the first operand has tokens of its own, as the result has.
     forward: (node) -> what is proved of its value; None: nothing is. backward: (node, channels of its value that are read) -> which
     channels of its inputs it reads; None: all. Copies need neither.
+    by_token: how it treats tokens that a pass may leave out.
     padding: (node) -> the mask that hides trailing tokens from it, None where it needs none, or why they may not be left out.
     """
 
@@ -84,6 +86,7 @@ class Operator:
     apart: bool = False
     forward: Callable[[fx.Node], Fact] | None = None
     backward: Callable[[fx.Node, Channels], Reads] | None = None
+    by_token: ByToken = UNKNOWN
     padding: Callable[[fx.Node], fx.Node | str | None] = lambda node: None
 
     @property

@@ -8,7 +8,7 @@ from sparsec import demand, transfer
 from sparsec import describe_tokens as describe
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
-from sparsec.tokens import hidden
+from sparsec.tokens import hidden, token_rules
 from sparsec.tokens import ops as token_ops
 
 aten = torch.ops.aten
@@ -24,6 +24,7 @@ TOKENS = (
         reference=token_ops.attention,
         describe=describe.attention,
         apart=True,
+        by_token=token_rules.ATTENTION,
         padding=hidden.by_key_bias,
     ),
     Operator(
@@ -43,6 +44,7 @@ TOKENS = (
         (X, Operand("weight", "weight"), Operand("bias", "weight")),
         reference=references.layer_norm,
         describe=describe.layer_norm,
+        by_token=token_rules.FEATURES,
     ),
     Operator(
         "embedding",
@@ -62,13 +64,15 @@ TOKENS = (
         backward=demand.of_cat,
     ),
     Operator("prepend", operands=(X, Operand("prefix", "table", describe.of_a_sample)), reference=references.prepend),
-    Operator("aten.select", (aten.select.int,), describe=describe.select, becomes=("select_token",)),
+    Operator("aten.select", (aten.select.int,), describe=describe.select, becomes=("select_token",), by_token=token_rules.SELECTION),
+    Operator("aten.slice", (aten.slice.Tensor,), by_token=token_rules.SELECTION),
     Operator("select_token", reference=references.select_token, tokens="ends", padding=hidden.unless_first),
     Operator(
         "aten.mean",
         (aten.mean.dim,),
         describe=describe.mean,
         becomes=("mean_tokens",),
+        by_token=token_rules.MEAN,
         forward=transfer.of_average,
         backward=demand.of_average,
     ),

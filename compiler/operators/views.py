@@ -8,6 +8,7 @@ from sparsec import demand, ops, transfer
 from sparsec.calls import IDENTITIES
 from sparsec.operators import references
 from sparsec.operators.record import Operator
+from sparsec.tokens.token_rules import EACH, IF_INACTIVE
 from sparsec.transfer import RESHAPES
 from sparsec.views import permuted, reshaped
 
@@ -23,6 +24,7 @@ VIEWS = (
         reference=ops.to_layout,
         describe=lambda node, operator: (operator.name, dict(node.kwargs)),
         is_view=True,
+        by_token=EACH,
     ),
     Operator(
         "aten.reshape",
@@ -33,7 +35,9 @@ VIEWS = (
         backward=demand.of_reshape,
     ),
     Operator("aten.unflatten", _SPLIT_OR_ONE, describe=reshaped, becomes=("alias",)),
-    Operator("aten.clone", tuple(IDENTITIES - {ops.to_layout}), describe=reshaped, becomes=("alias",)),
+    Operator("aten.clone", tuple(IDENTITIES - {ops.to_layout}), describe=reshaped, becomes=("alias",), by_token=EACH),
+    Operator("aten.to", (aten.to.dtype, aten._to_copy.default), by_token=EACH),
+    Operator("aten.dropout", (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), by_token=IF_INACTIVE),
     Operator(
         "aten.permute",
         (aten.permute.default, aten.transpose.int),

@@ -12,7 +12,8 @@ from sparsec.graph import Miss
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from sparsec.tokens.budget import TokenPruning, counts, spread
-from sparsec.tokens.token_axis import Followed, TokenSets, exit_of, follow, self_attentions, token_count
+from sparsec.tokens.token_axis import TokenSets, exit_of, follow, self_attentions
+from sparsec.tokens.token_rules import Followed, token_count
 from sparsec.tokens.work import TokenWork
 from sparsec.transfer import SUMS
 

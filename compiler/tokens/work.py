@@ -9,7 +9,7 @@ from torch import fx
 from sparsec.calls import arguments
 from sparsec.forms import is_value
 from sparsec.tokens import ops as token_ops
-from sparsec.tokens.token_axis import Followed
+from sparsec.tokens.token_rules import Followed
 
 aten = torch.ops.aten
 

@@ -5,7 +5,8 @@ import torch
 
 from sparsec import ops
 from sparsec.errors import VerificationError
-from sparsec.forms import Form, check
+from sparsec.form_checks import check
+from sparsec.forms import Form
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Pass, run
 from tests.strategies import Network, integers

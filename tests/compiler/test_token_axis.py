@@ -7,7 +7,8 @@ from torch import fx
 from sparsec.calls import arguments
 from sparsec.graph import Miss
 from sparsec.tokens import ops as token_ops
-from sparsec.tokens.token_axis import Followed, TokenSets, exit_of, follow, self_attentions
+from sparsec.tokens.token_axis import TokenSets, exit_of, follow, self_attentions
+from sparsec.tokens.token_rules import Followed
 from sparsec.tokens.work import TokenWork
 from tests.strategies import Network
 from tests.token_networks import TokenNetwork

@@ -2,7 +2,8 @@
 
 import torch
 
-from sparsec.forms import Form, check, known_fact
+from sparsec.form_checks import check
+from sparsec.forms import Form, known_fact
 from sparsec.passes import InferActivationFacts, InferWeightFacts
 from sparsec.pipeline import Context, run
 from tests.strategies import Network, integers
