@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import fx
 
 from sparsec.calls import arguments, operands, shape_of
 from sparsec.describe_tokens import add_table
-from sparsec.operators.record import Description, Operator
+from sparsec.operators.record import Description, Operator, Shape
 
 
 def layer(node: fx.Node, operator: Operator) -> Description:
@@ -20,21 +22,30 @@ def layer(node: fx.Node, operator: Operator) -> Description:
     return operator.name, {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in node.kwargs.items()}
 
 
-def sum_or_product(node: fx.Node, operator: Operator) -> Description:
-    """Of two values of one shape, or of a map and one pixel per channel; a constant that is added is a table."""
-    op = operator.name
-    if op == "add" and len(shape_of(node)) == 2 and operator.weights(node):
+def summed(node: fx.Node, operator: Operator) -> Description:
+    """Two values of one shape; a constant that is added to tokens is a table."""
+    if len(shape_of(node)) == 2 and operator.weights(node):
         return add_table(node, operator)
+    return _of_two(node, operator.name)
+
+
+def multiplied(node: fx.Node, operator: Operator) -> Description:
+    """Two values of one shape, or a map and one pixel per channel."""
+    return _of_two(node, operator.name, {(shape_of(node)[0], 1, 1): "channels"})
+
+
+def _of_two(node: fx.Node, op: str, factors: Mapping[Shape, str] = MappingProxyType({})) -> Description:
+    """``factors``: other shapes that one of the two may have, and the attribute that says which."""
     if len(operands(node)) not in (1, 2) or not all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args[:2]):
         return f"{op} with a constant operand"
     if node.kwargs.get("alpha", 1) != 1:
         return "add with a factor"
     mine, shapes = shape_of(node), [shape_of(a) for a in node.args[:2]]  # type: ignore[arg-type]
-    broadcast = (mine[0], 1, 1)
     if shapes == [mine, mine]:
         return op, {}
-    if op == "mul" and sorted(shapes) == sorted([mine, broadcast]):
-        return op, {"channels": shapes.index(broadcast)}
+    for shape, name in factors.items():
+        if sorted(shapes) == sorted([mine, shape]):
+            return op, {name: shapes.index(shape)}
     return f"{op} that broadcasts {shapes} to {mine}"
 
 

@@ -57,7 +57,7 @@ def _alike(region: Region, mask: fx.Node) -> set[fx.Node]:
     tokens.add_node(mask)
     for node, spec in region.specs.items():
         read = list(sources(node))
-        query = [read.pop(0)] if spec.operator.apart else []
+        query = [read.pop(0)] if spec.operator.attends else []
         joined = [a for a in read if _has_tokens(a)]
         nx.add_path(tokens, joined)
         if _has_tokens(node):

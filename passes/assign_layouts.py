@@ -98,7 +98,7 @@ def _cut(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], context: Context
         graph.add_edge("flat", value, capacity=context.costs.convert * size * if_packed)
         graph.add_edge(value, "packed", capacity=context.costs.turned_read * size * if_flat)
     for node, spec in specs.items():
-        if spec.op == "alias" and is_map(node) and spec.inputs[0] == spec.output:
+        if spec.operator.keeps_order and is_map(node) and spec.inputs[0] == spec.output:
             graph.add_edge(node, node.args[0])
             graph.add_edge(node.args[0], node)
         if "packed" not in context.layouts(spec).writes:

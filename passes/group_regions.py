@@ -99,7 +99,7 @@ def _gain(specs: list[KernelSpec], costs: Costs) -> tuple[float, str]:
     theirs = ours = 0.0
     products = 0
     for spec in specs:
-        if spec.op == "attention":
+        if spec.operator.attends:
             work = 2.0 * math.prod(spec.inputs[0]) * spec.inputs[1][0]
             theirs, ours = theirs + costs.their_attention * work, ours + costs.attention * work
         for shape, fact, work in _layers(spec):

@@ -42,6 +42,9 @@ def _operand_breaches(operator: Operator) -> Iterator[str]:
     names = [operand.name for operand in operator.operands]
     if len(set(names)) < len(names):
         yield f"two operands of {operator.name} have one name"
+    for name in operator.products:
+        if name not in [operand.name for operand in operator.operands if operand.role == "weight"]:
+            yield f"{operator.name} multiplies with {name}, which is no weight of it"
     for target in operator.targets:
         if len(tensor_places(target)) != len(names):
             yield f"{operator.name} gives {len(names)} operands a role, {target} reads {len(tensor_places(target))}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from sparsec import demand, ops, transfer
+from sparsec import demand, multiply_adds, ops, transfer
 from sparsec.calls import ACTIVATIONS, LIMITS
-from sparsec.describe_maps import global_pool, layer, sum_or_product, window_pool
+from sparsec.describe_maps import global_pool, layer, multiplied, summed, window_pool
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
 from sparsec.tokens import token_rules
@@ -20,8 +20,8 @@ WEIGHT, BIAS, RESIDUAL = Operand("weight", "weight"), Operand("bias", "weight"),
 _PAIR = (Operand("dw_weight", "weight"), Operand("dw_bias", "weight"), WEIGHT, BIAS)
 XY = (X, Operand("y"))
 
-OTHER_LAYER: Rules = {"forward": transfer.of_layer, "backward": demand.of_layer}
-LAYER: Rules = {"describe": layer, "products": ("weight",), **OTHER_LAYER}
+OTHER_LAYER: Rules = {"forward": transfer.of_layer, "backward": demand.of_layer, "multiply_adds": multiply_adds.of_layer}
+LAYER: Rules = {"describe": layer, "products": ("weight",), "forward": transfer.of_layer, "backward": demand.of_layer}
 ACTIVATION: Rules = {"forward": transfer.of_activation, "backward": demand.of_activation}
 SUM: Rules = {"forward": transfer.of_sum, "backward": demand.of_both, "by_token": token_rules.ELEMENTWISE}
 PRODUCT: Rules = {"forward": transfer.of_product, "backward": demand.of_both, "by_token": token_rules.ELEMENTWISE}
@@ -40,8 +40,8 @@ MAPS = (
         forward=transfer.of_depthwise_pointwise,
     ),
     Operator("activate", (ops.activate,), reference=ops.activate, describe=layer, **ACTIVATION),
-    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=sum_or_product, becomes=("add_table",), **SUM),
-    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=sum_or_product, **PRODUCT),
+    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=summed, becomes=("add_table",), **SUM),
+    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=multiplied, **PRODUCT),
     Operator(
         "max_pool2d",
         (aten.max_pool2d.default,),

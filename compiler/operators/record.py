@@ -64,10 +64,11 @@ class Operator:
     describe: (node, its operator) -> what spec it asks for. becomes: the names that it gives beside the operator's own.
     dtypes: what kernels read and write beside float32. makes_rows: the result is a number per token.
     is_view: it computes nothing. products: the weights with which it multiplies, whose zeros are work that is saved.
-    tokens: what becomes of tokens whose number is known at run time. apart: the first operand has tokens of its own, as the result has.
+    tokens: what becomes of tokens whose number is known at run time. attends: each token of the first operand becomes one of the result,
+    by all tokens of the others.
     forward: (node) -> what is proved of its value; None: nothing is. backward: (node, channels of its value that are read) -> which
     channels of its inputs it reads; None: all. Copies need neither.
-    by_token: how it treats tokens that a pass may leave out.
+    multiply_adds: (node) -> how many there are; None: few. by_token: how it treats tokens that a pass may leave out.
     padding: (node) -> the mask that hides trailing tokens from it, None where it needs none, or why they may not be left out.
     """
 
@@ -83,9 +84,10 @@ class Operator:
     is_view: bool = False
     products: tuple[str, ...] = ()
     tokens: Tokens = "each"
-    apart: bool = False
+    attends: bool = False
     forward: Callable[[fx.Node], Fact] | None = None
     backward: Callable[[fx.Node, Channels], Reads] | None = None
+    multiply_adds: Callable[[fx.Node], int] | None = None
     by_token: ByToken = UNKNOWN
     padding: Callable[[fx.Node], fx.Node | str | None] = lambda node: None
 
@@ -104,6 +106,11 @@ class Operator:
         """Which of the constants has the fact that kernels rely on."""
         names = [operand.name for operand in self.constants]
         return names.index("weight") if "weight" in names else 0
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the result has the elements of the operand in their order, in whatever shape."""
+        return self.is_view and self.reshapes
 
     def stored(self, number: int, shape: Shape) -> Shape:
         """The shape of which a spec speaks, of a constant of this shape: the one of this number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsec import demand, transfer
+from sparsec import demand, multiply_adds, transfer
 from sparsec import describe_tokens as describe
 from sparsec.operators import references
 from sparsec.operators.record import Operand, Operator, X
@@ -23,7 +23,8 @@ TOKENS = (
         (QUERY, KEY, VALUE, KEY_BIAS, PAIR_BIAS),
         reference=token_ops.attention,
         describe=describe.attention,
-        apart=True,
+        attends=True,
+        multiply_adds=multiply_adds.of_attention,
         by_token=token_rules.ATTENTION,
         padding=hidden.by_key_bias,
     ),

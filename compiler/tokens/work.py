@@ -1,17 +1,12 @@
 """Multiply-adds of a graph as a function of how many tokens are left where."""
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import fx
 
-from sparsec.calls import arguments
 from sparsec.forms import is_value
-from sparsec.tokens import ops as token_ops
+from sparsec.operators import operator_of
 from sparsec.tokens.token_rules import Followed
-
-aten = torch.ops.aten
 
 
 class TokenWork:
@@ -31,12 +26,8 @@ class TokenWork:
 
 def _work(node: fx.Node, left: int, of: int) -> int:
     """Multiply-adds of a node of whose tokens `left` in `of` are left."""
-    value = node.meta["val"]
-    if node.target is aten.linear.default:
-        return value.numel() * arguments(node)["weight"].meta["val"].shape[1] * left // of
-    if node.target is aten.conv2d.default:
-        return value.numel() * math.prod(arguments(node)["weight"].meta["val"].shape[1:])
-    if node.target is token_ops.attention:
-        query, key, values = (arguments(node)[name].meta["val"] for name in ("query", "key", "value"))
-        return query.shape[0] * query.shape[1] * key.shape[1] * (query.shape[2] + values.shape[2]) * left * left // (of * of)
-    return 0
+    operator = operator_of(node)
+    if operator is None or operator.multiply_adds is None:
+        return 0
+    power = 2 if operator.attends else 1
+    return operator.multiply_adds(node) * left**power // of**power
