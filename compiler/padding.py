@@ -37,7 +37,7 @@ def mask_of(region: Region) -> fx.Node | str:
     """The padding mask that hides tokens from every attention of a region, or why tokens may not be left out."""
     masks: set[fx.Node] = set()
     for node, spec in region.specs.items():
-        hidden = spec.operator.padding(node)
+        hidden = None if spec.operator.padding is None else spec.operator.padding(node)
         if isinstance(hidden, str):
             return f"{node.name} {hidden}"
         if hidden is not None:

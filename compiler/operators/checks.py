@@ -35,6 +35,8 @@ def _breaches(operator: Operator, operators: Sequence[Operator]) -> Iterator[str
         yield f"{operator.name} has no reference"
     if not operator.targets and operator.name not in made:
         yield f"nothing becomes {operator.name}, and it has no target"
+    if operator.padding is None and (operator.attends or operator.tokens == "ends"):
+        yield f"{operator.name} mixes tokens, and does not say what hides padding from it"
     yield from _operand_breaches(operator)
 
 

@@ -29,7 +29,7 @@ AVERAGE: Rules = {"forward": transfer.of_average, "backward": demand.of_average}
 
 MAPS = (
     Operator("conv2d", (ops.conv2d,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.conv2d, **LAYER),
-    Operator("linear", (ops.linear,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.linear, **LAYER),
+    Operator("linear", (ops.linear,), (X, WEIGHT, BIAS, RESIDUAL), reference=ops.linear, tokens="each", **LAYER),
     Operator(
         "depthwise_pointwise",
         (ops.depthwise_pointwise,),
@@ -39,9 +39,9 @@ MAPS = (
         products=("dw_weight", "weight"),
         forward=transfer.of_depthwise_pointwise,
     ),
-    Operator("activate", (ops.activate,), reference=ops.activate, describe=layer, **ACTIVATION),
-    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=summed, becomes=("add_table",), **SUM),
-    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=multiplied, **PRODUCT),
+    Operator("activate", (ops.activate,), reference=ops.activate, describe=layer, tokens="each", **ACTIVATION),
+    Operator("add", (aten.add.Tensor,), XY, reference=references.add, describe=summed, becomes=("add_table",), tokens="each", **SUM),
+    Operator("mul", (aten.mul.Tensor,), XY, reference=references.mul, describe=multiplied, tokens="each", **PRODUCT),
     Operator(
         "max_pool2d",
         (aten.max_pool2d.default,),

@@ -20,6 +20,7 @@ PRUNING = (
         reference=pruning_ops.token_scores,
         describe=of_activations,
         makes_rows=True,
+        tokens="each",
     ),
     Operator(
         "keep_tokens",
@@ -81,9 +82,23 @@ PRUNING = (
         makes_rows=True,
         tokens="fixed",
     ),
-    Operator("log_sizes", (pruning_ops.log_sizes,), (ROW,), reference=pruning_ops.log_sizes, describe=of_activations, makes_rows=True),
     Operator(
-        "token_sizes", (pruning_ops.token_sizes,), (ROW,), reference=pruning_ops.token_sizes, describe=of_activations, makes_rows=True
+        "log_sizes",
+        (pruning_ops.log_sizes,),
+        (ROW,),
+        reference=pruning_ops.log_sizes,
+        describe=of_activations,
+        makes_rows=True,
+        tokens="each",
+    ),
+    Operator(
+        "token_sizes",
+        (pruning_ops.token_sizes,),
+        (ROW,),
+        reference=pruning_ops.token_sizes,
+        describe=of_activations,
+        makes_rows=True,
+        tokens="each",
     ),
     Operator(
         "mean_merged",

@@ -18,8 +18,9 @@ Shape = tuple[int, ...]
 #: The name of an operator of specs and its attributes, or the reason why there is no spec.
 Description = tuple[str, Mapping[str, Any]] | str
 #: "each": a result of tokens has those of the first operand, one by one, and perhaps some before them. "shape": so where its shape is that
-#: of the operand. "fixed": how many there are is known when compiling. "ends": it takes any number of tokens, and makes none.
-Tokens = Literal["each", "shape", "fixed", "ends"]
+#: of the operand. "ends": it takes any number of tokens, and makes none. "fixed": how many there are is known when compiling. "none": the
+#: same, it is none of tokens or makes something else of them.
+Tokens = Literal["each", "shape", "ends", "fixed", "none"]
 
 
 def _as_it_is(shape: Shape) -> Shape:
@@ -69,7 +70,8 @@ class Operator:
     forward: (node) -> what is proved of its value; None: nothing is. backward: (node, channels of its value that are read) -> which
     channels of its inputs it reads; None: all. Copies need neither.
     multiply_adds: (node) -> how many there are; None: few. by_token: how it treats tokens that a pass may leave out.
-    padding: (node) -> the mask that hides trailing tokens from it, None where it needs none, or why they may not be left out.
+    padding: (node) -> the mask that hides trailing tokens from it, why they may not be left out, or None where it needs no mask; None: it
+    never does.
     """
 
     name: str
@@ -83,13 +85,13 @@ class Operator:
     makes_rows: bool = False
     is_view: bool = False
     products: tuple[str, ...] = ()
-    tokens: Tokens = "each"
+    tokens: Tokens = "none"
     attends: bool = False
     forward: Callable[[fx.Node], Fact] | None = None
     backward: Callable[[fx.Node, Channels], Reads] | None = None
     multiply_adds: Callable[[fx.Node], int] | None = None
     by_token: ByToken = UNKNOWN
-    padding: Callable[[fx.Node], fx.Node | str | None] = lambda node: None
+    padding: Callable[[fx.Node], fx.Node | str | None] | None = None
 
     @property
     def activations(self) -> tuple[Operand, ...]:

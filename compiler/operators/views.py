@@ -17,13 +17,14 @@ _SPLIT_OR_ONE = (aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.defaul
 
 VIEWS = (
     Operator("alias", reference=references.same, reshapes=True, is_view=True, tokens="shape"),
-    Operator("permute", reference=references.permute, is_view=True, tokens="fixed"),
+    Operator("permute", reference=references.permute, is_view=True),
     Operator(
         "convert",
         (ops.to_layout,),
         reference=ops.to_layout,
         describe=lambda node, operator: (operator.name, dict(node.kwargs)),
         is_view=True,
+        tokens="each",
         by_token=EACH,
     ),
     Operator(
