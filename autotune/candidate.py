@@ -19,11 +19,10 @@ import torch
 from sparsec.autotune.activations import from_storage, read_by, rows, storage_elements, to_storage
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
-from sparsec.backends.base import Source
+from sparsec.backends.base import Executor, Source
 from sparsec.backends.plan import Buffer, Group, Plan, Task
 from sparsec.layouts import Storage
 from sparsec.program import Port, Program
-from sparsec.runtime import Runner
 
 #: Largest error of a right result, relative to the largest magnitude of the reference.
 TOLERANCE = 1e-5
@@ -49,7 +48,7 @@ class Bench:
         target = job.task.target.storage
         self._output = _Images(target, np.full(storage_elements(target), np.nan, np.float32))
         self._sweep = np.zeros(job.backend.machine.l2 // 2, np.float32)
-        self._ready: dict[int, tuple[Runner, float]] = {}
+        self._ready: dict[int, tuple[Executor, float]] = {}
 
     def prepare(self, candidate: int) -> dict[str, Any]:
         """Build and check a candidate: its error, digest of its lowered source, symbols and work. Wrong if it is wrong."""
@@ -57,10 +56,10 @@ class Bench:
         kernels = _sources(groups)
         path = self.job.backend.build(kernels, self.job.cache)
         program = self._program(groups, kernels)
-        runner = Runner(program, path, self.job.threads, room=4 * _SLACK)
+        runner = self.job.backend.runner(program, path, self.job.threads, room=4 * _SLACK)
         self._run(runner, 0)
         error = self._error()
-        self._ready[candidate] = runner, _start_ns(program, path, self.job.threads)
+        self._ready[candidate] = runner, self._start_ns(program, path)
         return {
             "error": error,
             "source": self.job.backend.digest(kernels),
@@ -73,7 +72,7 @@ class Bench:
         runner, start = self._ready[candidate]
         return [max(round(self._sample(runner, i % _IMAGES) - start), 1) for i in range(samples + 1)][1:]
 
-    def _sample(self, runner: Runner, image: int) -> int:
+    def _sample(self, runner: Executor, image: int) -> int:
         self._sweep.sum()
         for images in self._inputs:
             images.one(image).sum()
@@ -81,16 +80,29 @@ class Bench:
         self._run(runner, image)
         return time.perf_counter_ns() - begin
 
-    def _run(self, runner: Runner, image: int) -> None:
+    def _run(self, runner: Executor, image: int) -> None:
         runner.run_addresses([i.address(image) for i in self._inputs], [self._output.address(image)], 1)
 
     def _program(self, groups: Sequence[Group], kernels: Sequence[Source]) -> Program:
         task = self.job.task
         read = _read(task)
         plan = Plan(tuple(groups), read, (task.target,))
-        program = assemble(plan, kernels, ([b.name for b in read], [task.target.name]), self.job.threads)
+        names = [b.name for b in read], [task.target.name]
+        program = assemble(plan, kernels, names, self.job.threads, executor=self.job.backend.executor)
         ports = [Port(b.name, (storage_elements(b.storage),)) for b in (*read, task.target)]
         return replace(program, inputs=tuple(ports[:-1]), outputs=(ports[-1],), thread_slots=self.job.threads)
+
+    def _start_ns(self, program: Program, path: Path) -> float:
+        """What a call costs the host that runs nothing."""
+        empty = replace(program, records=program.records[:0], groups=program.groups[:0], relocations=(), patches=())
+        nothing = self.job.backend.runner(empty, path, self.job.threads)
+        addresses = [0] * len(program.inputs), [0]
+        times = []
+        for _ in range(_EMPTY_CALLS):
+            begin = time.perf_counter_ns()
+            nothing.run_addresses(*addresses, 1)
+            times.append(time.perf_counter_ns() - begin)
+        return median(times)
 
     def _error(self) -> float:
         """Largest difference to the reference over its largest magnitude."""
@@ -136,19 +148,6 @@ class _Images:
     def address(self, image: int) -> int:
         """Where pixel (0, 0) of channel 0 of an image is."""
         return self._base + 4 * (image * self._size + self._origin)
-
-
-def _start_ns(program: Program, path: Path, threads: int) -> float:
-    """What a call costs the host that runs nothing."""
-    empty = replace(program, records=program.records[:0], groups=program.groups[:0], relocations=(), patches=())
-    nothing = Runner(empty, path, threads)
-    addresses = [0] * len(program.inputs), [0]
-    times = []
-    for _ in range(_EMPTY_CALLS):
-        begin = time.perf_counter_ns()
-        nothing.run_addresses(*addresses, 1)
-        times.append(time.perf_counter_ns() - begin)
-    return median(times)
 
 
 def _sources(groups: Sequence[Group]) -> list[Source]:

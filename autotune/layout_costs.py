@@ -16,7 +16,6 @@ from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.costs import Costs
 from sparsec.layouts import Geometry, Storage
-from sparsec.runtime import Runner
 from sparsec.spec import KernelSpec
 
 logger = logging.getLogger("sparsec")
@@ -73,7 +72,8 @@ def _fastest(backend: Backend, groups: Sequence[Group], cache: Path) -> list[flo
     """Seconds of each group, run in turns."""
     kernels = list({c.source.symbol: c.source for g in groups for c in g.calls}.values())
     library = backend.build(kernels, cache)
-    runners = [Runner(assemble(Plan((g,), (), ()), kernels, ((), ()), 1), library) for g in groups]
+    programs = [assemble(Plan((g,), (), ()), kernels, ((), ()), 1, executor=backend.executor) for g in groups]
+    runners = [backend.runner(program, library, 1) for program in programs]
     best = [float("inf")] * len(groups)
     for _ in range(_REPEATS):
         for number, runner in enumerate(runners):

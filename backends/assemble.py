@@ -28,11 +28,12 @@ def assemble(
     names: tuple[Sequence[str], Sequence[str]],
     threads: int,
     least: Mapping[str, int] | None = None,
+    executor: str = "cpu",
 ) -> Program:
     """The program of ``plan`` for a library of ``kernels`` (kernel ids are positions), with names for inputs and outputs.
 
-    ``least``: the smallest value of run-time sizes, 1 where it is not given. The constants of the plan's calls are afterwards those of the
-    program, so that they are in memory once.
+    ``least``: the smallest value of run-time sizes, 1 where it is not given. ``executor``: the backend's. The constants of the plan's calls
+    are afterwards those of the program, so that they are in memory once.
     """
     ids = {source.symbol: number for number, source in enumerate(kernels)}
     offsets, nbytes = arena.place(plan, threads)
@@ -54,6 +55,7 @@ def assemble(
         thread_slots=threads,
         sizes=_sizes(plan, least or {}),
         patches=tuple(_patches(plan)),
+        executor=executor,
     )
 
 

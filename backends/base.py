@@ -12,10 +12,14 @@ from sparsec.backends.panels import Panels
 from sparsec.backends.vector import Permute, Vector
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sparsec.backends.plan import Call, Group, Move, Task
     from sparsec.costs import Costs
     from sparsec.layouts import Layouts, Storage
+    from sparsec.program import Program
     from sparsec.regions import Region
+    from sparsec.runtime import StepTime
     from sparsec.spec import KernelSpec, Schedule
 
 ParamKind = Literal["act", "ptr", "i32", "f32"]
@@ -109,13 +113,33 @@ class Verdict(Protocol):
         """One sentence; ``seconds`` converts cycles."""
 
 
+class Executor(Protocol):
+    """What runs one program, on ``threads`` threads of the host; ``sparsec.runtime.Runner`` says what its methods do."""
+
+    program: Program
+    threads: int
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run on numpy arrays ``[batch, *port.shape]``. InvalidInput for arrays that do not fit."""
+
+    def run_addresses(self, inputs: Sequence[int], outputs: Sequence[int], batch: int, sizes: Mapping[str, int] = ...) -> None:
+        """Run on addresses of contiguous tensors with a leading batch axis, whose run-time sizes are ``sizes``."""
+
+    def run_arrays(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], sizes: Mapping[str, int]) -> None:
+        """Run on contiguous arrays that were checked, without the padding that the program removes."""
+
+    def profile(self, inputs: Sequence[np.ndarray], repeats: int = 20) -> list[StepTime]:
+        """Median seconds of each group."""
+
+
 class Backend(Protocol):
     """What the compiler asks of a target. Nothing outside of ``sparsec.backends`` names one.
 
-    ``name``: of the target. ``tile``: points of a tile where ``arrange`` has no reason for another.
+    ``name``: of the target. ``executor``: of its programs. ``tile``: points of a tile where ``arrange`` has no reason for another.
     """
 
     name: str
+    executor: str
     machine: Machine
     tile: int
 
@@ -157,6 +181,12 @@ class Backend(Protocol):
 
     def build_alone(self, kernel: Source, path: Path) -> str:
         """Write a library with one kernel as a C function, which needs nothing else, to ``path``; the digest of its code. MachineError."""
+
+    def runner(self, program: Program, library: Path, threads: int, room: int = 0) -> Executor:
+        """What runs ``program``, whose kernels ``build`` put into ``library``; ``room``: bytes around inputs and outputs that kernels may touch.
+
+        MachineError for a program of another executor.
+        """
 
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of these kernels' code, or of all code that kernels of this backend are made from."""

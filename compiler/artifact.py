@@ -65,10 +65,14 @@ def save(
     {"dict": {...}}, nested, with one leaf per output of the program. ``machine`` has "arch" and "features" (LLVM names).
 
     Raises:
-        ArtifactError: the place is taken by something else or cannot be written, or tables or signature do not fit.
+        ArtifactError: the place is taken by something else or cannot be written, tables or signature do not fit, or the program is for
+            another executor than that of loaders.
         MachineError: TVM's runtime library is not there to be copied.
     """
     target = Path(path).absolute()
+    if program.executor != Runner.executor:
+        why, hint = f"Loaders are executors {Runner.executor!r}.", "Compile the model with target='native' (--target native)."
+        raise ArtifactError(f"A program for the executor {program.executor!r} cannot be saved.", why=why, hint=hint)
     check_tables(program)
     check_structure(signature["output"], program)
     _check_place(target)
@@ -173,7 +177,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
 
     Raises:
         ArtifactError: missing, incomplete, altered, of a format that this version does not read, or a program that would leave its memory.
-        MachineError: compiled for another processor.
+        MachineError: compiled for another processor, or for another executor.
         InvalidInput: more threads than it was compiled for.
     """
     folder = Path(path).absolute()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsec.backends.base import Backend
+from sparsec.backends.base import Backend, Executor
 from sparsec.backends.lowering import Lowered
 from sparsec.errors import InvalidInput
 from sparsec.explanation import Explanation
@@ -22,7 +22,6 @@ from sparsec.pipeline import Story
 from sparsec.program import Program
 from sparsec.region_op import RegionOp
 from sparsec.regions import Region
-from sparsec.runtime import Runner
 
 #: Tensors that hold their elements, as far as no mode is on.
 _PLAIN = {Tensor, nn.Parameter}
@@ -39,7 +38,7 @@ class RegionProgram:
     lowered: Lowered
     program: Program
     library: Path
-    runner: Runner
+    runner: Executor
     backend: Backend
     times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 

@@ -35,7 +35,6 @@ from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.pipeline import Context, Result, Story, run
 from sparsec.rows import explanation_of
-from sparsec.runtime import Runner
 from sparsec.settings import Options, Settings
 
 if TYPE_CHECKING:
@@ -146,9 +145,10 @@ def _compile_region(
     kernels = _kernels(lowered, backend)
     library = backend.build(kernels, settings.cache_dir)
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
-    program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least)
+    program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least, backend.executor)
     program = replace(program, batches=batches, padding=None if mask is None else region.inputs.index(mask))
-    return RegionProgram(region, lowered, program, library, Runner(program, library, settings.thread_count), backend, chosen.times)
+    runner = backend.runner(program, library, settings.thread_count)
+    return RegionProgram(region, lowered, program, library, runner, backend, chosen.times)
 
 
 def _one_batch(captured: Captured) -> list[str]:

@@ -19,6 +19,7 @@ STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in fo
 | FILES | name, bytes, digest; the kernel library, TVM's two libraries and the weights come first, in this order |
 | WEIGHTS | offset and bytes of the weights in their file |
 | MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
+| RUNNER | name: the program's executor; without this section "cpu" |
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
         b"WEIGHTS": _rows([[weights_offset, program.weights.nbytes]], 2),
         b"MACHINE": _rows([[strings.add(name)] for name in machine], 1),
     }
+    if program.executor != "cpu":
+        sections[b"RUNNER"] = _rows([[strings.add(program.executor)]], 1)
     return _sealed({**sections, b"STRINGS": strings.words()})
 
 

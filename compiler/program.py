@@ -118,6 +118,7 @@ class Program:
     ``thread_slots``: how many threads the strip buffers have room for; None: not stated, which is enough without strip buffers.
     ``padding``: the input that says which tokens are valid, where each sample is to run with its own number of tokens.
     ``batches``: the least and the largest batch size that the program serves, None: any.
+    ``executor``: what runs it; "cpu" is a kernel library for the host (``sparsec.runtime.Runner``).
     An address in the arena is always that of an activation, so that its slot size follows it in the record.
     """
 
@@ -135,6 +136,7 @@ class Program:
     patches: tuple[Patch, ...] = ()
     padding: int | None = None
     batches: tuple[int, int | None] = (0, None)
+    executor: str = "cpu"
 
     @property
     def has_strips(self) -> bool:
@@ -155,6 +157,7 @@ class Program:
             "patches": [list(astuple(patch)) for patch in self.patches],
             "padding": self.padding,
             "batches": list(self.batches),
+            "executor": self.executor,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -177,6 +180,7 @@ class Program:
                 sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
                 padding=None if data["padding"] is None else _int(data["padding"]),
                 batches=_batches(*data["batches"]),
+                executor=str(data.get("executor", "cpu")),  # Artifacts from before there was a choice do not say.
                 patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
                 weights=Constants.of(arrays["weights"]),
                 **{name: arrays[name] for name in ("records", "groups")},

@@ -17,7 +17,7 @@ from sparsec.errors import InvalidInput, MachineError
 from sparsec.extents import Extents
 from sparsec.inputs import NUMPY, check_indices, check_inputs, valid_tokens
 from sparsec.instance import Idle, Instance
-from sparsec.kernels import load_kernels
+from sparsec.kernels import Entries, load_kernels
 from sparsec.program import GROUP_WIDTH, Program, Step
 
 _WORD = 8
@@ -50,6 +50,8 @@ class StepTime:
 class Runner:
     """A program bound to its weights and kernel library. Safe to call from several threads: each call has its own memory.
 
+    ``executor`` is that of the programs it runs: kernels of a library for the host. A subclass that finds its kernels elsewhere names its own.
+
     Args:
         program: tables, from the compiler or from an artifact.
         library: path of the kernel library.
@@ -58,16 +60,24 @@ class Runner:
         room: bytes before and after every input and output that kernels may touch: inner layers that are measured have margins there.
 
     Raises:
+        MachineError: the program is for another executor.
         InvalidInput: fewer than one thread, or more than the program has room for.
         ArtifactError: a kernel of the program would leave the program's memory.
     """
 
+    executor = "cpu"
+
     def __init__(self, program: Program, library: Path, threads: int = 1, bundled_runtime: Path | None = None, room: int = 0) -> None:
+        _check_executor(program, self.executor)
         _check_threads(program, threads)
         self.program, self.library, self.threads = program, library, threads
-        self._run, check = load_kernels(library, bundled_runtime)
+        self._run, check = self._entries(bundled_runtime)
         self._extents = Extents(program, check, threads, room)
         self._idle = Idle(program, threads)
+
+    def _entries(self, bundled_runtime: Path | None) -> Entries:
+        """What runs tables, and what checks them."""
+        return load_kernels(self.library, bundled_runtime)
 
     def _instance(self) -> Instance:
         try:
@@ -176,6 +186,15 @@ def _summed(program: Program, group: int) -> Step:
     kinds = " + ".join(dict.fromkeys(s.kind for s in steps))
     node, kernel = (" + ".join(getattr(s, name) for s in steps) for name in ("node", "kernel"))
     return Step(node, kernel, kinds, sum(s.flops for s in steps), sum(s.bytes for s in steps))
+
+
+def _check_executor(program: Program, executor: str) -> None:
+    if program.executor != executor:
+        raise MachineError(
+            f"The program needs the executor {program.executor!r}, this one is {executor!r}.",
+            why="It was compiled for another target.",
+            hint="Compile the model again with target='native' (--target native).",
+        )
 
 
 def _check_threads(program: Program, threads: int) -> None:

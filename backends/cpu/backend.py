@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sparsec.backends.base import Machine, Refusal, Source
+from sparsec.backends.base import Executor, Machine, Refusal, Source
 from sparsec.backends.cpu import library, moves, shares
 from sparsec.backends.cpu.access import layouts_of, pads_of
 from sparsec.backends.cpu.families import FAMILIES, JOINED, PRODUCT
@@ -20,7 +20,9 @@ from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.costs import Costs
 from sparsec.layouts import Layouts, Storage
+from sparsec.program import Program
 from sparsec.regions import Region
+from sparsec.runtime import Runner
 from sparsec.spec import KernelSpec, Schedule
 
 _SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
@@ -37,6 +39,7 @@ class Cpu:
     """
 
     name: str
+    executor = Runner.executor
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -119,6 +122,10 @@ class Cpu:
     def build_alone(self, kernel: Source, path: Path) -> str:
         """Write a library of one C function to ``path``; the digest of its code."""
         return library.build_alone(kernel, self.machine, path)
+
+    def runner(self, program: Program, library: Path, threads: int, room: int = 0) -> Executor:
+        """What runs ``program`` with the kernels of ``library``."""
+        return Runner(program, library, threads, room=room)
 
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of the code of ``kernels``, or of all that kernels are made from."""

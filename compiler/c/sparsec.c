@@ -61,7 +61,7 @@ typedef struct {
 
 struct sparsec_model {
     blob file, constants; /* program.bin and the weights' file */
-    table program, inputs, outputs, sizes, records, groups, patches, moves, files, weights, machine, strings;
+    table program, inputs, outputs, sizes, records, groups, patches, moves, files, weights, machine, strings, runner;
     sparsec_port *ports;
     sparsec_size *ranges;
     int64_t edges; /* moves at the caller's tensors */
@@ -173,7 +173,8 @@ static int read_sections(sparsec_model *m) {
                  {"SIZES", &m->sizes, 3},
                  {"PATCHES", &m->patches, 6},
                  {"MACHINE", &m->machine, 1},
-                 {"STRINGS", &m->strings, 1}};
+                 {"STRINGS", &m->strings, 1},
+                 {"RUNNER", &m->runner, 1}}; /* the one that need not be there */
     const size_t count = sizeof known / sizeof *known, bytes = m->file.bytes;
     const int64_t *words = (const int64_t *)(const void *)content(&m->file), length = (int64_t)(bytes / 8);
     if (bytes < 8 * (HEADER + 1) || memcmp(words, "SPARSEC", 8)) return damaged("program.bin is not the file of a program");
@@ -195,7 +196,7 @@ static int read_sections(sparsec_model *m) {
             return fail("program.bin has a part %.8s that this loader does not know. Use the sparsec.c of the same directory.",
                         (const char *)row);
     }
-    for (size_t k = 0; k < count; k++)
+    for (size_t k = 0; k + 1 < count; k++)
         if (!known[k].place->data) return damaged("a section of program.bin is missing");
     return 0;
 }
@@ -327,6 +328,13 @@ static int check_tables(const sparsec_model *m) {
     return 0;
 }
 
+static int check_executor(const sparsec_model *m) {
+    const char *name = m->runner.rows ? text_at(m, m->runner.data[0]) : "cpu";
+    if (!name) return damaged("it does not say what runs it");
+    return strcmp(name, "cpu") ? fail("The program needs the executor '%.64s', this one is 'cpu'. Compile the model again with --target native.", name)
+                               : 0;
+}
+
 static int check_machine(const sparsec_model *m) {
     struct utsname here;
     const char *arch = m->machine.rows ? text_at(m, m->machine.data[0]) : NULL;
@@ -418,7 +426,7 @@ static int check_first(sparsec_model *m) {
 }
 
 static int load(sparsec_model *m, const char *folder) {
-    if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m) || check_machine(m)) return -1;
+    if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m) || check_executor(m) || check_machine(m)) return -1;
     if (read_sizes(m) || read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
     for (int64_t i = 0; i < m->moves.rows; i++) m->edges += row_of(&m->moves, i)[1] >= INPUT;
     pthread_mutex_lock(&loading);

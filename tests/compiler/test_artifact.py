@@ -92,6 +92,22 @@ def test_holds_no_pickle_and_the_licence(saved: Path) -> None:
     assert "Apache License" in (saved / "LICENSE-tvm").read_text()
 
 
+def test_an_artifact_that_names_no_executor_is_for_the_cpu(saved: Path) -> None:
+    """As those of earlier versions."""
+    rewrite(saved, lambda manifest: manifest["program"].pop("executor"))
+    np.testing.assert_allclose(load(saved)(X), Y, rtol=1e-6, atol=1e-6)
+
+
+def test_another_executor_is_refused_by_both_ends(saved: Path, tmp_path: Path) -> None:
+    rewrite(saved, lambda manifest: manifest["program"].update(executor="wheels"))
+    with pytest.raises(MachineError, match=r"needs the executor 'wheels', this one is 'cpu'\.\n.*\n.*--target native"):
+        load(saved)
+    program = dataclasses.replace(chain(), executor="wheels")
+    with pytest.raises(ArtifactError, match=r"executor 'wheels' cannot be saved\.\n.*\n.*--target native"):
+        save(tmp_path / "other.sparsec", program, library(), None, {"output": "leaf"}, ANY_MACHINE)
+    assert not (tmp_path / "other.sparsec").exists()
+
+
 def test_two_threads(saved: Path) -> None:
     model = load(saved, threads=2)
     assert model.threads == 2

@@ -217,6 +217,14 @@ def test_another_machine(harness: Path, tmp_path: Path, machine: dict[str, Any],
     assert f"{word}" in refused(harness, saved(tmp_path, chain(), machine=machine))
 
 
+def test_another_executor(harness: Path, tmp_path: Path) -> None:
+    artifact, files = saved(tmp_path, chain()), dict.fromkeys("abcd", b"")
+    assert b"RUNNER" not in (artifact / "program.bin").read_bytes()
+    (artifact / "program.bin").write_bytes(flat_program(dataclasses.replace(chain(), executor="wheels"), files, 0, ["x86_64"]))
+    said = refused(harness, artifact)
+    assert "needs the executor 'wheels', this one is 'cpu'" in said and "--target native" in said
+
+
 def test_more_threads_than_there_is_room_for(harness: Path, tmp_path: Path) -> None:
     assert "at most 1 thread" in refused(harness, saved(tmp_path, dataclasses.replace(chain(), thread_slots=1)), 2)
     assert "load it for one" in refused(harness, saved(tmp_path / "unstated", strips(None)), 2)

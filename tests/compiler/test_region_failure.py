@@ -93,9 +93,9 @@ def test_a_failure_costs_its_region(plant, tolerant, kernels, monkeypatch):
     assert failed not in {node.name for node in fast._compiled.programs[0].region.specs}
 
 
-@pytest.mark.parametrize("name", ["assemble", "Runner"])
-def test_failures_of_all_regions_leave_a_dense_graph(name, tolerant, kernels, monkeypatch):
-    monkeypatch.setattr(driver, name, failing(None, RuntimeError("a compiler is broken"), lambda *_: True))
+@pytest.mark.parametrize(("place", "name"), [(driver, "assemble"), (X86, "runner")])
+def test_failures_of_all_regions_leave_a_dense_graph(place, name, tolerant, kernels, monkeypatch):
+    monkeypatch.setattr(place, name, failing(None, RuntimeError("a compiler is broken"), lambda *_: True))
     fast, said = made(kernels)
     assert fast._compiled.nothing_sparse and len(said) == 2 and all("a compiler is broken" in line for line in said)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsec.constants import Constants
-from sparsec.errors import ArtifactError, InvalidInput
+from sparsec.errors import ArtifactError, InvalidInput, MachineError
 from sparsec.inputs import check_inputs
 from sparsec.instance import split
 from sparsec.program import RECORD_WIDTH, Patch, Port, Program, Relocation, Size, check_tables
@@ -435,3 +435,9 @@ def test_a_file_that_is_no_library_is_refused(tmp_path) -> None:
     path.write_bytes(b"not an object file")
     with pytest.raises(ArtifactError, match="kernel library"):
         Runner(chain(), path)
+
+
+def test_a_program_for_another_executor_is_refused_with_what_to_do() -> None:
+    program = dataclasses.replace(chain(), executor="wheels")
+    with pytest.raises(MachineError, match=r"needs the executor 'wheels', this one is 'cpu'\.\n.*\n.*--target native"):
+        Runner(program, library())
