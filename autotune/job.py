@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.autotune.tasks import restored_schedule, restored_spec, restored_storage, storages
+from sparsec.autotune.tasks import restored_schedule, storages
 from sparsec.backends.base import Backend, Machine
 from sparsec.backends.plan import Buffer, Task
-from sparsec.spec import Schedule
+from sparsec.layouts import Storage
+from sparsec.spec import KernelSpec, Schedule
 
 _HEADER, _WEIGHTS = "job.json", "weights.npz"
 
@@ -68,10 +69,10 @@ def _task(header: dict[str, Any], weights: Sequence[np.ndarray | None]) -> Task:
     stored = header["storages"]
     return Task(
         node="task",
-        spec=restored_spec(header["spec"]),
-        sources=tuple(Buffer("source", restored_storage(s)) for s in stored["sources"]),
-        residual=None if stored["residual"] is None else Buffer("residual", restored_storage(stored["residual"])),
-        target=Buffer("target", restored_storage(stored["target"])),
+        spec=KernelSpec.restored(header["spec"]),
+        sources=tuple(Buffer("source", Storage.restored(s)) for s in stored["sources"]),
+        residual=None if stored["residual"] is None else Buffer("residual", Storage.restored(stored["residual"])),
+        target=Buffer("target", Storage.restored(stored["target"])),
         weights=tuple(weights),
     )
 

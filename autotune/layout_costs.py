@@ -49,7 +49,7 @@ def measure(backend: Backend, cache: Path) -> Costs:
     space = Geometry(_SIZE, _SIZE, 1, backend.tile)
     flat, packed = (Storage(layout, _CHANNELS, space) for layout in ("flat", "packed"))  # type: ignore[arg-type]
     groups = [
-        Group((backend.move(Move(Buffer("x", flat), Buffer("y", packed))),)),
+        Group((backend.move(Move(Buffer("x", flat), Buffer("y", packed), shape=(_CHANNELS, _SIZE, _SIZE))),)),
         *(_convolution(backend, source, flat) for source in (packed, flat)),
     ]
     size = 4 * _CHANNELS * _SIZE * _SIZE

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any, Literal
 
-from sparsec.autotune.tasks import restored_schedule, restored_spec
-from sparsec.spec import Schedule
+from sparsec.autotune.tasks import restored_schedule
+from sparsec.spec import KernelSpec, Schedule
 
 STATUSES = ("ok", "failed")
 
@@ -111,7 +111,7 @@ def _restored(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(record: Record) -> None:
     try:
-        restored_spec(record.spec)
+        KernelSpec.restored(record.spec)
     except (TypeError, ValueError) as error:
         raise ValueError(f"its spec cannot be read: {error}") from error
     if hashlib.sha256(record.spec.encode()).hexdigest()[:20] != record.spec_key or not record.task.startswith(f"{record.shape}-"):

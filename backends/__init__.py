@@ -26,7 +26,10 @@ class Target:
     room: str
 
 
-BACKENDS = (Target("x86", ("x86_64", "AMD64"), "sparsec.backends.x86"),)
+BACKENDS = (
+    Target("x86", ("x86_64", "AMD64"), "sparsec.backends.x86"),
+    Target("reference", (), "sparsec.backends.reference"),
+)
 NATIVE = "native"
 
 

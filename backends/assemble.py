@@ -12,7 +12,7 @@ from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
 from sparsec.constants import Gathering
-from sparsec.dtypes import dtype_of
+from sparsec.dtypes import DTYPES, dtype_of
 from sparsec.layouts import Count
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
@@ -75,7 +75,7 @@ def _record(
             continue
         if param.kind == "ptr":
             constant = call.constants[param.name]
-            if constant.dtype != np.dtype(param.dtype):
+            if constant.dtype != (DTYPES[param.dtype].numpy if param.dtype in DTYPES else np.dtype(param.dtype)):
                 raise TypeError(f"{call.source.symbol}: constant {param.name!r} is {constant.dtype}, the kernel reads {param.dtype}")
             start, call.constants[param.name] = constants.add(constant)
             relocations.append(Relocation(at, "weights", start))

@@ -44,11 +44,11 @@ class Machine:
     mcpu: str
     features: tuple[str, ...]
     vector: Vector
-    panels: Panels
     l1: int
     l2: int
     l3: int
     cores: int
+    panels: Panels = field(default_factory=Panels)
     tuning: tuple[str, ...] = ()
 
     @classmethod

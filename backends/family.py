@@ -49,7 +49,7 @@ class Family:
     order, and of the result, all of one sample: 1 for vectors, 2 for tokens, 3 for maps. ``honours``: for each attribute, the values that
     they implement; an attribute that is not there has none. ``kernels``: what ``lower`` calls, without weights; None: whatever it calls.
     ``takes``: whether a spec of these ranks is of the family's kind. ``fits``: what its shapes lack for these kernels, "" for nothing;
-    asked only if all attributes are honoured.
+    asked only if all attributes are honoured. ``dtypes``: what they read and write that is not of the spec's own dtype, as in a spec.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Family:
     kernels: Callable[[Task, Schedule, Machine], tuple[Source, ...]] | None = None
     takes: Callable[[KernelSpec], bool] = lambda spec: True
     fits: Callable[[KernelSpec], str] = lambda spec: ""
+    dtypes: Container[tuple[tuple[str, str], ...]] = ((),)
 
     def rank_breach(self, spec: KernelSpec) -> str:
         """What is wrong with the ranks of the values of ``spec``; "" for nothing."""
@@ -74,6 +75,8 @@ class Family:
             values = self.honours.get(name, ())
             if value not in values:
                 return f"{name} {value!r}; kernels honour {_listed(values)}"
+        if spec.dtypes not in self.dtypes:
+            return f"{', '.join(f'{operand} is torch.{dtype}' for operand, dtype in spec.dtypes)}, kernels compute in {spec.dtype}"
         unread = [name for name in spec.operands() if name not in self.operands.split()]
         if unread:
             return f"{', '.join(unread)}; kernels read {self.operands}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import fx
 
 from sparsec.backends.base import Backend
@@ -83,9 +84,9 @@ def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
     if inside.layout == "rows":
         storage = inside
     elif len(shape) == 2:
-        storage = Storage("rows", shape[1], region.geometry(node))
+        storage = Storage("rows", shape[1], region.geometry(node), inside.dtype)
     else:
-        storage = dense(shape)
+        storage = dense(shape, inside.dtype)
     return Buffer(node.name, storage, (side, index))
 
 
@@ -110,13 +111,16 @@ def _add_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | Non
 
 def _written(storage: Storage, node: fx.Node) -> Storage:
     """The storage that a kernel writes: numbers per token that come from an operator on vectors are one."""
-    return Storage("vector", storage.space.count) if storage.layout == "rows" and not makes_rows(node) else storage
+    return Storage("vector", storage.space.count, dtype=storage.dtype) if storage.layout == "rows" and not makes_rows(node) else storage
 
 
 def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
-    """The constant of a node; what it holds once per sample is taken once."""
+    """The constant of a node, or its bits where numpy has no such numbers; what it holds once per sample is taken once."""
     tensor = constant(node)
-    return None if tensor is None or shape is None else tensor.numpy().reshape(-1)[: math.prod(shape)].reshape(shape)
+    if tensor is None or shape is None:
+        return None
+    array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _residual(state: _State, node: fx.Node) -> Buffer | None:
@@ -159,7 +163,7 @@ def _move(state: _State, value: Value, target: Buffer) -> None:
         return
     for step in steps[:-1]:
         source = _as(state, Value.whole(source.read_as(step.have), step.shape), step.want)
-    state.steps.append(Move(source.read_as(steps[-1].have), target.read_as(steps[-1].want)))
+    state.steps.append(Move(source.read_as(steps[-1].have), target.read_as(steps[-1].want), shape=steps[-1].shape))
 
 
 def _planes(state: _State, value: Value, spec: KernelSpec, layouts: Layouts) -> Buffer:
@@ -168,9 +172,10 @@ def _planes(state: _State, value: Value, spec: KernelSpec, layouts: Layouts) -> 
     key = (value, f"planes{step}x{kept}")
     if key not in state.derived:
         channels, height, width = spec.inputs[0]
-        rows, flat = dense(spec.inputs[0]), Storage("flat", channels, state.region.space(height, width))
+        dtype = value.buffer.storage.dtype
+        rows, flat = dense(spec.inputs[0], dtype), Storage("flat", channels, state.region.space(height, width), dtype)
         source = _as(state, value, rows if lies_as(value, rows) else flat)
-        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:])))
+        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:]), dtype))
         state.steps.append(Move(source, made, step=step))
         state.derived[key] = made
     return state.derived[key]

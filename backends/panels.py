@@ -10,7 +10,7 @@ class Panels:
     """Panels of products and of attention, and a model of the cycles that those of products take.
 
     A vector is 64 bytes (16 pixels) here, whatever the registers are; cycles are those of a core with one load and one multiply-add of
-    a vector per cycle. Only ratios matter.
+    a vector per cycle. Only ratios matter. A machine that other kernels are for has none of all this.
 
     sparse: (pixels, group) of the sparse kernel. block: (rows, pixels, whether they suit tiles of as many pixels only) of the block kernel.
     attention: (rows, registers of queries, time per multiplication relative to the first).
@@ -20,15 +20,15 @@ class Panels:
     between parts. block_row, block_store: per row of a row block, and per vector of it.
     """
 
-    sparse: tuple[tuple[int, int], ...]
-    block: tuple[tuple[int, int, bool], ...]
-    attention: tuple[tuple[int, int, float], ...]
-    broadcast: tuple[tuple[int, float], ...]
-    visit: float
-    miss: float
-    crowding: float
-    resident: float
-    store: float
-    partial: float
-    block_row: float
-    block_store: float
+    sparse: tuple[tuple[int, int], ...] = ()
+    block: tuple[tuple[int, int, bool], ...] = ()
+    attention: tuple[tuple[int, int, float], ...] = ()
+    broadcast: tuple[tuple[int, float], ...] = ()
+    visit: float = 0.0
+    miss: float = 0.0
+    crowding: float = 0.0
+    resident: float = 0.0
+    store: float = 0.0
+    partial: float = 0.0
+    block_row: float = 0.0
+    block_store: float = 0.0

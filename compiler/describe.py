@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from sparsec.forms import is_value, known_fact
 from sparsec.graph import Miss
 from sparsec.operators import Operator, operator_named, operator_of
 from sparsec.spec import KernelSpec
+
+#: What a spec can be in beside the integers of some operators: backends say which of them they compute.
+_COMPUTED = (torch.float32, torch.bfloat16, torch.int8)
 
 
 def spec_of(node: fx.Node) -> KernelSpec | Miss:
@@ -51,7 +55,7 @@ def _operand_breach(node: fx.Node, operator: Operator) -> str:
         if not is_value(value):
             return f"{value.name} is not a tensor"
         tensor = value.meta["val"]
-        if tensor.dtype != torch.float32 and tensor.dtype not in operator.dtypes:
+        if tensor.dtype not in (*_COMPUTED, *operator.dtypes):
             return f"{value.name} is {tensor.dtype}, kernels compute in float32"
         if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
             return f"{value.name} has shape {list(tensor.shape)}; kernels take [N, C], [N, T, F] and [N, C, H, W] without empty axes"
@@ -62,7 +66,7 @@ def _operand_breach(node: fx.Node, operator: Operator) -> str:
 def _spec(node: fx.Node, operator: Operator, described: Operator, attributes: Mapping[str, Any]) -> KernelSpec:
     constants = operator.weights(node)
     fact = known_fact(constants[described.decisive]) if constants else None
-    return KernelSpec(
+    spec = KernelSpec(
         op=described.name,
         inputs=tuple(shape_of(a) for a in operator.sources(node)),
         output=shape_of(node),
@@ -71,3 +75,10 @@ def _spec(node: fx.Node, operator: Operator, described: Operator, attributes: Ma
         weight_fact="{}" if fact is None else json.dumps(fact.to_json(), sort_keys=True),
         residual=None if (added := operator.residual(node)) is None else shape_of(added),
     )
+    return replace(spec, dtypes=_dtypes(node, operator, spec))
+
+
+def _dtypes(node: fx.Node, operator: Operator, spec: KernelSpec) -> tuple[tuple[str, str], ...]:
+    named = [*zip(spec.operands(), operator.sources(node), strict=False), ("residual", operator.residual(node)), ("output", node)]
+    found = ((name, str(value.meta["val"].dtype).removeprefix("torch.")) for name, value in named if value is not None)
+    return tuple((name, dtype) for name, dtype in found if dtype != spec.dtype)

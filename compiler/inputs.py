@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from sparsec.dtypes import dtype_of
 from sparsec.errors import InvalidInput
 from sparsec.program import DTYPES, Program
 
-#: One object per dtype: arrays of the usual make are recognised by identity.
-NUMPY = {name: np.dtype(name) for name in DTYPES}
+#: One object per dtype, of arrays that hold such numbers or their bits: arrays of the usual make are recognised by identity.
+NUMPY = {name: dtype_of(name).numpy for name in DTYPES}
 
 
 def check_inputs(program: Program, inputs: Sequence[Any]) -> tuple[int, dict[str, int]]:

@@ -16,7 +16,7 @@ features contiguous, at the edges of a region only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,6 +156,17 @@ class Storage:
     channels: int
     geometry: Geometry | None = None
     dtype: str = "float32"
+
+    def described(self) -> dict[str, Any]:
+        """Plain-data form."""
+        plain = {"layout": self.layout, "channels": self.channels, "geometry": None if self.geometry is None else self.geometry.key()}
+        return plain if self.dtype == "float32" else {**plain, "dtype": self.dtype}
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any]) -> Storage:
+        """The inverse of ``described``."""
+        geometry = None if data["geometry"] is None else Geometry(**data["geometry"])
+        return cls(data["layout"], data["channels"], geometry, data.get("dtype", "float32"))
 
     @property
     def is_map(self) -> bool:

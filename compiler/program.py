@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from sparsec.constants import Constants
+from sparsec.dtypes import dtype_of
 from sparsec.errors import ArtifactError
 
 RECORD_WIDTH = 48
@@ -67,7 +68,8 @@ class Patch:
         return self.times * -(-(sizes[self.size] + self.plus) // self.over)
 
 
-DTYPES = ("float32", "int64", "int32", "bool")
+#: Of tensors at the edge, in the order of their numbers in flat programs.
+DTYPES = ("float32", "int64", "int32", "bool", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Port:
 
     def bytes_of(self, sizes: Mapping[str, int]) -> int:
         """Bytes of one sample where sizes are these."""
-        return np.dtype(self.dtype).itemsize * int(np.prod(self.shape_for(sizes), dtype=np.int64))
+        return dtype_of(self.dtype).nbytes * int(np.prod(self.shape_for(sizes), dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,14 @@ class Region:
 
     def storage(self, node: fx.Node) -> Storage:
         """How the value of ``node`` is stored inside the region."""
-        shape, layout = shape_of(node), notes(node)["layout"]
+        shape, layout, dtype = shape_of(node), notes(node)["layout"], str(node.meta["val"].dtype).removeprefix("torch.")
         if len(shape) == 2:
-            return Storage("packed", shape[1], self.geometry(node))
+            return Storage("packed", shape[1], self.geometry(node), dtype)
         if layout == "rows":
-            return Storage("rows", 0, self.geometry(node), str(node.meta["val"].dtype).removeprefix("torch."))
+            return Storage("rows", 0, self.geometry(node), dtype)
         if layout == "vector" or len(shape) == 1 or shape[1:] == (1, 1):
-            return Storage("vector", shape[0])
-        return Storage("packed" if layout == "packed" else "flat", shape[0], self.geometry(node))
+            return Storage("vector", shape[0], dtype=dtype)
+        return Storage("packed" if layout == "packed" else "flat", shape[0], self.geometry(node), dtype)
 
 
 #: The name of a run-time size, and what is added to it.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Choice names and values in order, such as (("kernel", "spmm"), ("vectors", 4)). Meaningless without a spec.
 Schedule = tuple[tuple[str, str | int], ...]
 #: Fields that are not asked for by name: what a kernel family decides on as a whole.
-_STRUCTURE = ("op", "inputs", "output", "weights", "residual", "sources", "layout", "attributes", "weight_fact")
+_STRUCTURE = ("op", "inputs", "output", "weights", "residual", "sources", "layout", "attributes", "weight_fact", "dtypes")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class KernelSpec:
     ``residual``: the shape of a value that is added before the activation, which is not among ``inputs`` (None: nothing is added);
     ``weights``: shapes of constant operands in argument order (None: absent);
     ``sources``/``layout``: storage layouts of inputs and output; ``attributes``: sorted pairs (stride, groups, activation, ...);
-    ``weight_fact``: the proved fact of the weight that kernels may rely on (plain JSON data).
+    ``weight_fact``: the proved fact of the weight that kernels may rely on (plain JSON data);
+    ``dtypes``: pairs of a name and a dtype, for each activation and for "output" where it is not ``dtype``. Constants are packed by a backend
+    as its kernels want them.
     """
 
     op: str
@@ -40,6 +42,7 @@ class KernelSpec:
     weight_fact: str = "{}"
     dtype: str = "float32"
     residual: tuple[int, ...] | None = None
+    dtypes: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         """The value of an attribute. KeyError where the op has none of this name."""
@@ -63,7 +66,16 @@ class KernelSpec:
 
     def json(self) -> str:
         """Canonical JSON: equal specs give equal text."""
-        return json.dumps(self.__dict__, sort_keys=True, separators=(",", ":"))
+        data = {name: value for name, value in self.__dict__.items() if name != "dtypes" or value}
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def restored(cls, text: str) -> KernelSpec:
+        """The inverse of ``json``. ValueError or TypeError if the text is not a spec."""
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise TypeError(f"a spec is a JSON object, not {type(data).__name__}")
+        return cls(**{name: tuples(value) for name, value in data.items()})
 
     @property
     def key(self) -> str:
@@ -86,6 +98,11 @@ class KernelSpec:
         if found is None:
             raise KeyError(f"{self.op} is an operator without a record")
         return found
+
+
+def tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at every depth."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def _named(shapes: Sequence[tuple[int, ...] | None], names: Sequence[str], kind: str) -> list[tuple[str, tuple[int, ...] | None]]:

@@ -21,6 +21,7 @@ from sparsec.spec import KernelSpec, Schedule
 
 Honours = dict[str, Container[Any]]
 Ranks = Container[tuple[int, ...]]
+Dtypes = tuple[tuple[tuple[str, str], ...], ...]
 
 _DTYPE: Honours = {"dtype": ("float32",)}
 _ACTIVATION: Honours = {"activation": ("none", *expr.ACTIVATIONS), "lo": NUMBER, "hi": NUMBER}
@@ -30,7 +31,13 @@ _STENCIL: Honours = {"stride": ((1, 1), (2, 2)), "padding": PAIR}
 _SHIFTS: Honours = {"stride": PAIR, "padding": PAIR, "dilation": PAIR, "groups": WHOLE}
 _WINDOW: Honours = {"kernel_size": PAIR, "stride": PAIR, "padding": PAIR}
 _HEADS: Honours = {"heads": WHOLE, "scale": NUMBER, "causal": _BOOL}
+_MASK: Honours = {"on": NUMBER, "off": NUMBER, "affine": _BOOL}
 _KEEP: Honours = {"keep": WHOLE, "first": WHOLE}
+
+
+def _whole(operand: str, *dtypes: str) -> Dtypes:
+    """One operand that is not float32."""
+    return tuple(((operand, dtype),) for dtype in dtypes)
 
 
 def _takes_map(spec: KernelSpec) -> bool:
@@ -96,12 +103,12 @@ def _elementwise(op: str, operands: str, honours: Honours) -> Family:
     return Family(f"elementwise {op}", (op,), operands, ALIKE, _DTYPE | honours, elementwise_groups, fits=elementwise_breach)
 
 
-def _tokens(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE) -> Family:
-    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, token_groups, fits=token_breach)
+def _tokens(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE, dtypes: Dtypes = ((),)) -> Family:
+    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, token_groups, fits=token_breach, dtypes=dtypes)
 
 
-def _pruning(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE) -> Family:
-    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, pruning_groups, fits=pruning_breach)
+def _pruning(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE, dtypes: Dtypes = ((),)) -> Family:
+    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, pruning_groups, fits=pruning_breach, dtypes=dtypes)
 
 
 #: In order of preference.
@@ -126,21 +133,21 @@ FAMILIES = (
         fits=attention_breach,
     ),
     _tokens("layer_norm", ((2, 2),), "x weight bias", {"eps": NUMBER}),
-    _tokens("embedding", ((1, 2),), "ids table"),
+    _tokens("embedding", ((1, 2),), "ids table", dtypes=_whole("ids", "int64", "int32")),
     _tokens("add_table", ((2, 2),), "x table"),
     _tokens("prepend", ((2, 2),), "x prefix"),
     _tokens("select_token", ((2, 1),), "x", {"index": WHOLE}),
     _tokens("mean_tokens", ((2, 1),)),
-    _tokens("key_bias", ((1, 1),), "x", {"on": NUMBER, "off": NUMBER, "affine": _BOOL}),
+    _tokens("key_bias", ((1, 1),), "x", _MASK, ((), *_whole("x", "int64", "int32", "bool"))),
     _tokens("map_to_tokens", ((3, 2),)),
     _tokens("tokens_to_map", ((2, 3),), "x", {"height": WHOLE, "width": WHOLE}),
     _pruning("token_scores", ((2, 2, 1), (2, 2, 1, 1)), "query key key_bias pair_bias", _HEADS | {"cls": _BOOL}),
-    _pruning("keep_tokens", ((1, 1),), "x", _KEEP),
-    _pruning("gather_tokens", ((2, 1, 2),), "x index"),
-    _pruning("gather_keys", ((1, 1, 1),), "x index"),
-    _pruning("merge_plan", ((2, 1),), "x", {"heads": WHOLE} | _KEEP),
-    _pruning("merge_tokens", ((2, 1, 2), (2, 1, 1, 2)), "x plan sizes", {"keep": WHOLE}),
-    _pruning("merge_sizes", ((1, 1), (1, 1, 1)), "plan sizes", {"keep": WHOLE}),
+    _pruning("keep_tokens", ((1, 1),), "x", _KEEP, _whole("output", "int64")),
+    _pruning("gather_tokens", ((2, 1, 2),), "x index", dtypes=_whole("index", "int64")),
+    _pruning("gather_keys", ((1, 1, 1),), "x index", dtypes=_whole("index", "int64")),
+    _pruning("merge_plan", ((2, 1),), "x", {"heads": WHOLE} | _KEEP, _whole("output", "int64")),
+    _pruning("merge_tokens", ((2, 1, 2), (2, 1, 1, 2)), "x plan sizes", {"keep": WHOLE}, _whole("plan", "int64")),
+    _pruning("merge_sizes", ((1, 1), (1, 1, 1)), "plan sizes", {"keep": WHOLE}, _whole("plan", "int64")),
     _pruning("log_sizes", ((1, 1),)),
     _pruning("token_sizes", ((1, 1),)),
     _pruning("mean_merged", ((2, 1, 1),), "x sizes"),

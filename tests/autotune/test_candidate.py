@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from sparsec.autotune.activations import from_storage, parity_planes, to_storage
 from sparsec.autotune.candidate import TOLERANCE, Bench, Wrong, deviation
 from sparsec.autotune.job import Job, read_job, write_job
-from sparsec.autotune.tasks import pattern_key, restored_schedule, restored_spec, shape_key, storages, task_key
+from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, storages, task_key
 from sparsec.backends.lowering import draft
 from sparsec.backends.x86.backend import X86
 from sparsec.layouts import Geometry, Storage
 from sparsec.settings import Settings
+from sparsec.spec import KernelSpec
 from tests.autotune.fakes import Misbehaving, Variety, region_of
 
 
@@ -77,7 +78,7 @@ def test_keys_depend_on_zeros_and_not_on_values(tasks):
 
 def test_specs_and_schedules_travel_as_json(tasks):
     for task in tasks:
-        assert restored_spec(task.spec.json()) == task.spec
+        assert KernelSpec.restored(task.spec.json()) == task.spec
     schedule = (("kernel", "spmm"), ("vectors", 4))
     assert restored_schedule(json.loads(json.dumps(schedule))) == schedule
     for bad in ([["a", 1.5]], [["a"]], "spmm", [[1, "a"]], [["a", True]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sparsec.ops import ACTIVATIONS
@@ -60,8 +61,14 @@ AXES: dict[str, dict[str, Any]] = {
 _T, _F, _HEADS = 7, 6, 2
 
 
+#: Operands of whole numbers.
+_WHOLE = {"embedding": "ids", "keep_tokens": "output", "merge_plan": "output"}
+_WHOLE |= {"gather_tokens": "index", "gather_keys": "index", "merge_tokens": "plan", "merge_sizes": "plan"}
+
+
 def spec(op: str, inputs: Any, output: Any, weights: Any = (), residual: Any = None, **attributes: Any) -> KernelSpec:
-    return KernelSpec(op, tuple(inputs), tuple(output), tuple(weights), attributes=tuple(sorted(attributes.items())), residual=residual)
+    made = KernelSpec(op, tuple(inputs), tuple(output), tuple(weights), attributes=tuple(sorted(attributes.items())), residual=residual)
+    return replace(made, dtypes=((_WHOLE[op], "int64"),)) if op in _WHOLE else made
 
 
 def _epilogue(row: dict[str, Any], output: tuple[int, ...], prefix: str = "") -> dict[str, Any]:

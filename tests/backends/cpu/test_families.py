@@ -145,6 +145,17 @@ def test_what_a_family_does_not_declare_is_refused_with_its_name(name: str) -> N
 
 
 @pytest.mark.parametrize("name", COMPUTING)
+def test_numbers_of_another_kind_are_refused(name: str) -> None:
+    """Each operand alone, and the result."""
+    spec, family = CASES[name][0].spec, COMPUTING[name]
+    for operand in (*list(spec.operands())[: len(spec.inputs)], "output"):
+        for dtype in ("int8", "bfloat16", "float16"):
+            wrong = ((operand, dtype),)
+            assert wrong not in family.dtypes
+            assert f"{operand} is torch.{dtype}, kernels compute in float32" in BACKEND.offers(replace(spec, dtypes=wrong)).reason
+
+
+@pytest.mark.parametrize("name", COMPUTING)
 def test_operands_that_a_family_does_not_read_are_refused(name: str) -> None:
     spec, family = CASES[name][-1].spec, COMPUTING[name]
     assert BACKEND.offers(replace(spec, weights=(*spec.weights, *[(1,)] * 4))) is not None
