@@ -183,9 +183,9 @@ class Backend(Protocol):
         """Write a library with one kernel as a C function, which needs nothing else, to ``path``; the digest of its code. MachineError."""
 
     def runner(self, program: Program, library: Path, threads: int, room: int = 0) -> Executor:
-        """What runs ``program``, whose kernels ``build`` put into ``library``; ``room``: bytes around inputs and outputs that kernels may touch.
+        """What runs ``program``, whose kernels ``build`` put into ``library``. MachineError for a program of another executor.
 
-        MachineError for a program of another executor.
+        ``room``: bytes before and after inputs and outputs that kernels may touch.
         """
 
     def digest(self, kernels: Sequence[Source] = ()) -> str:

@@ -27,9 +27,7 @@ class Interpreter(Runner):
     What kernels touch is not checked. ValueError for a program with strip buffers.
     """
 
-    def __init__(
-        self, executor: str, program: Program, library: Path, kernels: Sequence[Kernel], threads: int = 1, room: int = 0
-    ) -> None:
+    def __init__(self, executor: str, program: Program, library: Path, kernels: Sequence[Kernel], threads: int = 1, room: int = 0) -> None:
         if program.has_strips:
             raise ValueError("an interpreter has no strip buffers")
         self.executor, self._kernels = executor, kernels

@@ -83,8 +83,8 @@ class Move:
     """A value to write from one buffer to another.
 
     ``places``: element i goes from the first's address i to the second's, what else is written is 0. ``step``: space-to-depth of a
-    contiguous or flat map into flat parity planes, all or the first of each channel. Neither: a copy that the backend ``covers``, of a value
-    of ``shape``.
+    contiguous or flat map into flat parity planes, all or the first of each channel. Neither: a copy that the backend ``covers``, of a
+    value of ``shape``.
     """
 
     source: Buffer

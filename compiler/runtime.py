@@ -50,7 +50,7 @@ class StepTime:
 class Runner:
     """A program bound to its weights and kernel library. Safe to call from several threads: each call has its own memory.
 
-    ``executor`` is that of the programs it runs: kernels of a library for the host. A subclass that finds its kernels elsewhere names its own.
+    ``executor`` is that of the programs it runs, "cpu" where kernels are a library for the host. What finds them elsewhere names its own.
 
     Args:
         program: tables, from the compiler or from an artifact.

@@ -28,8 +28,8 @@ class KernelSpec:
     ``weights``: shapes of constant operands in argument order (None: absent);
     ``sources``/``layout``: storage layouts of inputs and output; ``attributes``: sorted pairs (stride, groups, activation, ...);
     ``weight_fact``: the proved fact of the weight that kernels may rely on (plain JSON data);
-    ``dtypes``: pairs of a name and a dtype, for each activation and for "output" where it is not ``dtype``. Constants are packed by a backend
-    as its kernels want them.
+    ``dtypes``: pairs of a name and a dtype, for each activation and for "output" where it is not ``dtype``. Constants are packed as a
+    backend's kernels want them.
     """
 
     op: str

@@ -84,7 +84,7 @@ class Place:
         write_at(address, self.addresses[begin:end], self.storage.dtype, values[begin:end])
 
     def _pairs(self, whole: Tensor, planes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of a map [C, H, W] and of its parity planes that hold the same pixels: plane (c, a, b) has those of c at (a::step, b::step)."""
+        """Views of a map [C, H, W] and of its planes that hold the same pixels: plane (c, a, b) has those of c at (a::step, b::step)."""
         kept = planes.unflatten(0, (self.shape[0], -1))
         for number in range(kept.shape[1]):
             a, b = divmod(number, self.planes)
@@ -155,7 +155,8 @@ class Action:
     def run(self, fields: np.ndarray, begin: int, end: int) -> None:
         """What a record does for rows ``begin`` to ``end`` of its result; ``fields``: from the first value on."""
         if self.scattered:
-            return self._scatter(fields, begin, end)
+            self._scatter(fields, begin, end)
+            return
         values, rest = len(self.reads) + 1, fields[3 * (len(self.reads) + 1) :]
         present = [c for c in self.constants if c is not None]
         addresses, rows = fields[: 3 * values : 3], rest[len(present) : len(present) + values]

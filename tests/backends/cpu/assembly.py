@@ -52,8 +52,8 @@ class Loop:
 
     @property
     def spills(self) -> list[str]:
-        """Vectors that go to the stack, or come from there."""
-        return [line for line in self.lines if re.search(r"\(%rsp|\[(sp|x29)\b", line) and _VECTOR.search(line)]
+        """Vectors that go to the stack, or come from there; x29 is the frame pointer, or a register as any other."""
+        return [line for line in self.lines if re.search(r"\(%rsp|\[(sp\b|x29, #-)", line) and _VECTOR.search(line)]
 
 
 def inner_loops(lines: list[str]) -> Iterator[Loop]:

@@ -126,7 +126,10 @@ def test_fewer_tokens(strategy: str) -> None:
 def small():
     """A compiled network, its program and an input."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.Flatten(), nn.Linear(60, 4)), torch.randn(2, 2, 4, 5)
+    model, x = (
+        nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.Flatten(), nn.Linear(60, 4)),
+        torch.randn(2, 2, 4, 5),
+    )
     return compiled(model.eval(), x)._compiled.programs[0].program, x.numpy()
 
 
