@@ -5,37 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
 from sparsec.backends.base import Backend, Executor, Machine, Refusal, Source
 from sparsec.backends.interpreter import Interpreter
+from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.backends.reference.calls import computed, moved, run_record
 from sparsec.backends.reference.machine import machine as this_machine
 from sparsec.costs import Costs
 from sparsec.dtypes import DTYPES
-from sparsec.errors import MachineError
 from sparsec.layouts import Layouts, Storage
 from sparsec.program import Program
 from sparsec.regions import Region
 from sparsec.spec import KernelSpec, Schedule
 
-_ONLY: Schedule = (("kernel", "reference"),)
 
-
-class Reference:
+class Reference(Plain):
     """Every spec that has a reference, in any storage. There is nothing to build: what a record does is among the program's constants.
 
     ``like``: a backend whose layouts, index spaces and refusals to take over, so that its programs can be checked where it cannot run.
     """
 
     name = executor = "reference"
-    tile = 8
 
     def __init__(self, machine: Machine | None = None, like: Backend | None = None) -> None:
         self.machine, self._like = machine or this_machine(), like
@@ -46,10 +41,6 @@ class Reference:
         refused = self._like and self._like.offers(spec)
         return refused or _refusal(spec)
 
-    def schedules(self, task: Task) -> list[Schedule]:
-        """There is one way."""
-        return [_ONLY]
-
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         """What names the calls of a task."""
         return (computed(task).source,)
@@ -57,10 +48,6 @@ class Reference:
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """One call."""
         return [Group((computed(task),))]
-
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        """Threads take rows of results."""
-        return list(groups)
 
     def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
         """Any storage that holds the value is copied to any other."""
@@ -72,26 +59,19 @@ class Reference:
 
     def layouts(self, spec: KernelSpec) -> Layouts:
         """All of them."""
-        return Layouts() if self._like is None else self._like.layouts(spec)
+        return super().layouts(spec) if self._like is None else self._like.layouts(spec)
 
     def costs(self) -> Costs:
         """Nothing here is fast: every region is worth what the others are."""
-        return Costs(edges=0.0) if self._like is None else self._like.costs()
+        return super().costs() if self._like is None else self._like.costs()
 
     def arrange(self, region: Region) -> Region:
         """``region`` with tiles; references need no pads."""
-        return replace(region, tile=self.tile) if self._like is None else self._like.arrange(region)
-
-    def verdict(self, task: Task, call: Call) -> None:
-        """There is no choice."""
+        return super().arrange(region) if self._like is None else self._like.arrange(region)
 
     def build(self, kernels: Sequence[Source], cache: Path | None) -> Path:
         """The path of nothing."""
         return Path(os.devnull)
-
-    def build_alone(self, kernel: Source, path: Path) -> NoReturn:
-        """MachineError: a reference is no code."""
-        raise MachineError(f"{kernel.symbol} is a reference, which has no code.", hint="Compile for another target.")
 
     def runner(self, program: Program, library: Path, threads: int, room: int = 0) -> Executor:
         """What runs ``program``."""

@@ -1,0 +1,55 @@
+"""A backend of scalar kernels that knows nothing of those for CPUs, through the same driver: digits and a transformer as in eager."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparsec
+from sparsec import backends
+from sparsec.models.digits_cnn import digits_cnn
+from sparsec.models.prune import prune
+from tests.token_models import vit
+
+TOLERANCE = 1e-5
+TOY = backends.Target("toy", (), "tests.toy")
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "BACKENDS", (*backends.BACKENDS, TOY))
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+MODELS = {
+    "digits": (lambda: prune(digits_cnn(), 0.9), images(3, 1, 8, 8)),
+    "transformer": (lambda: vit(depth=2), images(2, 3, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_networks_run_as_one_region_as_in_eager(name: str, threads: int, tmp_path: Path) -> None:
+    make, x = MODELS[name]
+    model: nn.Module = make().eval()
+    fast = sparsec.compile(model, (x,), target="toy", tune="off", threads=threads, cache_dir=tmp_path)
+    assert fast._compiled.fully_compiled and fast._compiled.programs[0].program.executor == "toy"
+    for batch in (len(x), 1):
+        wanted = model(x[:batch])
+        assert float((fast(x[:batch]) - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max())
+
+
+def test_it_needs_nothing_of_backends_for_cpus_and_little_at_all() -> None:
+    lines = 0
+    for path in (Path(__file__).parents[1] / "toy").glob("*.py"):
+        text = path.read_text()
+        lines += sum(bool(line.strip()) for line in text.splitlines())
+        names = [node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.startswith(("sparsec.backends.cpu", "sparsec.backends.x86"))]
+    assert lines <= 200
