@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import numpy as np
 import pytest
 
-from sparsec.backends.base import Machine
 from sparsec.backends.cpu import convert, gemv_windows, pointwise_ops, token_choice, token_moves, vectors
 from tests.backends.cpu.kernel_call import At, Call, Kernels
 from tests.backends.cpu.test_extents import all_kernels
-from tests.machines import BY_LANES, MACHINES, UNMASKED, lanes_of
+from tests.machines import BY_LANES, UNMASKED, lanes_of
 
 LENGTHS = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40)
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_machine_travels_as_json(machine: Machine) -> None:
-    assert Machine.of(json.loads(json.dumps(dataclasses.asdict(machine)))) == machine
 
 
 def test_code_for_a_machine_without_masks_has_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tvm
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
@@ -45,3 +46,11 @@ def test_code_takes_the_parameters_in_order_then_the_units() -> None:
         for param, var in zip(source.params, function.params, strict=False):
             if param.kind in DTYPES:
                 assert str(var.ty.dtype) == DTYPES[param.kind], source.symbol
+
+
+def test_code_is_well_formed() -> None:
+    """What TVM's own parser looks at each time."""
+    for source in all_kernels(UNMASKED):
+        function = source.make()
+        assert tvm.s_tir.analysis.verify_well_formed(tvm.IRModule.from_expr(function)), source.symbol
+        tvm.tirx.analysis.verify_tirx_well_formed(function)

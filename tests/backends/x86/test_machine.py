@@ -1,10 +1,13 @@
 """What is read from a processor's flags."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
 import pytest
 
+from sparsec.backends.base import Machine
 from sparsec.backends.x86 import machine as module
 from sparsec.backends.x86.machine import _AVX2, _AVX512, describe
 from sparsec.errors import MachineError
@@ -18,6 +21,20 @@ def test_vectors_follow_the_flags():
     assert (wide.vector.lanes("float32"), wide.vector.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
     assert set(narrow.features) < set(wide.features)
     assert narrow.key() != wide.key()
+    assert (narrow.tuning, wide.tuning) == ((), ("-prefer-256-bit",))
+
+
+@pytest.mark.parametrize("flags", [AVX2, AVX512])
+def test_a_machine_travels_as_json(flags):
+    here = describe(flags, 2)
+    assert Machine.of(json.loads(json.dumps(dataclasses.asdict(here)))) == here
+    plain = dataclasses.replace(here, vector=dataclasses.replace(here.vector, permute=None, dots=("int8",)))
+    assert Machine.of(json.loads(json.dumps(dataclasses.asdict(plain)))) == plain
+
+
+def test_the_identity_that_records_and_caches_know():
+    wide = dataclasses.replace(describe(AVX512, 1), l1=48 << 10, l2=2 << 20)
+    assert wide.key() == "x86_64-x86-64-v4-16x32-l1.48k-l2.2048k"
 
 
 @pytest.mark.parametrize("flag", sorted(_AVX512))
