@@ -1,0 +1,5 @@
+"""That of the toy."""
+
+from tests.toy.machine import machine
+
+__all__ = ["machine"]
