@@ -105,8 +105,21 @@ def _add_node(state: _State, node: fx.Node, spec: KernelSpec, port: Buffer | Non
         target=target,
         weights=tuple(_array(w, shape) for w, shape in zip(weights(node), spec.weights, strict=True)),
     )
+    _check_layouts(task, state.backend)
     state.steps.append(task)
     state.values[node] = Value.whole(task.target, spec.output)
+
+
+def _check_layouts(task: Task, backend: Backend) -> None:
+    """ValueError where a map is stored as the kernels that the backend offers neither read nor write it."""
+    layouts = backend.layouts(task.spec)
+    for verb, known, buffer in (("read", layouts.reads, task.sources[0]), ("write", layouts.writes, task.target)):
+        layout, space = buffer.storage.layout, buffer.storage.geometry
+        if buffer.storage.is_map and space is not None and space.height * space.width > 1 and layout not in known:
+            raise ValueError(
+                f"{task.node}: the backend {backend.name!r} offers {task.spec.op}, but its kernels do not {verb} maps that are {layout}:"
+                f" they {verb} {', '.join(known) or 'none'}, and regions have flat or packed ones"
+            )
 
 
 def _written(storage: Storage, node: fx.Node) -> Storage:

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ from torch import Tensor, nn
 
 import sparsec
 from sparsec import backends
+from sparsec.layouts import Layouts
 from sparsec.models.digits_cnn import digits_cnn
 from sparsec.models.prune import prune
+from sparsec.spec import KernelSpec
 from tests.token_models import vit
+from tests.toy import backend as toy
+from tests.toy.backend import Toy
 
 TOLERANCE = 1e-5
 TOY = backends.Target("toy", (), "tests.toy")
@@ -43,6 +48,29 @@ def test_networks_run_as_one_region_as_in_eager(name: str, threads: int, tmp_pat
     for batch in (len(x), 1):
         wanted = model(x[:batch])
         assert float((fast(x[:batch]) - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max())
+
+
+class Elsewhere(Toy):
+    """A toy that says of its kernels that they read, or write, what no region has."""
+
+    sides: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def layouts(self, spec: KernelSpec) -> Layouts:
+        return Layouts(**self.sides) if spec.op == "conv2d" else Layouts()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("side", "verb"), [("reads", "read"), ("writes", "write")])
+def test_a_kernel_that_is_offered_for_a_layout_it_cannot_read(side: str, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its region stays dense, with the reason; where errors are not tolerated they say who promised what."""
+    monkeypatch.setattr(toy, "BACKEND", Elsewhere)
+    monkeypatch.setattr(Elsewhere, "sides", {side: ("nchw",)})
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3)).eval(), images(1, 2, 5, 6)
+    says = rf"the backend 'toy' offers conv2d, but its kernels do not {verb} maps that are flat: they {verb} nchw"
+    with pytest.raises(ValueError, match=says):
+        sparsec.compile(model, (x,), target="toy", tune="off", threads=1)
+    monkeypatch.setenv("SPARSEC_STRICT", "0")
+    with pytest.warns(RuntimeWarning, match=says), torch.no_grad():
+        torch.testing.assert_close(sparsec.compile(model, (x,), target="toy", tune="off", threads=1)(x), model(x))
 
 
 def test_it_needs_nothing_of_backends_for_cpus_and_little_at_all() -> None:

@@ -21,7 +21,11 @@ class Narrow(Toy):
             return super().offers(spec)
         kinds = {dtype for _, dtype in spec.dtypes}
         alike = len(spec.dtypes) == len(spec.inputs) + 1 and len(kinds) == 1 and kinds <= {*DTYPES}
-        return None if alike and spec.op in (*VIEWS, "add", "map_to_tokens") else Refusal(f"no kernel computes {spec.op} in {', '.join(sorted(kinds))}")
+        return (
+            None
+            if alike and spec.op in (*VIEWS, "add", "map_to_tokens")
+            else Refusal(f"no kernel computes {spec.op} in {', '.join(sorted(kinds))}")
+        )
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         made = add if task.spec.op == "add" else copy
