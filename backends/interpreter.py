@@ -18,7 +18,8 @@ Kernel = Callable[[np.ndarray, int, int], object]
 
 def memory(address: int, dtype: np.dtype, count: int) -> np.ndarray:
     """``count`` elements at an address, to read and write."""
-    return np.ndarray((count,), dtype, (ctypes.c_char * (count * dtype.itemsize)).from_address(int(address)))
+    held = (ctypes.c_char * (count * dtype.itemsize)).from_address(int(address))
+    return np.ndarray((count,), dtype, memoryview(held))
 
 
 class Interpreter(Runner):

@@ -35,8 +35,8 @@ def moved(move: Move) -> Call:
     name = f"{move.source.name}->{want.layout}"
     if move.places is not None:
         arrays = [(at - s.origin) * dtype_of(s.dtype).nbytes for at, s in zip(move.places, (have, want), strict=True)]
-        shape = (len(arrays[0]),)
-        action = Action((Place(have, shape),), Place(want, shape), tuple(("int64", a.shape) for a in arrays), scattered=True)
+        length = (len(arrays[0]),)
+        action = Action((Place(have, length),), Place(want, length), tuple(("int64", a.shape) for a in arrays), scattered=True)
         return _call(name, "convert", action, buffers, arrays)
     if move.step:
         shape = have.channels, have.space.height, have.space.width
