@@ -247,7 +247,7 @@ def _check_sizes(program: Program) -> None:
         follows = port.size in known and port.shape and port.shape[0] == known[port.size] + port.plus and least[port.size] + port.plus >= 0
         fits = not port.size or follows
         _require(bool(fits), f"tensor {port.name!r} follows a size {port.size!r} that it does not have")
-        _require(port.dtype in DTYPES and (port.limit is None or port.limit > 0), f"tensor {port.name!r} is of {port.dtype}")
+        _require(port.limit is None or port.limit > 0, f"tensor {port.name!r} has indices below {port.limit}")
 
 
 def _slot_bytes(program: Program, relocation: Relocation) -> int:
@@ -268,6 +268,8 @@ def _check_shapes(program: Program) -> None:
     least, most = program.batches
     _require(least >= 0 and (most is None or most >= max(least, 1)), "it serves no batch size")
     ports = (*program.inputs, *program.outputs)
+    for port in ports:
+        _require(port.dtype in DTYPES, f"tensor {port.name!r} is of {port.dtype}")
     _require(all(size >= 0 for port in ports for size in port.shape), "a tensor has a negative size")
     # Also without the axes of size zero: a further size is a product of the others.
     _require(all(8 * math.prod(filter(None, port.shape)) < MOST_BYTES for port in ports), "the size of a tensor makes no sense")
