@@ -35,7 +35,7 @@ ShapeOption = Annotated[
 TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
 PaddingOption = Annotated[bool, typer.Option("--remove-padding", help="Run each sentence of a padded batch with its own tokens.")]
 PruningOption = Annotated[str | None, typer.Option(metavar="JSON", help='Leave tokens out, which changes answers: {"keep": 0.5}.')]
-TargetOption = Annotated[str | None, typer.Option(help="The machine to make kernels for: native (this one) or x86.")]
+TargetOption = Annotated[str | None, typer.Option(help="The machine to make kernels for: native (this one), x86 or reference.")]
 CacheOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Kernels and records, instead of SPARSEC_CACHE_DIR.")]
 DumpOption = Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph after each pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

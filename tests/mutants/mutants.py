@@ -159,8 +159,8 @@ KERNELS = (
     Mutant("backends/cpu/spmm.py", "if part == parts - 1:", "if part == 0:", "backends/cpu/spmm"),
     Mutant(
         "backends/cpu/spmm.py",
-        "visit = (k * parts // max(inputs, 1)) * rows + n",
-        "visit = n * parts + k * parts // max(inputs, 1)",
+        "flat + np.repeat(first - (end - first) * np.arange(len(part)), count)",
+        "flat + np.repeat((first - end) * np.arange(len(part)), count)",
         "backends/cpu/spmm",
     ),
     Mutant(
