@@ -97,10 +97,10 @@ def _refusal(spec: KernelSpec) -> Refusal | None:
         dtype = getattr(torch, dtypes.get(name, spec.dtype))
         return torch.empty(shape, dtype=torch.float64 if dtype.is_floating_point else dtype, device="meta")
 
-    values = [blank(name, (2, *shape)) for name, shape in zip(spec.operands(), spec.inputs, strict=False)]
-    constants = [None if shape is None else blank("", shape) for shape in spec.weights]
-    residual = None if spec.residual is None else blank("residual", (2, *spec.residual))
     try:
+        values = [blank(name, (2, *shape)) for name, shape in zip(spec.operands(), spec.inputs, strict=False)]
+        constants = [None if shape is None else blank("", shape) for shape in spec.weights]
+        residual = None if spec.residual is None else blank("residual", (2, *spec.residual))
         result = spec.reference(*spec.arguments(values, constants, residual))
     except Exception as error:
         return Refusal(f"its reference does not compute {spec.op}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")

@@ -17,7 +17,7 @@ from sparsec.backends.interpreter import Interpreter, Kernel
 from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Buffer, Call, Group, Move, Task
 from sparsec.program import Program
-from sparsec.spec import VIEWS, KernelSpec, Schedule
+from sparsec.spec import KernelSpec, Schedule
 from tests.toy import kernels
 from tests.toy.machine import machine as this_machine
 
@@ -33,7 +33,8 @@ class Toy(Plain):
 
     def offers(self, spec: KernelSpec) -> Refusal | None:
         attributes = NONE | dict(spec.attributes)
-        known = spec.op in (*AFFINE, *VIEWS, "add", "layer_norm", "attention") and attributes["activation"] in ("none", "clamp", "gelu")
+        known = spec.operator.is_view or spec.op in (*AFFINE, "add", "layer_norm", "attention")
+        known &= attributes["activation"] in ("none", "clamp", "gelu")
         plain = spec.residual is None and not spec.dtypes and not attributes.get("causal")
         short = len(spec.inputs) <= {"add": 2, "attention": 3}.get(spec.op, 1) and not (spec.op == "attention" and spec.weights)
         return None if known and plain and short else Refusal(f"the toy has no {spec.op} like this")
