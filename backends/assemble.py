@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from sparsec.affine import Count
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
 from sparsec.constants import Gathering
 from sparsec.dtypes import DTYPES, dtype_of
-from sparsec.layouts import Count
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 
@@ -121,13 +121,14 @@ def _patches(plan: Plan) -> Iterator[Patch]:
 
 
 def _patch(table: Literal["records", "groups"], index: int, count: Count) -> Patch:
-    return Patch(table, index, count.symbol, count.plus, count.over, count.times)
+    return Patch(table, index, count.follows)
 
 
 def _sizes(plan: Plan, least: Mapping[str, int]) -> tuple[Size, ...]:
     """The run-time sizes that inputs decide."""
-    found = {b.storage.space.symbol: b.storage.space for b in plan.inputs if b.storage.geometry is not None and b.storage.space.symbol}
-    return tuple(Size(name, least.get(name, 1), space.width - space.plus) for name, space in sorted(found.items()))
+    counts = [b.storage.space.count for b in plan.inputs if b.storage.follows]
+    found = {count.follows.symbol: count.most for count in counts if isinstance(count, Count)}
+    return tuple(Size(name, least.get(name, 1), most) for name, most in sorted(found.items()))
 
 
 def _limits(plan: Plan) -> dict[tuple[str, int], int]:
@@ -151,4 +152,4 @@ def _port(name: str, buffer: Buffer, limits: Mapping[tuple[str, int], int]) -> P
         return Port(name, (storage.channels, *space), storage.dtype)
     tokens, limit = storage.space, limits.get(buffer.port) if buffer.port else None
     shape = (tokens.width, storage.channels) if storage.channels else (tokens.width,)
-    return Port(name, shape, storage.dtype, tokens.symbol, tokens.plus, limit)
+    return Port(name, shape, storage.dtype, tokens.follows, limit)

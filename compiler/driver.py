@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from sparsec import follow, ops, padding
 from sparsec import regions as region_module
+from sparsec.affine import Affine
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
 from sparsec.backends import backend_for
@@ -117,7 +118,7 @@ def _programs(
     return programs, failed
 
 
-def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[dict[str, region_module.Follows], list[str]]:
+def _free_sizes(captured: Captured, result: Result, context: Context) -> tuple[dict[str, Affine], list[str]]:
     """See ``follow.free_sizes``."""
     if captured.symbols and captured.shares_results:
         return {}, ["compiled for fixed sizes: results share memory"]

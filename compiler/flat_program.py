@@ -13,7 +13,7 @@ STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in fo
 | PROGRAM | arena bytes, thread slots (0: not stated), kernels, least and largest batch size (-1: any) |
 | INPUTS, OUTPUTS | name, dtype, rank, limit (-1: none), row of the size that axis 0 follows (-1: none), plus, 8 axes |
 | SIZES | name, least, most |
-| PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, times |
+| PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, scale |
 | RECORDS, GROUPS | as in ``sparsec.program`` |
 | MOVES | relocations in the order of their fields: field, segment, offset, port |
 | FILES | name, bytes, digest; the kernel library, TVM's two libraries and the weights come first, in this order |
@@ -72,7 +72,7 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
         b"INPUTS": _ports(program.inputs, strings, numbers),
         b"OUTPUTS": _ports(program.outputs, strings, numbers),
         b"SIZES": _rows([[strings.add(size.name), size.least, size.most] for size in program.sizes], 3),
-        b"PATCHES": _rows([[_TABLES.index(p.table), p.index, numbers[p.size], p.plus, p.over, p.times] for p in program.patches], 6),
+        b"PATCHES": _rows([[_TABLES.index(t), at, numbers[size], *rest] for t, at, size, *rest in (p.plain() for p in program.patches)], 6),
         b"RECORDS": program.records,
         b"GROUPS": program.groups,
         b"MOVES": _rows([[r.field, get_args(Segment).index(r.segment), r.offset, r.port] for r in program.relocations], 4),
@@ -98,8 +98,8 @@ def _ports(ports: Sequence[Port], strings: _Strings, sizes: Mapping[str, int]) -
             )
         limit = -1 if port.limit is None else port.limit
         axes = [*port.shape, *[0] * (MOST_AXES - len(port.shape))]
-        number = sizes.get(port.size, -1)
-        rows.append([strings.add(port.name), DTYPES.index(port.dtype), len(port.shape), limit, number, port.plus, *axes])
+        number, plus = (sizes.get(port.follows.symbol, -1), port.follows.plus) if port.follows else (-1, 0)
+        rows.append([strings.add(port.name), DTYPES.index(port.dtype), len(port.shape), limit, number, plus, *axes])
     return _rows(rows, 6 + MOST_AXES)
 
 

@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sparsec.affine import Affine
 from sparsec.calls import operands
 from sparsec.forms import constant
 from sparsec.from_torch.captured import Captured
-from sparsec.regions import Follows, Region, covers, extract, returned
-from sparsec.symbols import Axis, Dim
+from sparsec.regions import Region, covers, extract, returned
+from sparsec.symbols import Dim
 
 
 def free_sizes(
     captured: Captured, graph_module: fx.GraphModule, simplified: Callable[[Captured], fx.GraphModule]
-) -> tuple[dict[str, Follows], list[str]]:
+) -> tuple[dict[str, Affine], list[str]]:
     """Which inputs' tokens follow a run-time size that kernels can take; if there is one that they cannot, a note that says why.
 
     ``simplified`` gives the graph before facts and layouts, to compare that of two sizes.
@@ -34,7 +35,7 @@ def free_sizes(
 
 
 def _rigid(
-    captured: Captured, graph_module: fx.GraphModule, follows: Mapping[str, Follows], simplified: Callable[[Captured], fx.GraphModule]
+    captured: Captured, graph_module: fx.GraphModule, follows: Mapping[str, Affine], simplified: Callable[[Captured], fx.GraphModule]
 ) -> str:
     """Why kernels cannot take every size at run time; empty if they can."""
     regions = extract(graph_module, follows)
@@ -44,9 +45,9 @@ def _rigid(
     return reason or difference(simplified(captured), simplified(captured.at(smaller(captured, follows))))
 
 
-def _forbidden(captured: Captured, follows: Mapping[str, Follows]) -> str:
+def _forbidden(captured: Captured, follows: Mapping[str, Affine]) -> str:
     """A size below the largest for which the program was not made; empty if there is none."""
-    symbols = {symbol for symbol, _ in follows.values()}
+    symbols = {each.symbol for each in follows.values()}
     others = {name for name in captured.symbols if name not in symbols}
     if guard := captured.signature.related(symbols, others):
         return f"it requires {guard}"
@@ -60,20 +61,20 @@ def _forbidden(captured: Captured, follows: Mapping[str, Follows]) -> str:
     return ""
 
 
-def followers(captured: Captured) -> dict[str, Follows] | str:
+def followers(captured: Captured) -> dict[str, Affine] | str:
     """For each input by name, the size that its tokens follow; why not, where other axes than those of tokens follow one."""
-    found: dict[str, Follows] = {}
+    found: dict[str, Affine] = {}
     for spec in captured.inputs:
         for position, dim in _free(spec.dims, captured.batches):
             if position != 1 or len(spec.shape) not in (2, 3) or dim.times != 1:
                 return f"axis {position} of {spec.name} follows {dim}, and kernels take a number of tokens at run time only"
-            found[spec.name] = dim.symbol, dim.plus
+            found[spec.name] = dim
     return found
 
 
-def smaller(captured: Captured, follows: Mapping[str, Follows]) -> dict[str, int]:
+def smaller(captured: Captured, follows: Mapping[str, Affine]) -> dict[str, int]:
     """Other sizes to compare with: about two thirds, and odd."""
-    symbols = {symbol for symbol, _ in follows.values()}
+    symbols = {each.symbol for each in follows.values()}
     least = {name: spec.least for name, spec in captured.symbols.items()}
     return {name: max(least[name], size * 2 // 3 | 1) if name in symbols else size for name, size in captured.sizes.items()}
 
@@ -98,7 +99,7 @@ def unserved(region: Region, captured: Captured, results: Sequence[Any]) -> str:
     """What a region that is the whole graph cannot follow; empty if nothing."""
     for node, dims in zip(results, captured.output_dims, strict=True):
         for position, dim in _free(dims, captured.batches):
-            if position != 1 or dim is None or region.follows.get(node) != (dim.symbol, dim.plus) or dim.times != 1:
+            if position != 1 or dim is None or region.follows.get(node) != dim:
                 return f"axis {position} of the result {node.name} follows {dim}"
     return rearranged(region)
 
@@ -115,7 +116,7 @@ def rearranged(region: Region) -> str:
 def _free(dims: Sequence[Dim | None], batch: Collection[str]) -> Iterator[tuple[int, Any]]:
     """Positions of axes that follow a size other than the batch's; None where it is unknown what they follow."""
     for position, dim in enumerate(dims):
-        if not isinstance(dim, int) and (position or not isinstance(dim, Axis) or dim.symbol not in batch):
+        if not isinstance(dim, int) and (position or not isinstance(dim, Affine) or dim.symbol not in batch):
             yield position, dim
 
 

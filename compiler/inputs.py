@@ -48,8 +48,8 @@ def sizes_of(program: Program, inputs: Sequence[Any]) -> dict[str, int]:
     """The run-time sizes that inputs say. InvalidInput where one is out of range."""
     found: dict[str, int] = {}
     for port, x in zip(program.inputs, inputs, strict=True):
-        if port.size and len(x.shape) == 1 + len(port.shape):
-            found.setdefault(port.size, int(x.shape[1]) - port.plus)
+        if port.follows is not None and len(x.shape) == 1 + len(port.shape):
+            found.setdefault(port.follows.symbol, int(x.shape[1]) - port.follows.plus)
     for size in program.sizes:
         given = found.get(size.name, 0)
         if not size.least <= given <= size.most:

@@ -53,8 +53,8 @@ class Instance:
         known = {size.name: size.most for size in program.sizes} | self.sizes
         groups = program.groups.copy() if program.patches else program.groups
         tables = {"records": self.flat, "groups": groups.reshape(-1)}
-        for (table, size), (index, plus, over, times) in self.patches.items():
-            tables[table][index] = times * _quotient_up(known[size] + plus, over)
+        for (table, size), (index, plus, over, scale) in self.patches.items():
+            tables[table][index] = scale * _quotient_up(known[size] + plus, over)
         self.groups[:] = split(groups, self.threads)
         for row, (field, is_output, port, _) in enumerate(self.ports):
             side = program.outputs if is_output else program.inputs
@@ -68,10 +68,10 @@ class Instance:
 
 
 def _patch_arrays(program: Program) -> dict[tuple[str, str], np.ndarray]:
-    """Index, plus, over and times [4, patches] of the patches of a table that follow one size."""
+    """Index, plus, over and scale [4, patches] of the patches of a table that follow one size."""
     found: dict[tuple[str, str], list[tuple[int, ...]]] = {}
     for p in program.patches:
-        found.setdefault((p.table, p.size), []).append((p.index, p.plus, p.over, p.times))
+        found.setdefault((p.table, p.follows.symbol), []).append((p.index, p.follows.plus, p.follows.over, p.follows.scale))
     return {key: np.array(rows, np.int64).T for key, rows in found.items()}
 
 

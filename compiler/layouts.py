@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sparsec.affine import Affine, Count
 from sparsec.dtypes import dtype_of
 
 Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
@@ -54,58 +55,19 @@ def ceil_to(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class Count(int):
-    """A number that follows a size known at run time: times * ceil((size + plus) / over). As an int it is its largest value.
-
-    Arithmetic on it gives plain ints: use ``ceil_div`` and ``scaled`` where the result must follow the size too.
-    """
-
-    symbol: str
-    most: int
-    plus: int
-    over: int
-    times: int
-
-    def __new__(cls, symbol: str, most: int, plus: int = 0, over: int = 1, times: int = 1) -> Count:
-        """``most``: the largest size (before ``plus``)."""
-        made = super().__new__(cls, times * -(-(most + plus) // over))
-        made.symbol, made.most, made.plus, made.over, made.times = symbol, most, plus, over, times
-        return made
-
-    def ceil_div(self, over: int) -> Count:
-        """How many runs of ``over`` cover this many. ValueError unless this is a plain size."""
-        if (self.over, self.times) != (1, 1):
-            raise ValueError(f"{self!r} is divided or scaled already")
-        return Count(self.symbol, self.most, self.plus, over)
-
-    def scaled(self, times: int) -> Count:
-        """This many, ``times`` times."""
-        return Count(self.symbol, self.most, self.plus, self.over, self.times * times)
-
-    def at(self, size: int) -> int:
-        """The value for a size."""
-        return self.times * -(-(size + self.plus) // self.over)
-
-
-def scaled(value: int, times: int) -> int:
-    """value * times, which follows a run-time size if ``value`` does."""
-    return value.scaled(times) if isinstance(value, Count) else value * times
-
-
 @dataclass(frozen=True)
 class Geometry:
     """The flat index space of an H x W map whose consumers need ``pad`` zero columns and rows around it.
 
     ``tile`` is the widest tile (in elements) a kernel may write at once: the row of a channel is long enough for the last tile.
-    ``symbol`` names the run-time size that a row of tokens follows: ``width`` is then its largest, size + ``plus``.
+    ``follows``: what the number of tokens of a row follows, a run-time size plus so many; ``width`` is then its largest.
     """
 
     height: int
     width: int
     pad: int
     tile: int = 64
-    symbol: str = ""
-    plus: int = 0
+    follows: Affine | None = None
 
     @property
     def pitch(self) -> int:
@@ -125,12 +87,12 @@ class Geometry:
     @property
     def count(self) -> int:
         """Pixels that hold values: a Count where they follow a run-time size."""
-        return Count(self.symbol, self.width - self.plus, self.plus) if self.symbol else self.pixels
+        return Count(self.follows, self.width - self.follows.plus) if self.follows else self.pixels
 
     @property
     def tiles(self) -> int:
         """Number of tiles of ``tile`` elements that cover the flat index space: a Count where that follows a run-time size."""
-        return Count(self.symbol, self.width - self.plus, self.plus, self.tile) if self.symbol else -(-self.pixels // self.tile)
+        return self.count.ceil_div(self.tile) if isinstance(self.count, Count) else -(-self.pixels // self.tile)
 
     @property
     def stride(self) -> int:
@@ -141,7 +103,14 @@ class Geometry:
     def key(self) -> dict[str, Any]:
         """Plain-data form."""
         plain = {"height": self.height, "width": self.width, "pad": self.pad, "tile": self.tile}
-        return plain | ({"symbol": self.symbol, "plus": self.plus} if self.symbol else {})
+        return plain | ({"symbol": self.follows.symbol, "plus": self.follows.plus} if self.follows else {})
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any]) -> Geometry:
+        """The inverse of ``key``."""
+        plain = dict(data)
+        symbol, plus = plain.pop("symbol", ""), plain.pop("plus", 0)
+        return cls(**plain, follows=Affine(symbol, plus) if symbol else None)
 
 
 @dataclass(frozen=True)
@@ -165,7 +134,7 @@ class Storage:
     @classmethod
     def restored(cls, data: Mapping[str, Any]) -> Storage:
         """The inverse of ``described``."""
-        geometry = None if data["geometry"] is None else Geometry(**data["geometry"])
+        geometry = None if data["geometry"] is None else Geometry.restored(data["geometry"])
         return cls(data["layout"], data["channels"], geometry, data.get("dtype", "float32"))
 
     @property
@@ -217,7 +186,7 @@ class Storage:
     @property
     def follows(self) -> bool:
         """Whether the number of tokens is known at run time only; all sizes are then the largest."""
-        return self.geometry is not None and bool(self.geometry.symbol)
+        return self.geometry is not None and self.geometry.follows is not None
 
     def holds(self, shape: Sequence[int]) -> bool:
         """Whether one sample of ``shape`` ([C], [C, H, W] or, of tokens, [T, F]) is what is stored."""

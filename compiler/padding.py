@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import networkx as nx
 from torch import fx
 
+from sparsec.affine import Affine
 from sparsec.calls import shape_of
 from sparsec.errors import InvalidInput
 from sparsec.follow import rearranged
 from sparsec.operands import is_row, sources
-from sparsec.regions import Follows, Region, covers, extract
+from sparsec.regions import Region, covers, extract
 
 SYMBOL = "tokens"
 
 
-def removable(graph_module: fx.GraphModule, follows: dict[str, Follows]) -> tuple[fx.Node, dict[str, Follows]]:
+def removable(graph_module: fx.GraphModule, follows: dict[str, Affine]) -> tuple[fx.Node, dict[str, Affine]]:
     """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
     regions = extract(graph_module, follows)
     whole = len(regions) == 1 and covers(regions[0], graph_module)
@@ -69,7 +70,7 @@ def _has_tokens(node: fx.Node) -> bool:
     return is_row(node) or len(shape_of(node)) == 2
 
 
-def follows_of(inputs: Sequence[fx.Node], mask: fx.Node) -> dict[str, Follows]:
+def follows_of(inputs: Sequence[fx.Node], mask: fx.Node) -> dict[str, Affine]:
     """Inputs of as many tokens as the mask, by name, for a graph of fixed sizes."""
     (tokens,) = shape_of(mask)
-    return {n.name: (SYMBOL, 0) for n in inputs if _has_tokens(n) and shape_of(n)[0] == tokens}
+    return {n.name: Affine(SYMBOL) for n in inputs if _has_tokens(n) and shape_of(n)[0] == tokens}

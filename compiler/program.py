@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from sparsec.affine import Affine
 from sparsec.constants import Constants
 from sparsec.dtypes import dtype_of
 from sparsec.errors import ArtifactError
@@ -54,18 +55,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Patch:
-    """An entry of a table (index into it, flat) that is times * ceil((size + plus) / over)."""
+    """An entry of a table (index into it, flat) that follows a size: ``scale * ceil((size + plus) / over)``."""
 
     table: Literal["records", "groups"]
     index: int
-    size: str
-    plus: int
-    over: int
-    times: int
+    follows: Affine
 
     def value(self, sizes: Mapping[str, int]) -> int:
         """The entry for the sizes of a call."""
-        return self.times * -(-(sizes[self.size] + self.plus) // self.over)
+        return self.follows.at(sizes[self.follows.symbol])
+
+    def plain(self) -> list[Any]:
+        """Table, index, name of the size, plus, over, scale."""
+        return [self.table, self.index, self.follows.symbol, self.follows.plus, self.follows.over, self.follows.scale]
 
 
 #: Of tensors at the edge, in the order of their numbers in flat programs.
@@ -76,15 +78,14 @@ DTYPES = ("float32", "int64", "int32", "bool", "bfloat16", "int8")
 class Port:
     """One tensor at the edge of a program; ``shape`` is per sample, without the batch axis.
 
-    Axis 0 of ``shape`` follows the run-time size ``size`` plus ``plus`` where that is named: the shape holds the largest.
+    ``follows``: the run-time size, plus so many, that axis 0 of ``shape`` follows; the shape holds the largest.
     ``limit``: elements are indices, from 0 to below it.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
-    size: str = ""
-    plus: int = 0
+    follows: Affine | None = None
     limit: int | None = None
 
     @property
@@ -94,11 +95,18 @@ class Port:
 
     def shape_for(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape of a sample where sizes are these; the largest for a size that is not given."""
-        return (sizes[self.size] + self.plus, *self.shape[1:]) if self.size in sizes else self.shape
+        if self.follows is None or self.follows.symbol not in sizes:
+            return self.shape
+        return (self.follows.at(sizes[self.follows.symbol]), *self.shape[1:])
 
     def bytes_of(self, sizes: Mapping[str, int]) -> int:
         """Bytes of one sample where sizes are these."""
         return dtype_of(self.dtype).nbytes * int(np.prod(self.shape_for(sizes), dtype=np.int64))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        size, plus = (self.follows.symbol, self.follows.plus) if self.follows else ("", 0)
+        return {"name": self.name, "shape": self.shape, "dtype": self.dtype, "size": size, "plus": plus, "limit": self.limit}
 
 
 @dataclass(frozen=True)
@@ -148,15 +156,15 @@ class Program:
     def described(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON values."""
         return {
-            "inputs": [asdict(port) for port in self.inputs],
-            "outputs": [asdict(port) for port in self.outputs],
+            "inputs": [port.plain() for port in self.inputs],
+            "outputs": [port.plain() for port in self.outputs],
             "kernels": list(self.kernels),
             "relocations": [list(astuple(r)) for r in self.relocations],
             "arena_bytes": int(self.arena_bytes),
             "steps": [asdict(step) for step in self.steps],
             "thread_slots": self.thread_slots,
             "sizes": [asdict(size) for size in self.sizes],
-            "patches": [list(astuple(patch)) for patch in self.patches],
+            "patches": [patch.plain() for patch in self.patches],
             "padding": self.padding,
             "batches": list(self.batches),
             "executor": self.executor,
@@ -183,7 +191,7 @@ class Program:
                 padding=None if data["padding"] is None else _int(data["padding"]),
                 batches=_batches(*data["batches"]),
                 executor=str(data.get("executor", "cpu")),  # Artifacts from before there was a choice do not say.
-                patches=tuple(Patch(t, _int(i), str(s), _int(p), _int(o), _int(x)) for t, i, s, p, o, x in data["patches"]),
+                patches=tuple(Patch(t, _int(i), Affine(str(s), _int(p), 1, _int(o), _int(x))) for t, i, s, p, o, x in data["patches"]),
                 weights=Constants.of(arrays["weights"]),
                 **{name: arrays[name] for name in ("records", "groups")},
             )
@@ -203,7 +211,8 @@ def _batches(least: Any, most: Any) -> tuple[int, int | None]:
 
 def _port(data: Mapping[str, Any]) -> Port:
     limit = None if data["limit"] is None else _int(data["limit"])
-    return Port(str(data["name"]), tuple(map(_int, data["shape"])), str(data["dtype"]), str(data["size"]), _int(data["plus"]), limit)
+    follows = Affine(str(data["size"]), _int(data["plus"])) if data["size"] else None
+    return Port(str(data["name"]), tuple(map(_int, data["shape"])), str(data["dtype"]), follows, limit)
 
 
 def check_tables(program: Program) -> None:
@@ -229,25 +238,34 @@ def _check_sizes(program: Program) -> None:
     known, least = ({size.name: getattr(size, end) for size in program.sizes} for end in ("most", "least"))
     masks = range(len(program.inputs))
     _require(
-        program.padding is None or (program.padding in masks and bool(program.inputs[program.padding].size)), "there is no padding mask"
+        program.padding is None or (program.padding in masks and program.inputs[program.padding].follows is not None),
+        "there is no padding mask",
     )
     _require(all(0 < size.least <= size.most for size in program.sizes), "a run-time size has no range")
     addresses = {r.field for r in program.relocations}
     for number, patch in enumerate(program.patches):
         where = f"patch {number}"
         table = {"records": program.records, "groups": program.groups}.get(patch.table)
-        _require(table is not None and patch.size in known, f"{where} is of unknown table {patch.table!r} or size {patch.size!r}")
+        follows = patch.follows
+        _require(table is not None and follows.symbol in known, f"{where} is of unknown table {patch.table!r} or size {follows.symbol!r}")
         column = patch.index % (RECORD_WIDTH if patch.table == "records" else GROUP_WIDTH)
         inside = 0 <= patch.index < table.size and (column == 2 if patch.table == "groups" else column > 0)  # type: ignore[union-attr]
         _require(inside and patch.index not in (addresses if patch.table == "records" else ()), f"{where} is of entry {patch.index}")
-        _require(patch.over > 0 and patch.times >= 0, f"{where} divides by {patch.over} or counts {patch.times} times")
+        fits = follows.over > 0 and follows.scale >= 0 and follows.times == 1
+        _require(fits, f"{where} divides by {follows.over} or counts {follows.scale} times")
         _require(patch.value(known) == table.flat[patch.index], f"{where} differs from its table")  # type: ignore[union-attr]
         _require(patch.value(least) >= 0, f"{where} counts less than nothing")
     for port in (*program.inputs, *program.outputs):
-        follows = port.size in known and port.shape and port.shape[0] == known[port.size] + port.plus and least[port.size] + port.plus >= 0
-        fits = not port.size or follows
-        _require(bool(fits), f"tensor {port.name!r} follows a size {port.size!r} that it does not have")
+        _require(_follows_some(port, known, least), f"tensor {port.name!r} follows a size {port.follows} that it does not have")
         _require(port.limit is None or port.limit > 0, f"tensor {port.name!r} has indices below {port.limit}")
+
+
+def _follows_some(port: Port, known: Mapping[str, int], least: Mapping[str, int]) -> bool:
+    """Whether a tensor that follows a size has the largest in its shape, and never fewer than no elements."""
+    if port.follows is None:
+        return True
+    symbol = port.follows.symbol
+    return symbol in known and port.shape[:1] == (port.follows.at(known[symbol]),) and port.follows.at(least[symbol]) >= 0
 
 
 def _slot_bytes(program: Program, relocation: Relocation) -> int:

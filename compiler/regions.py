@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx
 
+from sparsec.affine import Affine
 from sparsec.calls import operands, shape_of
 from sparsec.describe import spec_of
 from sparsec.forms import notes
@@ -34,14 +35,14 @@ class Region:
     pads: Mapping[tuple[int, int], int] = field(default_factory=dict)
     tile: int = 1
     tiles: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    follows: Mapping[fx.Node, Follows] = field(default_factory=dict)
+    follows: Mapping[fx.Node, Affine] = field(default_factory=dict)
 
     def geometry(self, node: fx.Node) -> Geometry:
         """The flat index space of a map's resolution, or of tokens, in this region."""
         shape = shape_of(node)
         if len(shape) == 3:
             return self.space(*shape[1:])
-        return Geometry(1, shape[0], 0, self.tiles.get((1, shape[0]), self.tile), *self.follows.get(node, ("", 0)))
+        return Geometry(1, shape[0], 0, self.tiles.get((1, shape[0]), self.tile), self.follows.get(node))
 
     def space(self, height: int, width: int) -> Geometry:
         """The flat index space of a resolution in this region."""
@@ -59,11 +60,7 @@ class Region:
         return Storage("packed" if layout == "packed" else "flat", shape[0], self.geometry(node), dtype)
 
 
-#: The name of a run-time size, and what is added to it.
-Follows = tuple[str, int]
-
-
-def extract(graph_module: fx.GraphModule, follows: Mapping[str, Follows] | None = None) -> list[Region]:
+def extract(graph_module: fx.GraphModule, follows: Mapping[str, Affine] | None = None) -> list[Region]:
     """The regions that GroupRegions noted, in order; a backend arranges their values.
 
     ``follows``: for placeholders by name, the run-time size that their tokens follow.
@@ -75,7 +72,7 @@ def extract(graph_module: fx.GraphModule, follows: Mapping[str, Follows] | None 
     return [_region(number, nodes, follows or {}) for number, nodes in sorted(members.items())]
 
 
-def _region(number: int, nodes: list[fx.Node], follows: Mapping[str, Follows]) -> Region:
+def _region(number: int, nodes: list[fx.Node], follows: Mapping[str, Affine]) -> Region:
     inside = set(nodes)
     order = {n: i for i, n in enumerate(nodes[0].graph.nodes)}
     inputs = sorted({a for n in nodes for a in operands(n) if a not in inside}, key=order.__getitem__)
@@ -87,13 +84,12 @@ def _region(number: int, nodes: list[fx.Node], follows: Mapping[str, Follows]) -
     return Region(number, specs, tuple(inputs), tuple(outputs), follows=_followers(specs, known))
 
 
-def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Follows]) -> dict[fx.Node, Follows]:
+def _followers(specs: dict[fx.Node, KernelSpec], known: dict[fx.Node, Affine]) -> dict[fx.Node, Affine]:
     """All values whose tokens follow a run-time size: an operator on tokens keeps those of its first source, prepending adds some."""
     for node, spec in specs.items():
         first = sources(node)[0]
         if first in known and (len(spec.output) == 2 or makes_rows(node)) and _keeps_tokens(spec):
-            symbol, plus = known[first]
-            known[node] = symbol, plus + spec.output[0] - spec.inputs[0][0]
+            known[node] = known[first].moved(spec.output[0] - spec.inputs[0][0])
     return known
 
 

@@ -118,11 +118,12 @@ class Runner:
             return
         for output in outputs:
             output.fill(0)
-        symbol = self.program.inputs[self.program.padding].size
+        follows = self.program.inputs[self.program.padding].follows
+        assert follows is not None
         valid = valid_tokens(inputs[self.program.padding])
         for first in range(0, len(valid), _TOGETHER):
             batch = range(first, min(first + _TOGETHER, len(valid)))
-            self._run_together([({**sizes, symbol: int(valid[n])}, n) for n in batch], inputs, outputs)
+            self._run_together([({**sizes, follows.symbol: int(valid[n])}, n) for n in batch], inputs, outputs)
 
     def _run_together(
         self, samples: Sequence[tuple[Mapping[str, int], int]], inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]

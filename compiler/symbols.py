@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sparsec.affine import Affine
 from sparsec.errors import InvalidInput
 from sparsec.guards import Guard
 
@@ -32,30 +33,8 @@ class SymbolSpec:
         return f"{self.least} to {self.most}" if self.most is not None else f"at least {self.least}"
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A dimension of ``times * size + plus`` elements, where ``size`` is that of the symbol."""
-
-    symbol: str
-    plus: int = 0
-    times: int = 1
-
-    def at(self, size: int) -> int:
-        """The length for a size of the symbol."""
-        return self.times * size + self.plus
-
-    def size(self, length: int) -> int | None:
-        """The symbol's size that gives this length, None if none does."""
-        size, rest = divmod(length - self.plus, self.times)
-        return None if rest else size
-
-    def __str__(self) -> str:
-        times = f"{self.times}*" if self.times != 1 else ""
-        return f"{times}{self.symbol}" + (f"{self.plus:+}" if self.plus else "")
-
-
-#: One dimension of an input: a length, or an Axis.
-Dim = int | Axis
+#: One dimension of an input: a length, or what it follows.
+Dim = int | Affine
 
 
 def bucket(size: int) -> int:
@@ -80,17 +59,17 @@ class Signature:
     @property
     def leading(self) -> set[str]:
         """The symbols that are dimension 0 of inputs."""
-        return {dims[0].symbol for dims in self.dims if dims and isinstance(dims[0], Axis)}
+        return {dims[0].symbol for dims in self.dims if dims and isinstance(dims[0], Affine)}
 
     @property
     def tokens(self) -> set[str]:
         """The symbols that are dimension 1 of inputs [N,T] or [N,T,F], and never dimension 0."""
         rows = [dims[1] for dims in self.dims if len(dims) in (2, 3)]
-        return {dim.symbol for dim in rows if isinstance(dim, Axis)} - self.leading
+        return {dim.symbol for dim in rows if isinstance(dim, Affine)} - self.leading
 
     def shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         """The shapes of all inputs for these sizes."""
-        return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Axis) else dim for dim in dims) for dims in self.dims]
+        return [tuple(dim.at(sizes[dim.symbol]) if isinstance(dim, Affine) else dim for dim in dims) for dims in self.dims]
 
     def sizes(self, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
         """The size of every symbol in a call with inputs of these shapes. InvalidInput where they fit no sizes."""
@@ -118,7 +97,7 @@ class Signature:
         dims = dict(zip(self.names, self.dims, strict=True))
         for guard in self.guards:
             axes = [dims[name][axis] for name, axis in guard.lengths]
-            symbols = {axis.symbol for axis in axes if isinstance(axis, Axis)}
+            symbols = {axis.symbol for axis in axes if isinstance(axis, Affine)}
             if symbols & {*some} and symbols & {*others}:
                 return guard
         return None
@@ -144,7 +123,7 @@ class Signature:
         return (0 if least == 1 else least), (most if above is None else above - 1)
 
     def _read(self, where: str, dim: Dim, length: int, found: dict[str, tuple[int, str]]) -> None:
-        if not isinstance(dim, Axis):
+        if not isinstance(dim, Affine):
             if dim != length:
                 raise InvalidInput(f"{where} is {length}.", why=f"The model takes {dim} there.")
             return
@@ -164,7 +143,7 @@ class Signature:
                 raise InvalidInput("The exported program does not allow these shapes.", where=lengths, why=f"It requires {guard}.")
 
 
-def _in_steps(dim: Axis, symbol: SymbolSpec) -> str:
+def _in_steps(dim: Affine, symbol: SymbolSpec) -> str:
     least = dim.at(symbol.least)
     lengths = f"{least} to {dim.at(symbol.most)}" if symbol.most is not None else f"at least {least}"
     return symbol.bound if (dim.plus, dim.times) == (0, 1) else f"{symbol.bound} (lengths {lengths})"

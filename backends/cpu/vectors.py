@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sparsec.affine import Count
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
@@ -12,7 +13,6 @@ from sparsec.backends.cpu.geometry import mask_of
 from sparsec.backends.cpu.pointwise_ops import map_op, vector_op
 from sparsec.backends.cpu.verdict import Verdict
 from sparsec.backends.plan import Call, Group, Task
-from sparsec.layouts import Count
 from sparsec.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros(16, np.float32)

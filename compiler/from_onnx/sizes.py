@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from sparsec.affine import Affine
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.from_onnx.graph import OnnxInput
-from sparsec.symbols import LARGEST, Axis, Dim, Signature, SymbolSpec
+from sparsec.symbols import LARGEST, Dim, Signature, SymbolSpec
 
 Shapes = list[tuple[int, ...]]
 Remake = Callable[[Mapping[str, int]], fx.GraphModule]
@@ -85,12 +86,12 @@ def signature_of(inputs: Sequence[OnnxInput], shapes: Shapes) -> Signature:
         )
         for entry, shape in zip(inputs, shapes, strict=True)
     ]
-    symbols = {dim.symbol: SymbolSpec(dim.symbol) for each in dims for dim in each if isinstance(dim, Axis)}
+    symbols = {dim.symbol: SymbolSpec(dim.symbol) for each in dims for dim in each if isinstance(dim, Affine)}
     return Signature(tuple(entry.name for entry in inputs), tuple(dims), symbols)
 
 
-def _axis(entry: OnnxInput, axis: int, name: str) -> Axis:
-    return Axis(name or f"{entry.name}_{axis}")
+def _axis(entry: OnnxInput, axis: int, name: str) -> Affine:
+    return Affine(name or f"{entry.name}_{axis}")
 
 
 def first_choice(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -134,7 +135,7 @@ def _largest(size: int, lengths: Iterable[int], works: Callable[[int], bool]) ->
 
 def _inner(dims: Sequence[Sequence[Dim | None]]) -> set[str]:
     """The symbols of other dimensions."""
-    return {dim.symbol for each in dims for dim in each[1:] if isinstance(dim, Axis)}
+    return {dim.symbol for each in dims for dim in each[1:] if isinstance(dim, Affine)}
 
 
 def followed(
@@ -143,7 +144,7 @@ def followed(
     """What the dimensions of the results follow, found by making the graph again with one size changed at a time.
 
     Batches of several inputs change together and count as that of the first. None where a length follows sizes in a way that an
-    Axis cannot say, or where the graph cannot be made with another size.
+    Affine cannot say, or where the graph cannot be made with another size.
     """
     base = _result_shapes(graph_module)
     changed: dict[str, Shapes | None] = {}
@@ -191,13 +192,13 @@ def _followed_by(length: int, changed: Mapping[str, int | None], sizes: Mapping[
         return length
     ((name, other), *more) = moved.items()
     times, rest = (0, 1) if other is None else divmod(other - length, other_size(sizes[name]) - sizes[name])
-    return None if more or rest or times < 1 else Axis(name, length - times * sizes[name], times)
+    return None if more or rest or times < 1 else Affine(name, length - times * sizes[name], times)
 
 
 def batch_symbols(signature: Signature, outputs: Sequence[Sequence[Dim | None]]) -> frozenset[str]:
     """The symbols that dimension 0 of every input and result follows and nothing else does; none where there is another."""
     everything = [*signature.dims, *outputs]
     leading = signature.leading
-    common = all(dims and dims[0] in [Axis(name) for name in leading] for dims in everything)
+    common = all(dims and dims[0] in [Affine(name) for name in leading] for dims in everything)
     alone = not any(dim is None for dims in everything for dim in dims[1:]) and not leading & _inner(everything)
     return frozenset(leading) if common and alone else frozenset()

@@ -50,7 +50,7 @@ class Captured:
     contiguous; they share memory with the model where the model's own tensors are already so.
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
-    ``Symbolic``), what the dimensions of the results follow, None where that is no Axis, and ``remade``, which makes the graph
+    ``Symbolic``), what the dimensions of the results follow, None where that is no Affine, and ``remade``, which makes the graph
     for other sizes. ``one_batch``: why only the batch of the example is served, or those from ``least_batch`` on; empty where the samples
     say nothing of their number. ``stepped``: symbols of which it makes other use than two sizes tell.
     ``names``: inputs may be given by position or by these names; empty where the structure alone says what is meant.

@@ -13,11 +13,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, SymBoolArgument, SymFloatArgument, SymIntArgument
 from torch.utils import _pytree as pytree
 
+from sparsec.affine import Affine
 from sparsec.errors import UnsupportedModel
 from sparsec.from_torch.numbers import Sized
 from sparsec.from_torch.specialise import expression, specialised
 from sparsec.guards import read_guards
-from sparsec.symbols import LARGEST, Axis, Dim, Signature, SymbolSpec
+from sparsec.symbols import LARGEST, Dim, Signature, SymbolSpec
 
 BATCH = "batch"
 #: torch traces with sizes of at least 2 and runs what it traced with 1 as well.
@@ -29,7 +30,7 @@ class Symbolic:
     """A functional program with symbolic sizes.
 
     signature: names and dimensions of its inputs. outputs: dimensions of its results, None where a length follows sizes in a way that an
-    Axis cannot say. batches: the symbols that are dimension 0 of every input and output, and no other dimension; empty if there are none.
+    Affine cannot say. batches: the symbols that are dimension 0 of every input and output, and no other dimension; empty if there are none.
     stepped: the symbols that it makes other than linear use of.
     """
 
@@ -180,7 +181,7 @@ def _dim_name(size: Any, name: str, axis: int) -> str:
 
 
 def _dim(size: Any, names: Mapping[Any, str]) -> Dim | None:
-    """A length as int or Axis; None where it is neither."""
+    """A length as int or Affine; None where it is neither."""
     if isinstance(size, int):
         return size
     found = expression(size)
@@ -190,7 +191,7 @@ def _dim(size: Any, names: Mapping[Any, str]) -> Dim | None:
         return None
     (symbol,) = found.free_symbols
     times, plus = found.coeff(symbol), found - found.coeff(symbol) * symbol
-    return Axis(names[symbol], int(plus), int(times)) if times.is_Integer and plus.is_Integer and times > 0 else None
+    return Affine(names[symbol], int(plus), int(times)) if times.is_Integer and plus.is_Integer and times > 0 else None
 
 
 def _input_dim(name: str, size: Any, names: Mapping[Any, str]) -> Dim:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from sparsec.affine import Affine
 from sparsec.from_torch.batches import cuts
 from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.numbers import Sized
-from sparsec.symbols import Axis, Dim, Signature, SymbolSpec, bucket
+from sparsec.symbols import Dim, Signature, SymbolSpec, bucket
 
 TOKENS = "tokens"
 #: In place of a free length among sizes.
@@ -75,7 +76,7 @@ class TokenSizes:
 
 
 def _dims(shape: Sequence[int]) -> tuple[Dim, ...]:
-    return (shape[0], Axis(TOKENS), *shape[2:])
+    return (shape[0], Affine(TOKENS), *shape[2:])
 
 
 def token_sizes(graph_module: fx.GraphModule, weights: Sequence[int]) -> TokenSizes | None:
@@ -160,9 +161,9 @@ def _returned(graph_module: fx.GraphModule) -> list[fx.Node]:
 
 
 def _output_dims(node: fx.Node, symbol: str) -> tuple[Dim | None, ...]:
-    """A length that follows the number of tokens is an Axis, or None if it follows it in another way; others are ints."""
+    """A length that follows the number of tokens is an Affine, or None if it follows it in another way; others are ints."""
     value = node.meta.get("example_value")
     if not isinstance(value, Tensor):
         return ()
     texts = [_text(size) for size in value.shape]
-    return tuple(Axis(TOKENS) if t == symbol else None if isinstance(t, str) and symbol in t else 0 for t in texts)
+    return tuple(Affine(TOKENS) if t == symbol else None if isinstance(t, str) and symbol in t else 0 for t in texts)

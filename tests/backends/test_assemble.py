@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsec.affine import Affine, Count
 from sparsec.backends.assemble import assemble, float_bits
 from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Buffer, Call, Group, Plan
-from sparsec.layouts import Count, Geometry, Storage
+from sparsec.layouts import Geometry, Storage
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Relocation, check_tables
 
 PARAMS = (Param("x", "act"), Param("w", "ptr"), Param("n", "i32"), Param("y", "act"), Param("lo", "f32"))
@@ -73,7 +74,7 @@ def test_strip_buffers_state_their_size_per_thread_and_unit(dtype, size):
 
 @given(st.integers(1, 60), st.integers(0, 9), st.integers(1, 8), st.integers(1, 5))
 def test_numbers_that_follow_a_size_are_patched_for_every_size(most, plus, over, times):
-    units, n = Count("tokens", most, plus, over, times), Count("tokens", most, plus)
+    units, n = (Count(Affine("tokens", plus, 1, *each), most) for each in ((over, times), ()))
     follows = replace(call(X, Y), units=units, scalars={"n": n, "lo": 0.0})
     made = program(Group((call(X, MIDDLE),)), Group((follows,)))
     where = {patch.table: patch for patch in made.patches}

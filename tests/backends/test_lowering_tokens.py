@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.layouts import Count
+from sparsec.affine import Count
 from sparsec.model import CompiledModel
 from tests.token_models import BLOCKS, HEADS, PostNorm, PreNorm, error, exact, sentences, tokens
 
@@ -71,7 +71,7 @@ def test_what_was_captured_with_several_samples_runs_any_number(kernels, name):
 def test_fixed_sizes_patch_nothing(compiled, name):
     program = program_of(compiled(name)[2])
     assert (program.sizes, program.patches, program.padding) == ((), (), None)
-    assert all(port.size == "" for port in (*program.inputs, *program.outputs))
+    assert all(port.follows is None for port in (*program.inputs, *program.outputs))
 
 
 @pytest.mark.slow
@@ -148,8 +148,8 @@ def test_less_tokens_are_never_more_work(free):
 def test_attention_has_units_that_follow_the_tokens_of_every_head(free):
     (call,) = [call for group in plan_of(free[1]).groups for call in group.calls if call.kind == "attention"]
     assert isinstance(call.units, Count)
-    assert call.units.symbol == "tokens"
-    assert call.units.times % HEADS == 0
+    assert call.units.follows.symbol == "tokens"
+    assert call.units.follows.scale % HEADS == 0
 
 
 @pytest.mark.parametrize("count", [1, 5, 17, 33, 40])

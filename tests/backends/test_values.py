@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+from sparsec.affine import Affine
 from sparsec.backends import lowering, plan
 from sparsec.backends.cpu import moves
 from sparsec.backends.plan import Buffer
@@ -175,8 +176,8 @@ def test_what_lies_the_same_is_not_moved() -> None:
 @pytest.mark.parametrize("features", [1, 2, 16])
 def test_what_lies_the_same_for_the_most_tokens_does_for_fewer(most: int, features: int) -> None:
     def layouts(tokens: int) -> list[Storage]:
-        packed = [Storage("packed", features, Geometry(1, tokens, 0, tile, "t")) for tile in (16, 32, 64)]
-        return [Storage("rows", features, Geometry(1, tokens, 0, symbol="t")), *packed]
+        packed = [Storage("packed", features, Geometry(1, tokens, 0, tile, Affine("t"))) for tile in (16, 32, 64)]
+        return [Storage("rows", features, Geometry(1, tokens, 0, follows=Affine("t"))), *packed]
 
     for first, second in itertools.product(range(4), repeat=2):
         have, want = layouts(most)[first], layouts(most)[second]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparsec.affine import Affine
 from sparsec.artifact import load, save
 from sparsec.flat_program import MOST_AXES, flat_program
 from sparsec.program import DTYPES, GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Size
@@ -55,9 +56,9 @@ def saved(folder: Path, program: Program, outputs: int = 1, machine: dict[str, A
 
 def growing() -> Program:
     """``chain()`` on as many elements of 96 as a call says, with room for indices that nothing reads."""
-    ids = Port("ids", (98,), "int32", "n", 2, limit=7)
-    ports = {"inputs": (Port("x", (96,), size="n"), ids), "outputs": (Port("y", (96,), size="n"),)}
-    patches = tuple(Patch("groups", 5 * group + 2, "n", 0, 1, 1) for group in (0, 1))
+    ids = Port("ids", (98,), "int32", Affine("n", 2), limit=7)
+    ports = {"inputs": (Port("x", (96,), follows=Affine("n")), ids), "outputs": (Port("y", (96,), follows=Affine("n")),)}
+    patches = tuple(Patch("groups", 5 * group + 2, Affine("n")) for group in (0, 1))
     return dataclasses.replace(chain(), **ports, sizes=(Size("n", 3, 96),), patches=patches)
 
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from sparsec.affine import Affine, Count
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.follow import difference, followers, rearranged, smaller, unserved
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured, InputSpec
 from sparsec.graph import Editor
-from sparsec.layouts import Count
 from sparsec.passes import PIPELINE
 from sparsec.pipeline import Context, Form, run
 from sparsec.regions import Region, covers, extract, returned
-from sparsec.symbols import Axis, Signature, SymbolSpec
+from sparsec.symbols import Signature, SymbolSpec
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from tests.token_models import WIDTH, PostNorm, PreNorm, bert, sentences, tokens
@@ -71,24 +71,24 @@ def simple(captured: Captured) -> fx.GraphModule:
 def test_inputs_with_free_tokens_follow_their_size():
     captured = free(PostNorm(), tokens(2, 20), sentences(2, 20)[1])
     assert captured.sizes["tokens"] == MOST
-    assert followers(captured) == {"x": ("tokens", 0), "mask": ("tokens", 0)}
+    assert followers(captured) == {"x": Affine("tokens"), "mask": Affine("tokens")}
 
 
 def test_a_length_may_be_the_size_and_some_more():
     captured = free(PostNorm(), tokens(2, 20), sentences(2, 20)[1])
     first, second = captured.inputs
-    longer = replace(captured, inputs=(first, replace(second, dims=(second.dims[0], Axis("tokens", plus=3)))))
-    assert followers(longer) == {"x": ("tokens", 0), "mask": ("tokens", 3)}
+    longer = replace(captured, inputs=(first, replace(second, dims=(second.dims[0], Affine("tokens", plus=3)))))
+    assert followers(longer) == {"x": Affine("tokens"), "mask": Affine("tokens", 3)}
 
 
 @pytest.mark.parametrize(
     ("dims", "position"),
     [
-        ((2, MOST, Axis("tokens")), 2),
-        ((Axis("tokens"), MOST, WIDTH), 0),
-        ((2, Axis("tokens", times=2), WIDTH), 1),
-        ((2, Axis("tokens"), 6, 6), 1),
-        ((2, Axis("tokens"), 6, Axis("tokens")), 1),
+        ((2, MOST, Affine("tokens")), 2),
+        ((Affine("tokens"), MOST, WIDTH), 0),
+        ((2, Affine("tokens", times=2), WIDTH), 1),
+        ((2, Affine("tokens"), 6, 6), 1),
+        ((2, Affine("tokens"), 6, Affine("tokens")), 1),
     ],
 )
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_fixed_inputs_follow_nothing():
 
 def test_sizes_to_compare_with_are_smaller_odd_and_allowed():
     captured = free(PreNorm(), tokens(2, 20))
-    follows = {"x": ("tokens", 0)}
+    follows = {"x": Affine("tokens")}
     assert smaller(captured, follows) == captured.sizes | {"tokens": 27}
     narrow = replace(captured, signature=Signature(symbols={**captured.symbols, "tokens": SymbolSpec("tokens", 39, MOST)}))
     assert smaller(narrow, follows)["tokens"] == 39
@@ -122,7 +122,7 @@ def test_all_tokens_of_an_encoder_follow():
     hidden, pooled = returned(graph_module.graph)
     tokens_in = {n for n, spec in region.specs.items() if spec.op not in ("select_token",) and spec.output[0] == MOST}
     assert tokens_in <= set(region.follows)
-    assert {region.follows[n] for n in tokens_in} == {("tokens", 0)}
+    assert {region.follows[n] for n in tokens_in} == {Affine("tokens")}
     assert hidden in region.follows
     assert pooled not in region.follows
     assert isinstance(region.geometry(hidden).count, Count)
@@ -144,10 +144,10 @@ class Front(nn.Module):
 def test_tokens_put_before_others_are_added_to_the_size(front):
     size = torch.export.Dim("tokens", min=1, max=MOST)
     region, graph_module = region_of(capture(Front(front).eval(), (tokens(2, 20),), dynamic_shapes=({1: size},)))
-    assert {region.follows[n] for n in region.specs} == {("tokens", front)}
+    assert {region.follows[n] for n in region.specs} == {Affine("tokens", front)}
     (result,) = returned(graph_module.graph)
     space = region.storage(result).space
-    assert (space.width, space.symbol, space.plus) == (MOST + front, "tokens", front)
+    assert (space.width, space.follows) == (MOST + front, Affine("tokens", front))
     assert space.count.at(5) == 5 + front
 
 
@@ -155,7 +155,7 @@ def test_tokens_put_before_others_are_added_to_the_size(front):
 def test_attention_follows_its_queries(order, symbol):
     region, graph_module = region_of(captured_by_hand(order))
     (result,) = returned(graph_module.graph)
-    assert region.follows[result] == (symbol, 0)
+    assert region.follows[result] == Affine(symbol)
 
 
 def captured_by_hand(order: int) -> Captured:
@@ -168,11 +168,11 @@ def captured_by_hand(order: int) -> Captured:
     q, k = (x, y)[::order]
     end.args = ((edit.call(token_ops.attention, (q, k, k), {"heads": 2, "scale": 1.0, "causal": False}, before=end),),)
     inputs = tuple(
-        InputSpec(n.name, tuple(n.meta["val"].shape), torch.float32, (2, Axis(s), WIDTH)) for n, s in ((x, "queries"), (y, "keys"))
+        InputSpec(n.name, tuple(n.meta["val"].shape), torch.float32, (2, Affine(s), WIDTH)) for n, s in ((x, "queries"), (y, "keys"))
     )
     symbols = {"queries": SymbolSpec("queries", 1, 30), "keys": SymbolSpec("keys", 1, MOST)}
     plain = capture(function(lambda m, a: a + 1), (tokens(2, 3),))
-    dims = ((2, Axis("queries" if order == 1 else "keys"), WIDTH),)
+    dims = ((2, Affine("queries" if order == 1 else "keys"), WIDTH),)
     return replace(
         plain,
         graph_module=edit.graph_module,
@@ -215,10 +215,10 @@ def by_hand(body: Any, size: int = MOST) -> Captured:
     return replace(
         plain,
         graph_module=edit.graph_module,
-        inputs=(InputSpec("x", (2, size, WIDTH), torch.float32, (2, Axis("tokens"), WIDTH)),),
+        inputs=(InputSpec("x", (2, size, WIDTH), torch.float32, (2, Affine("tokens"), WIDTH)),),
         signature=Signature(symbols={"tokens": SymbolSpec("tokens", 1, MOST)}),
         sizes={"tokens": size},
-        output_dims=((2, Axis("tokens"), WIDTH),),
+        output_dims=((2, Affine("tokens"), WIDTH),),
     )
 
 
@@ -273,7 +273,7 @@ def test_a_planted_dependence_on_the_size_is_found(name):
 @pytest.mark.slow
 def test_sizes_of_real_programs_are_alike():
     captured = free(bert(), *sentences(2, 20))
-    other = captured.at(smaller(captured, {"input_ids": ("tokens", 0)}))
+    other = captured.at(smaller(captured, {"input_ids": Affine("tokens")}))
     assert difference(simple(captured), simple(other)) == ""
 
 
@@ -288,7 +288,7 @@ def test_sizes_of_real_programs_are_alike():
 )
 def test_a_module_that_computes_with_its_size_is_found(body):
     captured = free(function(body), tokens(2, 20))
-    other = captured.at(smaller(captured, {"x": ("tokens", 0)}))
+    other = captured.at(smaller(captured, {"x": Affine("tokens")}))
     assert "size" in difference(simple(captured), simple(other))
 
 
@@ -305,10 +305,10 @@ def test_a_result_of_another_length_is_named():
     captured = free(PreNorm(), tokens(2, 20))
     region, graph_module = region_of(captured)
     batch, _, width = captured.output_dims[0]
-    for wrong in (Axis("tokens", plus=1), Axis("other"), Axis("tokens", times=2), None):
+    for wrong in (Affine("tokens", plus=1), Affine("other"), Affine("tokens", times=2), None):
         changed = replace(captured, output_dims=((batch, wrong, width),))
         assert unserved(region, changed, returned(graph_module.graph)).startswith("axis 1 of the result")
-    changed = replace(captured, output_dims=((batch, MOST, Axis("tokens")),))
+    changed = replace(captured, output_dims=((batch, MOST, Affine("tokens")),))
     assert unserved(region, changed, returned(graph_module.graph)).startswith("axis 2 of the result")
 
 

@@ -15,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from sparsec.affine import Affine  # noqa: E402
 from sparsec.forms import Form  # noqa: E402
 from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small  # noqa: E402
@@ -25,7 +26,6 @@ from sparsec.passes.fold_constants import FoldConstants  # noqa: E402
 from sparsec.passes.fuse_attention import FuseAttention  # noqa: E402
 from sparsec.pipeline import Context, Editor  # noqa: E402
 from sparsec.settings import Settings  # noqa: E402
-from sparsec.symbols import Axis  # noqa: E402
 from sparsec.tokens import ops as token_ops  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 
@@ -210,7 +210,7 @@ def test_one_file_of_a_transformer_serves_all_sizes(name: str, tmp_path: Path) -
     captured = capture_onnx(path, inputs)
     assert captured.sizes == {"batch": 2, "tokens": 32} and captured.batches == {"batch"}
     assert captured.symbols["tokens"].most == 32  # as many as the model has positions for
-    assert captured.output_dims[0] == (Axis("batch"), Axis("tokens"), 32)
+    assert captured.output_dims[0] == (Affine("batch"), Affine("tokens"), 32)
     for batch, tokens in ((1, 5), (3, 32)):
         given = {
             "ids": torch.randint(0, 50, (batch, tokens)),

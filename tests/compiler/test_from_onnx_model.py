@@ -10,12 +10,12 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from sparsec.affine import Affine  # noqa: E402
 from sparsec.doors import open_model  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from sparsec.forms import Form, constant, notes  # noqa: E402
 from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
 from sparsec.from_torch.captured import Captured  # noqa: E402
-from sparsec.symbols import Axis  # noqa: E402
 from sparsec.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
@@ -129,7 +129,7 @@ def test_only_a_symbolic_batch_has_a_default() -> None:
         capture_onnx(model)
     captured = capture_onnx(model, torch.ones(2, 5, 3))
     assert captured.sizes == {"n": 2, "tokens": 64, "x_2": 3} and captured.inputs[0].shape == (2, 64, 3)
-    assert captured.inputs[0].dims == captured.output_dims[0] == (Axis("n"), Axis("tokens"), Axis("x_2"))
+    assert captured.inputs[0].dims == captured.output_dims[0] == (Affine("n"), Affine("tokens"), Affine("x_2"))
 
 
 def pieces(*nodes, dims=("n", "t", 8), constants=None, results=("y",)):
@@ -151,8 +151,8 @@ def test_results_follow_sizes_as_the_graph_says() -> None:
         results=("long", "half", "mean", "sizes"),
     )
     captured = capture_onnx(model, torch.ones(2, 10, 8))
-    n = Axis("n")
-    assert captured.output_dims == ((n, Axis("t", -1, 3), 8), (n, None, 8), (n, 8), (3,))
+    n = Affine("n")
+    assert captured.output_dims == ((n, Affine("t", -1, 3), 8), (n, None, 8), (n, 8), (3,))
     assert captured.batch == "" and set(captured.symbols) == {"n", "t"}
 
 
@@ -166,7 +166,7 @@ def test_batches_of_several_names_are_changed_together() -> None:
     inputs = [("a", FLOAT, ["n", "t", 8]), ("b", FLOAT, [None, "t", 1])]
     model = small([node("Add", ["a", "b"], ["y"])], inputs=inputs, outputs=[("y", FLOAT, None)])
     captured = capture_onnx(model, (torch.ones(3, 10, 8), torch.ones(3, 10, 1)))
-    assert captured.batches == {"n", "b_0"} and captured.output_dims == ((Axis("n"), Axis("t"), 8),)
+    assert captured.batches == {"n", "b_0"} and captured.output_dims == ((Affine("n"), Affine("t"), 8),)
     assert captured.at({"n": 5, "b_0": 5, "t": 7}).inputs[1].shape == (5, 7, 1)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 import sparsec
+from sparsec.affine import Affine
 from sparsec.doors import open_model
 from sparsec.errors import InvalidInput, UnsupportedModel
 from sparsec.forms import Form, notes
@@ -19,7 +20,7 @@ from sparsec.from_torch.capture import capture
 from sparsec.from_torch.captured import Captured
 from sparsec.from_torch.program import example_arguments
 from sparsec.guards import read_guards
-from sparsec.symbols import Axis, SymbolSpec, bucket
+from sparsec.symbols import SymbolSpec, bucket
 from sparsec.verify import Verifier
 
 aten = torch.ops.aten
@@ -100,7 +101,7 @@ def test_axes_symbols_and_the_first_sizes(captured: Captured) -> None:
     assert captured.symbols == {"batch": SymbolSpec("batch"), "tokens": SymbolSpec("tokens", 1, 96)}
     assert captured.batch == "batch"
     assert captured.sizes == {"batch": 2, "tokens": 96}
-    batch, tokens = Axis("batch"), Axis("tokens")
+    batch, tokens = Affine("batch"), Affine("tokens")
     assert [spec.dims for spec in captured.inputs] == [(batch, tokens)] * 2
     assert [spec.shape for spec in captured.inputs] == [(2, 96)] * 2
     assert captured.output_dims == ((batch, tokens, 4), (batch, 16))
@@ -156,8 +157,8 @@ def shifted(free: bool) -> ExportedProgram:
 
 def test_lengths_that_are_multiples_of_a_size() -> None:
     found = capture(shifted(False), (torch.randn(3, 8, 4), torch.randn(3, 9, 4)))
-    assert [spec.dims[1] for spec in found.inputs] == [Axis("x_1", 0, 2), Axis("x_1", 1, 2)]
-    assert [dims[1] for dims in found.output_dims[:2]] == [Axis("x_1", 1, 3), Axis("x_1", -1, 2)]
+    assert [spec.dims[1] for spec in found.inputs] == [Affine("x_1", 0, 2), Affine("x_1", 1, 2)]
+    assert [dims[1] for dims in found.output_dims[:2]] == [Affine("x_1", 1, 3), Affine("x_1", -1, 2)]
     assert found.sizes == {"rows": 3, "x_1": 9}
     for rows, half in ((1, 2), (2, 5), (4, 9)):
         agrees(found, Shifts(), torch.randn(rows, 2 * half, 4), torch.randn(rows, 2 * half + 1, 4))
@@ -318,13 +319,6 @@ def test_one_compilation_serves_every_batch_and_further_ones_every_size(tmp_path
 
 
 # Words
-
-
-@given(plus=st.integers(-5, 5), times=st.integers(1, 6), size=st.integers(1, 100))
-def test_an_axis_gives_back_its_size(plus: int, times: int, size: int) -> None:
-    axis = Axis("t", plus, times)
-    assert axis.size(axis.at(size)) == size
-    assert times == 1 or axis.size(axis.at(size) + 1) is None
 
 
 @given(size=st.integers(1, 1000), most=st.none() | st.integers(1, 1000))

@@ -8,17 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sparsec.affine import Affine
 from sparsec.errors import InvalidInput
 from sparsec.inputs import check_indices, check_inputs, example_inputs, sizes_of, valid_tokens
 from sparsec.program import Port, Program, Size
 from tests.compiler.tiny_program import chain, sized
 
-X, IDS, MASK = Port("x", (12, 8), size="n"), Port("ids", (14,), "int64", "n", 2, limit=5), Port("mask", (12,), "bool", "n")
+N = Affine("n")
+X, IDS, MASK = Port("x", (12, 8), follows=N), Port("ids", (14,), "int64", Affine("n", 2), limit=5), Port("mask", (12,), "bool", N)
 
 
 def program(*ports: Port) -> Program:
     """A program that is never run: its ports and sizes are what is checked."""
-    return replace(chain(), inputs=ports, sizes=(Size("n", 3, 12),) if any(p.size for p in ports) else ())
+    return replace(chain(), inputs=ports, sizes=(Size("n", 3, 12),) if any(p.follows for p in ports) else ())
 
 
 def inputs(batch: int, size: int) -> list[np.ndarray]:
@@ -64,7 +66,7 @@ def test_one_axis_less_is_no_size():
 
 
 def test_two_sizes_are_told_apart():
-    keys = Port("keys", (6, 8), size="m")
+    keys = Port("keys", (6, 8), follows=Affine("m"))
     made = replace(program(X, keys), sizes=(Size("n", 3, 12), Size("m", 1, 6)))
     given = [np.zeros((1, 7, 8), np.float32), np.zeros((1, 2, 8), np.float32)]
     assert sizes_of(made, given) == {"n": 7, "m": 2}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsec.layouts import LINE, Count, Geometry, Storage, ceil_to, scaled
+from sparsec.affine import Affine, Count
+from sparsec.layouts import LINE, Geometry, Storage, ceil_to
 
 geometries = st.builds(Geometry, st.integers(1, 20), st.integers(1, 20), st.integers(0, 3), st.sampled_from([16, 32, 64]))
 
@@ -69,18 +70,8 @@ def test_ceil_to_is_the_next_multiple(value, multiple):
     assert value <= found < value + multiple
 
 
-@given(st.integers(1, 300), st.integers(0, 3), st.integers(1, 64), st.integers(1, 8))
-def test_a_count_follows_its_size(most: int, plus: int, over: int, times: int) -> None:
-    tokens = Count("tokens", most, plus)
-    tiles = scaled(tokens.ceil_div(over), times)
-    assert (tokens, tiles) == (most + plus, times * -(-(most + plus) // over))
-    assert isinstance(tiles, Count)
-    assert [tiles.at(size) for size in (0, most)] == [times * -(-plus // over), tiles]
-    assert scaled(5, times) == 5 * times
-
-
 def test_a_row_of_tokens_counts_what_is_there() -> None:
-    space = Geometry(1, 130, 0, 64, "tokens", 2)
+    space = Geometry(1, 130, 0, 64, Affine("tokens", 2))
     assert isinstance(space.count, Count) and space.count.at(100) == 102
     assert isinstance(space.tiles, Count) and (space.tiles, space.tiles.at(62), space.tiles.at(63)) == (3, 1, 2)
     assert not isinstance(Geometry(1, 130, 0).tiles, Count)

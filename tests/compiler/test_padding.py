@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsec.affine import Affine
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.errors import InvalidInput
 from sparsec.from_torch.capture import capture
@@ -46,7 +47,7 @@ def test_the_mask_of_all_attentions_is_found():
     found = region(bert(depth=2), IDS, MASK)
     mask = mask_of(found)
     assert mask is found.inputs[1]
-    assert follows_of(found.inputs, mask) == {"input_ids": (SYMBOL, 0), "attention_mask": (SYMBOL, 0)}
+    assert follows_of(found.inputs, mask) == {"input_ids": Affine(SYMBOL), "attention_mask": Affine(SYMBOL)}
 
 
 def test_inputs_with_another_number_of_tokens_do_not_follow():
@@ -61,7 +62,7 @@ def test_inputs_with_another_number_of_tokens_do_not_follow():
 
     found = region(Added(), tokens(2, 9), MASK, tokens(2, 7))
     mask = mask_of(found)
-    assert follows_of(found.inputs, mask) == {"x": (SYMBOL, 0), "mask": (SYMBOL, 0)}
+    assert follows_of(found.inputs, mask) == {"x": Affine(SYMBOL), "mask": Affine(SYMBOL)}
 
 
 @pytest.mark.parametrize(("off", "hidden"), [(-10.0, False), (-9999.0, False), (-1e4, True), (float("-inf"), True), (-3e38, True)])
@@ -123,7 +124,7 @@ class Looked(nn.Module):
 def test_a_mask_of_keys_says_nothing_of_queries():
     assert mask_of(region(Looked(), tokens(2, 9), tokens(2, 9), MASK)) == "x has as many tokens as mask, which says nothing of them"
     found = region(Looked(), tokens(2, 7), tokens(2, 9), MASK)
-    assert follows_of(found.inputs, mask_of(found)) == {"other": (SYMBOL, 0), "mask": (SYMBOL, 0)}
+    assert follows_of(found.inputs, mask_of(found)) == {"other": Affine(SYMBOL), "mask": Affine(SYMBOL)}
 
 
 @pytest.mark.parametrize("index", [0, 3])

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsec.affine import Affine
 from sparsec.errors import UnsupportedModel
 from sparsec.from_torch.capture import capture
 from sparsec.from_torch.dynamo import copied, weight_positions
-from sparsec.symbols import BUCKET, Axis, SymbolSpec, bucket
+from sparsec.symbols import BUCKET, SymbolSpec, bucket
 from sparsec.torch_door.contents import Fingerprint
 from sparsec.torch_door.entries import Entry, Table, free_batch
 from sparsec.torch_door.sizes import _FREE, TOKENS, TokenSizes, token_sizes
@@ -60,14 +61,14 @@ def test_nothing_is_free_until_sizes_change():
     assert second is not None
     assert len(second.tensors) == 2
     assert len(second.numbers) == 1
-    assert second.outputs == ((0, Axis(TOKENS), 0),)
+    assert second.outputs == ((0, Affine(TOKENS), 0),)
 
 
 def test_a_batch_may_be_free_too():
     *_, last = graphs(Layer(), inputs(2, 5), inputs(3, 6), inputs(4, 7))
     assert last is not None
     assert len(last.tensors) == 2
-    assert last.outputs == ((0, Axis(TOKENS), 0),)
+    assert last.outputs == ((0, Affine(TOKENS), 0),)
 
 
 class Placed(Layer):
@@ -130,12 +131,12 @@ def test_results_that_follow_in_another_way_are_unknown():
     calls = [(torch.randn(2, n, WIDTH),) for n in (5, 6, 7)]
     found = graphs(Body(lambda x: (x.relu(), x.flatten(1) + 1, x.mean(1), torch.cat([x, x], 1) * 2)), *calls)[-1]
     assert found is not None
-    assert found.outputs == ((0, Axis(TOKENS), 0), (0, None), (0, 0), (0, None, 0))
+    assert found.outputs == ((0, Affine(TOKENS), 0), (0, None), (0, 0), (0, None, 0))
 
 
 # Arguments, sizes, descriptions
 
-SIZES = TokenSizes(numbers=(0,), tensors=(1, 3), outputs=((0, Axis(TOKENS), 0),))
+SIZES = TokenSizes(numbers=(0,), tensors=(1, 3), outputs=((0, Affine(TOKENS), 0),))
 
 
 def arguments(batch: int, count: int) -> tuple:
@@ -172,8 +173,8 @@ def test_sizes_up_to_the_largest_are_one():
 
 def test_a_captured_graph_is_described_as_the_largest_of_its_sizes():
     captured = capture(Layer().eval(), inputs(2, 64))
-    described = TokenSizes((), (3, 5), ((2, Axis(TOKENS), WIDTH),)).described(captured, [3, 5], 64)
-    assert [spec.dims for spec in described.inputs] == [(2, Axis(TOKENS), WIDTH), (2, Axis(TOKENS))]
+    described = TokenSizes((), (3, 5), ((2, Affine(TOKENS), WIDTH),)).described(captured, [3, 5], 64)
+    assert [spec.dims for spec in described.inputs] == [(2, Affine(TOKENS), WIDTH), (2, Affine(TOKENS))]
     assert described.symbols == {TOKENS: SymbolSpec(TOKENS, 1, 64)}
     assert described.sizes == {TOKENS: 64}
     fixed = TokenSizes((), (3,), ()).described(captured, [3, 4], 64)

@@ -16,6 +16,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
 
+from sparsec.affine import Affine
 from sparsec.constants import Constants
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
@@ -137,9 +138,9 @@ def sized(masked: bool = False) -> Program:
     whole = chain()
     groups = whole.groups.copy()
     groups[:, 2] = TOKENS * FEATURES
-    patches = tuple(Patch("groups", row * GROUP_WIDTH + 2, "tokens", 0, 1, FEATURES) for row in range(2))
-    x, y = (Port(name, (TOKENS, FEATURES), size="tokens") for name in "xy")
-    inputs = (x, Port("mask", (TOKENS,), "bool", "tokens")) if masked else (x,)
+    patches = tuple(Patch("groups", row * GROUP_WIDTH + 2, Affine("tokens", scale=FEATURES)) for row in range(2))
+    x, y = (Port(name, (TOKENS, FEATURES), follows=Affine("tokens")) for name in "xy")
+    inputs = (x, Port("mask", (TOKENS,), "bool", Affine("tokens"))) if masked else (x,)
     sizes = (Size("tokens", 1, TOKENS),)
     return replace(whole, groups=groups, inputs=inputs, outputs=(y,), sizes=sizes, patches=patches, padding=1 if masked else None)
 

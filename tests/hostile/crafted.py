@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sparsec import artifact
+from sparsec.affine import Affine
 from sparsec.constants import Constants
 from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Program
 
@@ -89,7 +90,7 @@ def ports(program: Program, draw: Draw) -> Program:
     ways += [
         {"dtype": draw.choice(["bool", "int32", "int64"])},
         {"limit": draw.choice([1, 5, 2**40, None])},
-        {"plus": draw.choice([-1, 1, 9])},
+        {"follows": Affine(draw.choice([size.name for size in program.sizes] or ["tokens"]), draw.choice([-1, 1, 9]))},
     ]
     found[i] = replace(found[i], **draw.choice(ways))
     return replace(program, **{side: tuple(found)})
@@ -135,15 +136,18 @@ def patched(program: Program, draw: Draw) -> Program:
         del patches[draw.randrange(len(patches))]
     elif action == 1 and patches:
         i = draw.randrange(len(patches))
-        name = draw.choice(["index", "plus", "over", "times"])
-        patches[i] = replace(patches[i], **{name: near(getattr(patches[i], name), draw)})
+        name, follows = draw.choice(["index", "plus", "over", "scale"]), patches[i].follows
+        if name == "index":
+            patches[i] = replace(patches[i], index=near(patches[i].index, draw))
+        else:
+            patches[i] = replace(patches[i], follows=replace(follows, **{name: near(getattr(follows, name), draw)}))
     elif action == 2:
         table = draw.choice(["records", "groups"])
         cells = program.records if table == "records" else program.groups
         index = draw.randrange(cells.size) if table == "records" else GROUP_WIDTH * draw.randrange(len(cells)) + 2
         size = draw.choice(program.sizes)
         flat = int(cells.flat[index])
-        patches.append(Patch(table, index, size.name, flat - size.most, 1, 1))  # type: ignore[arg-type]
+        patches.append(Patch(table, index, Affine(size.name, flat - size.most)))  # type: ignore[arg-type]
     else:
         size = draw.choice(program.sizes)
         wider = replace(size, **{draw.choice(["least", "most"]): near(size.most, draw)})

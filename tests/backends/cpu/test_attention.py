@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsec.affine import Affine, Count
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.attention import Masks, attention
 from sparsec.backends.cpu.attention_calls import attention_groups, pack_pair_bias, panel_of
 from sparsec.backends.plan import Buffer, Call, Task
-from sparsec.layouts import Count, Geometry, Storage
+from sparsec.layouts import Geometry, Storage
 from sparsec.spec import KernelSpec
 from sparsec.tokens import ops as token_ops
 from tests.backends.cpu import kernel_call
@@ -54,9 +55,9 @@ class Problem:
 
     def geometries(self) -> tuple[Geometry, Geometry]:
         """Of queries and keys, as the program is laid out."""
-        symbols = ("", "") if self.most is None else ("queries", "keys")
+        follows = (None, None) if self.most is None else (Affine("queries"), Affine("keys"))
         counts = self.most or (len(self.q), len(self.k))
-        queries, keys = (Geometry(1, n, 0, self.tile, s) for n, s in zip(counts, symbols, strict=True))
+        queries, keys = (Geometry(1, n, 0, self.tile, each) for n, each in zip(counts, follows, strict=True))
         return queries, keys
 
     def call(self, machine: Machine) -> Call:
@@ -85,7 +86,7 @@ def _enlarged(bias: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _value(number: Any, sizes: dict[str, int]) -> Any:
-    return number.at(sizes[number.symbol]) if isinstance(number, Count) else number
+    return number.at(sizes[number.follows.symbol]) if isinstance(number, Count) else number
 
 
 def _stored(x: np.ndarray, largest: Geometry) -> np.ndarray:

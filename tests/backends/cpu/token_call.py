@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsec.affine import Affine, Count
 from sparsec.backends import plan
 from sparsec.backends.plan import Buffer, Task
-from sparsec.layouts import Count, Geometry, Storage
+from sparsec.layouts import Geometry, Storage
 from sparsec.spec import KernelSpec
 from tests.backends.cpu.kernel_call import At, Call, Kernels
 
@@ -25,8 +26,7 @@ class Tokens:
 
     def space(self, plus: int = 0) -> Geometry:
         """The index space of the tokens and ``plus`` more."""
-        symbol = "T" if self.most else ""
-        return Geometry(1, (self.most or self.count) + plus, 0, self.tile, symbol, plus if symbol else 0)
+        return Geometry(1, (self.most or self.count) + plus, 0, self.tile, Affine("T", plus) if self.most else None)
 
     def packed(self, features: int, plus: int = 0) -> Storage:
         return Storage("packed", features, self.space(plus))
