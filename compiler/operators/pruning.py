@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from sparsec.describe_tokens import of_activations
@@ -10,102 +13,27 @@ from sparsec.operators.tokens import KEY, KEY_BIAS, PAIR_BIAS, QUERY
 from sparsec.tokens import hidden, pruning_ops
 
 ROW, INDEX, PLAN, SIZES = Operand("x", "row"), Operand("index", "row"), Operand("plan", "row"), Operand("sizes", "row")
-_PLACES = (torch.int64,)
+Rules = dict[str, Any]
+
+
+def _ours(function: Callable[..., Any], operands: tuple[Operand, ...] = (X,), **rules: Any) -> Operator:
+    """The record of a function of ours, which is its own reference, target and name."""
+    return Operator(function.__name__, (function,), operands, reference=function, **rules)
+
+
+CHOICE: Rules = {"describe": of_activations, "dtypes": (torch.int64,), "tokens": "fixed"}
+NUMBER: Rules = {"describe": of_activations, "makes_rows": True, "tokens": "each"}
 
 PRUNING = (
-    Operator(
-        "token_scores",
-        (pruning_ops.token_scores,),
-        (QUERY, KEY, KEY_BIAS, PAIR_BIAS),
-        reference=pruning_ops.token_scores,
-        describe=of_activations,
-        makes_rows=True,
-        tokens="each",
-    ),
-    Operator(
-        "keep_tokens",
-        (pruning_ops.keep_tokens,),
-        (ROW,),
-        reference=pruning_ops.keep_tokens,
-        describe=of_activations,
-        dtypes=_PLACES,
-        makes_rows=True,
-        tokens="fixed",
-        padding=hidden.chooses,
-    ),
-    Operator(
-        "gather_tokens",
-        (pruning_ops.gather_tokens,),
-        (X, INDEX),
-        reference=pruning_ops.gather_tokens,
-        describe=of_activations,
-        dtypes=_PLACES,
-        tokens="fixed",
-    ),
-    Operator(
-        "gather_keys",
-        (pruning_ops.gather_keys,),
-        (ROW, INDEX),
-        reference=pruning_ops.gather_keys,
-        describe=of_activations,
-        dtypes=_PLACES,
-        makes_rows=True,
-        tokens="fixed",
-    ),
-    Operator("gather_pairs", (pruning_ops.gather_pairs,), (X, INDEX), reference=pruning_ops.gather_pairs, tokens="fixed"),
-    Operator(
-        "merge_plan",
-        (pruning_ops.merge_plan,),
-        reference=pruning_ops.merge_plan,
-        describe=of_activations,
-        dtypes=_PLACES,
-        makes_rows=True,
-        tokens="fixed",
-        padding=hidden.chooses,
-    ),
-    Operator(
-        "merge_tokens",
-        (pruning_ops.merge_tokens,),
-        (X, PLAN, SIZES),
-        reference=pruning_ops.merge_tokens,
-        describe=of_activations,
-        dtypes=_PLACES,
-        tokens="fixed",
-    ),
-    Operator(
-        "merge_sizes",
-        (pruning_ops.merge_sizes,),
-        (PLAN, SIZES),
-        reference=pruning_ops.merge_sizes,
-        describe=of_activations,
-        dtypes=_PLACES,
-        makes_rows=True,
-        tokens="fixed",
-    ),
-    Operator(
-        "log_sizes",
-        (pruning_ops.log_sizes,),
-        (ROW,),
-        reference=pruning_ops.log_sizes,
-        describe=of_activations,
-        makes_rows=True,
-        tokens="each",
-    ),
-    Operator(
-        "token_sizes",
-        (pruning_ops.token_sizes,),
-        (ROW,),
-        reference=pruning_ops.token_sizes,
-        describe=of_activations,
-        makes_rows=True,
-        tokens="each",
-    ),
-    Operator(
-        "mean_merged",
-        (pruning_ops.mean_merged,),
-        (X, SIZES),
-        reference=pruning_ops.mean_merged,
-        describe=of_activations,
-        tokens="fixed",
-    ),
+    _ours(pruning_ops.token_scores, (QUERY, KEY, KEY_BIAS, PAIR_BIAS), **NUMBER),
+    _ours(pruning_ops.keep_tokens, (ROW,), makes_rows=True, padding=hidden.chooses, **CHOICE),
+    _ours(pruning_ops.gather_tokens, (X, INDEX), **CHOICE),
+    _ours(pruning_ops.gather_keys, (ROW, INDEX), makes_rows=True, **CHOICE),
+    _ours(pruning_ops.gather_pairs, (X, INDEX), tokens="fixed"),
+    _ours(pruning_ops.merge_plan, makes_rows=True, padding=hidden.chooses, **CHOICE),
+    _ours(pruning_ops.merge_tokens, (X, PLAN, SIZES), **CHOICE),
+    _ours(pruning_ops.merge_sizes, (PLAN, SIZES), makes_rows=True, **CHOICE),
+    _ours(pruning_ops.log_sizes, (ROW,), **NUMBER),
+    _ours(pruning_ops.token_sizes, (ROW,), **NUMBER),
+    _ours(pruning_ops.mean_merged, (X, SIZES), describe=of_activations, tokens="fixed"),
 )
