@@ -14,9 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """What the option says."""
     if config.getoption("--without-stamps"):
-        from sparsec.torch_door import memory
+        from sparsec.doors.torch_compile import stamps
 
-        memory.can_read = lambda: False  # type: ignore[assignment]
+        stamps.can_read = lambda: False  # type: ignore[assignment]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.layouts import LINE, Layouts, Storage, ceil_to
+from sparsec.lower.layouts import LINE, Layouts, Storage, ceil_to
 
 
 def storage_elements(storage: Storage) -> int:

@@ -21,8 +21,8 @@ from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Executor, Source
 from sparsec.backends.plan import Buffer, Group, Plan, Task
-from sparsec.layouts import Storage
-from sparsec.program import Port, Program
+from sparsec.lower.layouts import Storage
+from sparsec.run.program import Port, Program
 
 #: Largest error of a right result, relative to the largest magnitude of the reference.
 TOLERANCE = 1e-5

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sparsec
 from sparsec.autotune.database import FILE
 from sparsec.autotune.kernel_case import NoReference, case_of, smallest
 from sparsec.autotune.kernel_text import TOLERANCE, header, self_test
@@ -23,11 +22,12 @@ from sparsec.backends.base import Backend
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Group, Task
 from sparsec.errors import ArtifactError, InvalidInput, unwritten
-from sparsec.loaded import LoadedModel
+from sparsec.run import artifact
+from sparsec.run.loaded_artifact import LoadedModel
 from sparsec.settings import Settings
 
 if TYPE_CHECKING:
-    from sparsec.model import CompiledModel
+    from sparsec.compiled_model import CompiledModel
 
 MAKEFILE = """# `make` builds and runs the self-test of every kernel in this folder.
 CFLAGS ?= -O2
@@ -88,7 +88,7 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "Makefile").write_text(MAKEFILE)
-        shutil.copyfile(Path(sparsec.__file__).parent / "c" / "selftest.h", folder / "selftest.h")
+        shutil.copyfile(Path(artifact.__file__).with_name("c") / "selftest.h", folder / "selftest.h")
         done: dict[str, Exported] = {}
         for program in programs:
             exporter = _Exporter(folder, program.lowered, program.backend, model._settings)

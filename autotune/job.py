@@ -14,8 +14,8 @@ import numpy as np
 from sparsec.autotune.tasks import restored_schedule, storages
 from sparsec.backends.base import Backend, Machine
 from sparsec.backends.plan import Buffer, Task
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec, Schedule
 
 _HEADER, _WEIGHTS = "job.json", "weights.npz"
 

@@ -20,7 +20,7 @@ from sparsec.autotune.activations import parity_planes, read_by, storage_element
 from sparsec.backends.base import Backend
 from sparsec.backends.lowering import Lowered
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.layouts import LINE, Storage, ceil_to
+from sparsec.lower.layouts import LINE, Storage, ceil_to
 
 _SEED = 7
 

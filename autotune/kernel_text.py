@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sparsec.artifact import LINUX_NAMES
 from sparsec.autotune.kernel_case import Case
 from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Buffer, Call, Group
+from sparsec.run.artifact import LINUX_NAMES
 
 TOLERANCE = 1e-5
 _LINE_BYTES = 64

@@ -14,9 +14,9 @@ import numpy as np
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
-from sparsec.costs import Costs
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.costs import Costs
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec
 
 logger = logging.getLogger("sparsec")
 

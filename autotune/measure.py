@@ -21,8 +21,8 @@ from sparsec.autotune.records import Place
 from sparsec.autotune.tasks import shape_key, storages, task_key
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Task
-from sparsec.scratch import Scratch
-from sparsec.spec import Schedule
+from sparsec.lower.spec import Schedule
+from sparsec.tools.scratch import Scratch
 
 #: Kernels that can compute every block of a weight, zero or not.
 _DENSE_KERNELS = ("block", "gemv_dense")

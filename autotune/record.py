@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Literal
 
 from sparsec.autotune.tasks import restored_schedule
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
 
 STATUSES = ("ok", "failed")
 

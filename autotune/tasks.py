@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.backends.plan import Task
-from sparsec.spec import Schedule, tuples
+from sparsec.lower.spec import Schedule, tuples
 
 
 def storages(task: Task) -> dict[str, Any]:

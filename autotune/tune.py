@@ -24,8 +24,8 @@ from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, ta
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Task
 from sparsec.errors import TuningError
+from sparsec.lower.spec import Schedule
 from sparsec.settings import Settings
-from sparsec.spec import Schedule
 
 #: A candidate must beat the default by more than this share of its time.
 TIE = 0.02

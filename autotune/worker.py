@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsec.serve import serve
+from sparsec.tools.json_lines import serve
 
 if TYPE_CHECKING:
     from sparsec.autotune.candidate import Bench

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsec.backends.plan import Buffer, Plan
-from sparsec.dtypes import dtype_of
-from sparsec.layouts import LINE_BYTES, ceil_to
+from sparsec.lower.layouts import LINE_BYTES, ceil_to
+from sparsec.run.dtypes import dtype_of
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from sparsec.affine import Count
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Plan
-from sparsec.constants import Gathering
-from sparsec.dtypes import DTYPES, dtype_of
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
+from sparsec.run.affine import Count
+from sparsec.run.constants import Gathering
+from sparsec.run.dtypes import DTYPES, dtype_of
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 
 def float_bits(value: float) -> int:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sparsec.backends.plan import Call, Group, Move, Task
-    from sparsec.costs import Costs
-    from sparsec.layouts import Layouts, Storage
-    from sparsec.program import Program
-    from sparsec.regions import Region
-    from sparsec.runtime import StepTime
-    from sparsec.spec import KernelSpec, Schedule
+    from sparsec.lower.costs import Costs
+    from sparsec.lower.layouts import Layouts, Storage
+    from sparsec.lower.regions import Region
+    from sparsec.lower.spec import KernelSpec, Schedule
+    from sparsec.run.program import Program
+    from sparsec.run.runtime import StepTime
 
 ParamKind = Literal["act", "ptr", "i32", "f32"]
 
@@ -114,7 +114,7 @@ class Verdict(Protocol):
 
 
 class Executor(Protocol):
-    """What runs one program, on ``threads`` threads of the host; ``sparsec.runtime.Runner`` says what its methods do."""
+    """What runs one program, on ``threads`` threads of the host; ``sparsec.run.runtime.Runner`` says what its methods do."""
 
     program: Program
     threads: int

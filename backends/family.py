@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsec.backends.base import Machine, Refusal, Source
 from sparsec.backends.plan import Group, Task
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsec.kernels import Entries
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Program
-from sparsec.runtime import Runner
+from sparsec.run.kernels import Entries
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Program
+from sparsec.run.runtime import Runner
 
 #: What one record does for its units [begin, end): (record, begin, end). Addresses in a record are absolute.
 Kernel = Callable[[np.ndarray, int, int], object]

@@ -16,12 +16,12 @@ from torch import fx
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.backends.values import Value, copies, lies_as
-from sparsec.calls import operands, shape_of
-from sparsec.forms import constant
-from sparsec.layouts import Layouts, Storage, dense
-from sparsec.operands import makes_rows, residual, sources, weights
-from sparsec.regions import Region
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.ir.arguments import operands, shape_of
+from sparsec.ir.forms import constant
+from sparsec.ir.operands import makes_rows, residual, sources, weights
+from sparsec.lower.layouts import Layouts, Storage, dense
+from sparsec.lower.regions import Region
+from sparsec.lower.spec import KernelSpec, Schedule
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ from typing import NoReturn
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.plan import Call, Group, Task
-from sparsec.costs import Costs
 from sparsec.errors import MachineError
-from sparsec.layouts import Layouts, Storage
-from sparsec.regions import Region
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.costs import Costs
+from sparsec.lower.layouts import Layouts, Storage
+from sparsec.lower.regions import Region
+from sparsec.lower.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
 

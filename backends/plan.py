@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparsec.backends.base import Source
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec
 
 
 @dataclass(frozen=True, eq=False)

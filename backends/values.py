@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from sparsec.backends.plan import Buffer
-from sparsec.layouts import Storage, dense
+from sparsec.lower.layouts import Storage, dense
 
 Shape = tuple[int, ...]
 #: Whether a kernel copies a value of one shape from one storage to another.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsec.dtypes import dtype_of
+from sparsec.run.dtypes import dtype_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from sparsec.doors.torch_compile import contents
+from sparsec.doors.torch_compile.contents import Contents
 from sparsec.models.zoo import build_with_inputs
-from sparsec.torch_door import contents
-from sparsec.torch_door.contents import Contents
 
 RUNS = ("without", "with")
 CALLS = 20

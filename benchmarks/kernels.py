@@ -29,10 +29,10 @@ from sparsec.backends.cpu.panel_costs import Work, space
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.x86.machine import machine as this_machine
-from sparsec.layouts import Geometry
-from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
-from sparsec.runtime import Runner
-from sparsec.spec import Schedule
+from sparsec.lower.layouts import Geometry
+from sparsec.lower.spec import Schedule
+from sparsec.run.program import RECORD_WIDTH, Port, Program, Relocation
+from sparsec.run.runtime import Runner
 
 #: (outputs, inputs, side of a square map or number of tokens, how many); ResNet-50 without its three strided shortcuts.
 LAYERS = {

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.factories import load_factory
+from sparsec.doors.factories import load_factory
 from sparsec.models.digits_vit import pruned_digits_vit
 
 CHAPTER = "insert_token_pruning"

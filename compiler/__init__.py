@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparsec import errors
-    from sparsec.artifact import LoadedModel, load
     from sparsec.autotune.export import export_kernels
+    from sparsec.doors.torch_compile.backend import refresh
     from sparsec.driver import CompiledModel, compile
     from sparsec.errors import SparsecError
-    from sparsec.explaining import explain
-    from sparsec.explanation import Explanation
+    from sparsec.report.explaining import explain
+    from sparsec.run.artifact import LoadedModel, load
+    from sparsec.run.explanation import Explanation
     from sparsec.settings import Options, Settings
-    from sparsec.torch_door.backend import refresh
 
     __version__: str
 
 _HOMES = {
     "compile": "driver",
     "CompiledModel": "driver",
-    "load": "artifact",
-    "LoadedModel": "artifact",
-    "Explanation": "explanation",
-    "explain": "explaining",
+    "load": "run.artifact",
+    "LoadedModel": "run.artifact",
+    "Explanation": "run.explanation",
+    "explain": "report.explaining",
     "export_kernels": "autotune.export",
-    "refresh": "torch_door.backend",
+    "refresh": "doors.torch_compile.backend",
     "Options": "settings",
     "Settings": "settings",
     "SparsecError": "errors",
@@ -75,7 +75,7 @@ def _imported(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        from sparsec.needs import COMPILER, require
+        from sparsec.tools.needs import COMPILER, require
 
         require(COMPILER)
         raise error

@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from sparsec.errors import InvalidInput, SparsecError
-from sparsec.needs import COMPILER, OPTIONAL, lacking
+from sparsec.tools.needs import COMPILER, OPTIONAL, lacking
 
 if TYPE_CHECKING:
     from sparsec.bench import Comparison, RivalResult
@@ -132,9 +132,9 @@ def run(
     threads: ThreadsOption = None,
 ) -> None:
     """Run an artifact on arrays from files."""
-    from sparsec.artifact import load
-    from sparsec.factories import named
-    from sparsec.npy import read_array, write_arrays
+    from sparsec.doors.factories import named
+    from sparsec.doors.npy import read_array, write_arrays
+    from sparsec.run.artifact import load
 
     model = load(artifact, threads)
     given = [(name, read_array(Path(file))) for name, file in map(named, inputs)]
@@ -158,8 +158,8 @@ def explain(
     json: JsonOption = False,
 ) -> None:
     """Say for each layer what was found, which kernel won, and why it stayed dense if it did."""
-    from sparsec.artifact import read_explanation
-    from sparsec.factories import is_model_file
+    from sparsec.doors.factories import is_model_file
+    from sparsec.run.artifact import read_explanation
 
     is_artifact = not is_model_file(what) and (":" not in what or Path(what).exists())
     options = _options(remove_padding=remove_padding, token_pruning=token_pruning, target=target, cache_dir=cache_dir, dump_dir=dump)
@@ -185,7 +185,7 @@ def bench(
     Exits with 1 if one of ours fails, nothing else was measured, or --fail-below is not reached over the best dense float32 engine.
     """
     from sparsec.bench import OURS, compare
-    from sparsec.factories import is_model_file
+    from sparsec.doors.factories import is_model_file
     from sparsec.settings import default_threads
 
     factory = _factory(model, batch, inputs or ())
@@ -258,8 +258,8 @@ def export(
     threads: ThreadsOption = None,
 ) -> None:
     """Write each kernel that a model calls as a C library with its header, what is known of it, and a self-test."""
-    from sparsec.artifact import load
     from sparsec.autotune.export import export_kernels
+    from sparsec.run.artifact import load
 
     made = export_kernels(load(model) if Path(model).is_dir() else _compiled(model, inputs or (), tune, threads)[0], kernels)
     _print(f"{kernels}: {len(made)} kernels; `make -C {kernels}` builds and runs their self-tests")
@@ -283,7 +283,7 @@ def compare(
 
     Says the largest and mean differences, how often the best classes agree, and the node where a difference begins.
     """
-    from sparsec.comparing import compare as compared
+    from sparsec.report.comparing import compare as compared
 
     opened, examples, kwargs = _opened(model, inputs or ())
     made = compared(opened, examples, kwargs, data, artifact=artifact, tolerance=tolerance, tune=tune, threads=threads)
@@ -300,10 +300,10 @@ def bisect(
 ) -> None:
     """Find the first pass that changes the model's answer; exits with 1 if there is one."""
     from sparsec.backends import backend_for
-    from sparsec.bisect import bisect as first_wrong
-    from sparsec.doors import inputs_of, open_model
+    from sparsec.doors.open import inputs_of, open_model
+    from sparsec.ir.pipeline import Context
     from sparsec.passes import PIPELINE
-    from sparsec.pipeline import Context
+    from sparsec.report.bisect import bisect as first_wrong
     from sparsec.settings import Settings
 
     opened = _opened(model, inputs or ())
@@ -325,7 +325,7 @@ def bisect(
 @app.command()
 def doctor(json: JsonOption = False) -> None:
     """Check this machine, its packages and caches; exits with 1 if something is wrong."""
-    from sparsec.doctor import examine
+    from sparsec.report.doctor import examine
 
     checks = examine()
     if json:
@@ -363,19 +363,19 @@ def _compiled(
 
 def _opened(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:
     """A model with its example inputs, as ``sparsec.compile`` takes them."""
-    from sparsec.factories import checked_path, is_model_file, make_model
+    from sparsec.doors.factories import checked_path, is_model_file, make_model
 
     if not is_model_file(model):
         return make_model(model, shapes)
     path = checked_path(model)
-    from sparsec.doors import with_shapes
+    from sparsec.doors.open import with_shapes
 
     return with_shapes(path, shapes)
 
 
 def _factory(model: str, batch: int, shapes: Sequence[str]) -> str:
     """The name of a factory that a benchmark's processes can call, tried once."""
-    from sparsec.factories import checked_path, is_model_file, make_model
+    from sparsec.doors.factories import checked_path, is_model_file, make_model
 
     if not is_model_file(model):
         make_model(model, shapes)
@@ -383,7 +383,7 @@ def _factory(model: str, batch: int, shapes: Sequence[str]) -> str:
     if shapes:
         raise InvalidInput("A model file has its shapes.", where=model, hint="Give --batch instead of --input.")
     path = checked_path(model)
-    from sparsec.opened import name_of, opened
+    from sparsec.doors.file_factories import name_of, opened
 
     opened(path, batch)
     return name_of(path, batch)
@@ -407,7 +407,7 @@ def _progress() -> Progress:
 
 def _table_console() -> Console:
     """Tables keep their full width in files and pipes."""
-    from sparsec.explanation import WIDTH
+    from sparsec.run.explanation import WIDTH
 
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)

@@ -11,32 +11,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from sparsec import follow, ops, padding
-from sparsec import regions as region_module
-from sparsec.affine import Affine
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
 from sparsec.backends import backend_for
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Backend, Source
 from sparsec.backends.lowering import Lowered, draft, lower
-from sparsec.calls import layer_of
-from sparsec.compiled import CompiledGraph, RegionProgram
-from sparsec.compiling import compiling
-from sparsec.doors import open_model
+from sparsec.compiled_graph import CompiledGraph, RegionProgram
+from sparsec.compiled_model import CompiledModel
+from sparsec.doors.captured import Captured
+from sparsec.doors.from_torch.lower import Fixed
+from sparsec.doors.open import open_model
 from sparsec.errors import internal
-from sparsec.explanation import Explanation
-from sparsec.forms import Form, notes
-from sparsec.from_torch.captured import Captured
-from sparsec.from_torch.lower import Fixed
-from sparsec.inputs import batches_text
-from sparsec.model import CompiledModel
-from sparsec.needs import require
+from sparsec.ir import ops
+from sparsec.ir.arguments import layer_of
+from sparsec.ir.forms import Form, notes
+from sparsec.ir.pipeline import Context, Result, Story, run
+from sparsec.lower import follow, padding
+from sparsec.lower import regions as region_module
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
-from sparsec.pipeline import Context, Result, Story, run
-from sparsec.rows import explanation_of
+from sparsec.report.layer_rows import explanation_of
+from sparsec.run.affine import Affine
+from sparsec.run.explanation import Explanation
+from sparsec.run.inputs import batches_text
 from sparsec.settings import Options, Settings
+from sparsec.tools.compiling import compiling
+from sparsec.tools.needs import require
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -211,9 +212,9 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
 
     ``frozen``: weights may become part of its code.
     """
-    from sparsec.inductor import compile_dense
-    from sparsec.region_op import RegionOp
-    from sparsec.splice import splice
+    from sparsec.lower.inductor import compile_dense
+    from sparsec.lower.outline import splice
+    from sparsec.lower.region_op import RegionOp
 
     operators = [RegionOp(p, p.allocate) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sparsec.models.patterns import NOfM, parse_pattern
 from sparsec.models.prune import calibrate_batchnorm, prunable_layers, prune
-from sparsec.needs import require
+from sparsec.tools.needs import require
 
 TEST_SHARE = 0.25
 RAMP = (0.2, 0.6)  # pruning runs between these shares of all epochs; the rest recovers

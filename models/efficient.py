@@ -2,14 +2,7 @@
 
 from torch import nn
 
-from sparsec.models.blocks import (
-    ConvNorm,
-    ConvolutionalClassifier,
-    InvertedResidual,
-    SqueezeExcite,
-    divisible,
-    seed_weights,
-)
+from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, InvertedResidual, SqueezeExcite, divisible, seed_weights
 
 EPSILON = 1e-3  # of BatchNorm, in both papers' published code
 

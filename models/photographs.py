@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparsec.models.errors import InvalidArgument
-from sparsec.needs import require
+from sparsec.tools.needs import require
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel, of values in 0..1
 DEVIATION = (0.229, 0.224, 0.225)

@@ -1,5 +1,6 @@
 """Passes of sparsec, and the pipeline: one explicit tuple, in order."""
 
+from sparsec.ir.pipeline import Pass
 from sparsec.passes.assign_layouts import AssignLayouts
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.passes.delete_dead_channels import DeleteDeadChannels
@@ -13,7 +14,6 @@ from sparsec.passes.infer_activation_facts import InferActivationFacts
 from sparsec.passes.infer_weight_facts import InferWeightFacts
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.passes.sink_views import SinkViews
-from sparsec.pipeline import Pass
 
 PIPELINE: tuple[Pass, ...] = (
     # Simplify: CAPTURED → CAPTURED

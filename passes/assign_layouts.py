@@ -17,14 +17,14 @@ import math
 import networkx as nx
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import operands
-from sparsec.describe import spec_of
-from sparsec.graph import Miss
-from sparsec.layouts import Layout
-from sparsec.operands import is_row
-from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.spec import KernelSpec
+from sparsec.ir import ops
+from sparsec.ir.arguments import operands
+from sparsec.ir.editor import Miss
+from sparsec.ir.operands import is_row
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
+from sparsec.lower.describe import spec_of
+from sparsec.lower.layouts import Layout
+from sparsec.lower.spec import KernelSpec
 
 
 def is_map(node: fx.Node) -> bool:

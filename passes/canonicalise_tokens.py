@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec.calls import Layer, arguments, layer_of, positional
-from sparsec.forms import constant, is_value
-from sparsec.pipeline import Context, Editor, Form, NodePass
+from sparsec.ir.arguments import Layer, arguments, layer_of, positional
+from sparsec.ir.forms import constant, is_value
+from sparsec.ir.pipeline import Context, Editor, Form, NodePass
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.axes import View, axis_of, build, is_view, view_of
 

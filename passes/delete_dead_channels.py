@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from sparsec.calls import Layer, arguments, positional
-from sparsec.flow import channels_read, reads_of
-from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.spaces import Space, Spaces
-from sparsec.transfer import channel_values
+from sparsec.facts.channel_groups import Space, Spaces
+from sparsec.facts.forward import channel_values
+from sparsec.facts.propagation import channels_read, reads_of
+from sparsec.ir.arguments import Layer, arguments, positional
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
 
 
 @dataclass

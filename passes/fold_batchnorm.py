@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsec.calls import Layer, arguments, layer_of, positional
-from sparsec.forms import constant
-from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
-from sparsec.transfer import NORMS
+from sparsec.facts.forward import NORMS
+from sparsec.ir.arguments import Layer, arguments, layer_of, positional
+from sparsec.ir.forms import constant
+from sparsec.ir.pipeline import Context, Editor, Form, Miss, NodePass
 
 aten = torch.ops.aten
 

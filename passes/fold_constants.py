@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from sparsec.budget import Budget, bytes_of
-from sparsec.calls import is_identity
-from sparsec.forms import constant, is_value
-from sparsec.pipeline import Context, Editor, Form, Pass
+from sparsec.ir.arguments import is_identity
+from sparsec.ir.budget import Budget, bytes_of
+from sparsec.ir.forms import constant, is_value
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
 
 LARGEST_CREATED = 1 << 24
 aten = torch.ops.aten

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec.calls import Layer, layer_of
-from sparsec.pipeline import Context, Editor, Form, Miss, Pass
+from sparsec.ir.arguments import Layer, layer_of
+from sparsec.ir.pipeline import Context, Editor, Form, Miss, Pass
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.attention_core import Core, core_of, gives_nan
 from sparsec.tokens.axes import Atom, Dim, View, build, covers, indices, is_view, readers, size_of, view_of

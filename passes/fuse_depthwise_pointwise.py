@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import Layer, layer_of
-from sparsec.offers import Call, loss
-from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
+from sparsec.ir import ops
+from sparsec.ir.arguments import Layer, layer_of
+from sparsec.ir.pipeline import Context, Editor, Form, Miss, NodePass
+from sparsec.lower.offers import Call, loss
 
 SIZES = ((3, 3), (5, 5))
 

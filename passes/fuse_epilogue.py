@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import Activation, Layer, activation_of, arguments, layer_of
-from sparsec.forms import is_value
-from sparsec.offers import Call, loss
-from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
-from sparsec.transfer import SUMS
+from sparsec.facts.forward import SUMS
+from sparsec.ir import ops
+from sparsec.ir.arguments import Activation, Layer, activation_of, arguments, layer_of
+from sparsec.ir.forms import is_value
+from sparsec.ir.pipeline import Context, Editor, Form, Miss, NodePass
+from sparsec.lower.offers import Call, loss
 
 aten = torch.ops.aten
 

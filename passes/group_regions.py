@@ -16,12 +16,12 @@ import math
 import networkx as nx
 from torch import fx
 
-from sparsec.calls import operands
-from sparsec.costs import Costs
-from sparsec.describe import spec_of
-from sparsec.facts import Fact
-from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.spec import KernelSpec
+from sparsec.facts.lattice import Fact
+from sparsec.ir.arguments import operands
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
+from sparsec.lower.costs import Costs
+from sparsec.lower.describe import spec_of
+from sparsec.lower.spec import KernelSpec
 
 
 class GroupRegions(Pass):

@@ -4,11 +4,11 @@ conv2d(x, W, b)  with W[2] = 0          →      channel 2 is constant b[2]     
 conv2d(x, W, b)  with W[:, 3] = 0       →      channel 3 of x is unread here   (backward)
 """
 
-from sparsec.demand import all_channels
-from sparsec.flow import channels_read, forward
-from sparsec.forms import is_value
-from sparsec.pipeline import Context, Editor, Form, Pass
-from sparsec.transfer import channel_values
+from sparsec.facts.backward import all_channels
+from sparsec.facts.forward import channel_values
+from sparsec.facts.propagation import channels_read, forward
+from sparsec.ir.forms import is_value
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
 
 
 class InferActivationFacts(Pass):

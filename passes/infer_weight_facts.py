@@ -3,9 +3,9 @@
 get_attr weight      →      get_attr weight {fact: 10% nonzero, 2:4, 8x1 blocks 12%, 3 dead along 0}
 """
 
-from sparsec.flow import forward
-from sparsec.forms import known_fact
-from sparsec.pipeline import Context, Editor, Form, Pass
+from sparsec.facts.propagation import forward
+from sparsec.ir.forms import known_fact
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
 
 
 class InferWeightFacts(Pass):

@@ -14,9 +14,9 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from torch import fx
 
-from sparsec.calls import arguments, positional
 from sparsec.errors import PassRefused
-from sparsec.pipeline import Approximate, Context, Editor, Form, Miss, Pass
+from sparsec.ir.arguments import arguments, positional
+from sparsec.ir.pipeline import Approximate, Context, Editor, Form, Miss, Pass
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from sparsec.tokens.budget import TokenPruning

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec.calls import activation_of, arguments
-from sparsec.forms import constant, is_value
-from sparsec.pipeline import Context, Editor, Form, Pass
+from sparsec.ir.arguments import activation_of, arguments
+from sparsec.ir.forms import constant, is_value
+from sparsec.ir.pipeline import Context, Editor, Form, Pass
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.axes import Atom, Dim, View, axis_of, build, factor_of, is_view, order_of, view_of
 

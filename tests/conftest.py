@@ -56,7 +56,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def strict(monkeypatch):
     """Errors of the compiler are raised, and every warning of torch.compile's door is said again."""
-    from sparsec.torch_door import backend
+    from sparsec.doors.torch_compile import backend
 
     monkeypatch.setenv("SPARSEC_STRICT", "1")
     monkeypatch.setattr(backend, "_said", set())

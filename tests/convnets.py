@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sparsec import regions
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Source
 from sparsec.backends.lowering import Lowered, draft, lower
 from sparsec.backends.x86.backend import X86
-from sparsec.costs import Costs
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.captured import Captured
+from sparsec.doors.captured import Captured
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, Result, run
+from sparsec.lower import regions
+from sparsec.lower.costs import Costs
+from sparsec.lower.regions import Region
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Result, run
-from sparsec.regions import Region
-from sparsec.runtime import Runner
+from sparsec.run.runtime import Runner
 from sparsec.settings import Settings
 
 SIZES = [(7, 7), (5, 9), (1, 8), (9, 1), (13, 6), (16, 16), (3, 2), (2, 2), (1, 1)]

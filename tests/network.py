@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsec.graph import Editor
+from sparsec.ir.editor import Editor
 
 aten = torch.ops.aten
 

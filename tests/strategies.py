@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from sparsec.facts import Fact
+from sparsec.facts.lattice import Fact
 from tests.network import Network, integers, with_zeros
 from tests.token_networks import TokenNetwork
 

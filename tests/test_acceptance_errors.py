@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.models.attention import seed_transformer
 from sparsec.models.bert import Bert
 from sparsec.models.blocks import ConvNorm, ConvolutionalClassifier, seed_weights
@@ -19,7 +20,6 @@ from sparsec.models.prune import calibrate_batchnorm, prune
 from sparsec.models.resnet import Bottleneck
 from sparsec.models.vit import VisionTransformer
 from sparsec.models.zoo import NAMES, build_with_inputs
-from sparsec.torch_door import backend as torch_backend
 
 LIMIT = 1e-4
 DENSITIES = (1.0, 0.5, 0.1, 0.05)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import sparsec
 from sparsec.backends.x86 import backend as x86_backend
 from sparsec.backends.x86.machine import _AVX2, _flags, describe
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import InvalidInput, MachineError, UnsupportedModel
-from sparsec.torch_door import backend as torch_backend
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(5))
 

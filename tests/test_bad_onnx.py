@@ -15,8 +15,8 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from sparsec.doors.from_onnx.capture import capture_onnx  # noqa: E402
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel  # noqa: E402
-from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
@@ -281,7 +281,7 @@ def test_without_the_package_the_error_says_what_to_install() -> None:
 import sys
 sys.modules["onnx"] = None
 from sparsec.errors import MachineError
-from sparsec.from_onnx.capture import capture_onnx
+from sparsec.doors.from_onnx.capture import capture_onnx
 try:
     capture_onnx("model.onnx")
 except MachineError as error:

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsec.doors import open_model
+from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.from_torch.exported import example_arguments
+from sparsec.doors.from_torch.pt2 import load_program
+from sparsec.doors.open import open_model
 from sparsec.errors import InvalidInput, SparsecError
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.program import example_arguments
-from sparsec.from_torch.pt2 import load_program
 
 MUTATIONS = 2000
 

@@ -55,7 +55,7 @@ def pattern(message: str) -> re.Pattern[str]:
 
 #: Mistakes of ours, and files of operators of ours, whose callers have checked their arguments.
 INTERNAL = {"PassRefused", "VerificationError"}
-CALLED_BY_US = {"compiler/ops.py", "compiler/tokens/ops.py", "compiler/tokens/pruning_ops.py"}
+CALLED_BY_US = {"compiler/ir/ops.py", "compiler/tokens/ops.py", "compiler/tokens/pruning_ops.py"}
 
 
 def raised() -> Iterator[str]:

@@ -12,12 +12,12 @@ import pytest
 import typer
 
 import sparsec
-from sparsec import artifact
 from sparsec.bench.names import RIVALS
 from sparsec.cli import app
-from sparsec.from_onnx.nodes import OLDEST, OPSETS
-from sparsec.from_onnx.specialize import MOST_ELEMENTS
+from sparsec.doors.from_onnx.nodes import OLDEST, OPSETS
+from sparsec.doors.from_onnx.specialize import MOST_ELEMENTS
 from sparsec.models import zoo
+from sparsec.run import artifact
 from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
 from sparsec.tokens.budget import STRATEGIES, TokenPruning
 from tests.documents import DOCS, ROOT, blocks, commands
@@ -52,7 +52,7 @@ def test_values_of_options_are_explained() -> None:
 
 
 def test_modes_are_those_of_the_backend() -> None:
-    from sparsec.torch_door.backend import MODES
+    from sparsec.doors.torch_compile.backend import MODES
 
     told = {
         mode: literal_eval(spans(row[1])[0]) if spans(row[1]) else {}
@@ -154,7 +154,7 @@ def test_files_and_functions_of_an_artifact_are_explained() -> None:
     listed = {span for row in rows(section("artifacts", "## What is in it")) for span in spans(row[0])}
     assert {artifact.MANIFEST, artifact.WEIGHTS, artifact.RUNTIME, artifact.FFI, artifact.FLAT, *artifact._C_FILES} <= listed
     assert f"**format {artifact.FORMAT}**" in text("artifacts") and f"FORMAT == {artifact.FORMAT}" in text("artifacts")
-    header = (ROOT / "compiler/c/sparsec.h").read_text()
+    header = (ROOT / "compiler/run/c/sparsec.h").read_text()
     functions = {span for row in rows(section("artifacts", "## From C")) for span in spans(row[0])}
     assert functions == set(re.findall(r"^[a-z][\w *]*?[ *](sparsec_\w+)\(", header, re.MULTILINE))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import sparsec
-from sparsec.artifact import FORMAT
-from sparsec.flat_program import VERSION
-from sparsec.graph import Editor
+from sparsec.ir.editor import Editor
+from sparsec.run.artifact import FORMAT
+from sparsec.run.flat_program import VERSION
 from tests.documents import ROOT, blocks, commands
 
 README = ROOT / "README.md"
@@ -28,7 +28,7 @@ def run(command: Sequence[str], folder: Path, **environment: str) -> str:
 
 
 def test_the_import_brings_neither_torch_nor_tvm(tmp_path: Path) -> None:
-    program = "import sys, sparsec, sparsec.cli, sparsec.artifact; print([m for m in ('torch', 'tvm') if m in sys.modules])"
+    program = "import sys, sparsec, sparsec.cli, sparsec.run.artifact; print([m for m in ('torch', 'tvm') if m in sys.modules])"
     assert run([sys.executable, "-c", program], tmp_path).strip() == "[]"
 
 
@@ -77,7 +77,7 @@ def test_versions_are_those_of_the_changelog() -> None:
     assert project is not None and sparsec.__version__ == project[1] == re.findall(r"## (\S+)", changelog)[0]
     assert f"artifacts `format` {FORMAT} (in `manifest.json`), `program.bin` version {VERSION} " in changelog
     assert f"a format number of their own, {FORMAT} in this version" in readme
-    assert f"enum {{ VERSION = {VERSION}," in (ROOT / "compiler/c/sparsec.c").read_text()
+    assert f"enum {{ VERSION = {VERSION}," in (ROOT / "compiler/run/c/sparsec.c").read_text()
 
 
 def test_contributing_names_what_a_pass_may_do() -> None:

@@ -23,7 +23,12 @@ FOLDERS |= {"autotune": "sparsec/autotune", "models": "sparsec/models"}
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", *FOLDERS)
 README = ROOT / "README.md"
 VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)  # type: ignore[union-attr]
-DATA = ("py.typed", "backends/cpu/pool.c", "backends/cpu/extents.h", *(f"c/{path.name}" for path in (ROOT / "compiler/c").iterdir()))
+DATA = (
+    "py.typed",
+    "backends/cpu/pool.c",
+    "backends/cpu/extents.h",
+    *(f"run/c/{path.name}" for path in (ROOT / "compiler/run/c").iterdir()),
+)
 
 
 def run(command: Sequence[str | Path], folder: Path, **environment: str) -> str:
@@ -82,7 +87,7 @@ def test_entry_points_and_metadata(content: Path) -> None:
     entries = configparser.ConfigParser()
     entries.read(metadata / "entry_points.txt")
     assert dict(entries["console_scripts"]) == {"sparsec": "sparsec.cli:main"}
-    assert dict(entries["torch_dynamo_backends"]) == {"sparse": "sparsec.torch_door.backend:sparse_backend"}
+    assert dict(entries["torch_dynamo_backends"]) == {"sparse": "sparsec.doors.torch_compile.backend:sparse_backend"}
     assert "Apache License" in (metadata / "licenses/LICENSE").read_text()
     lines = (metadata / "METADATA").read_text().splitlines()
     assert {"License-Expression: Apache-2.0", f"Version: {VERSION}"} <= set(lines)
@@ -100,7 +105,7 @@ def test_the_first_example_is_sparse(installed: Path, tmp_path: Path) -> None:
     example = blocks(README, "python")[0].text
     assert "import sparsec" not in example and 'backend="sparse"' in example
     said = "import sparsec; found = sparsec.explain(fast); print([(x.density, x.stayed_dense) for x in found.layers], len(found.uncovered))"
-    base = "import sys; from sparsec.needs import OPTIONAL; sys.modules.update(dict.fromkeys(OPTIONAL))"
+    base = "import sys; from sparsec.tools.needs import OPTIONAL; sys.modules.update(dict.fromkeys(OPTIONAL))"
     program = f"{base}\n{example}\n{said}\nprint(sparsec.__file__)"
     layers, place = run([installed / "python", "-c", program], tmp_path, SPARSEC_CACHE_DIR=str(tmp_path / "cache")).splitlines()
     assert place.startswith(str(installed.parent)) and layers.endswith("] 0")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from sparsec.graph import Editor
+from sparsec.ir.editor import Editor
 from sparsec.tokens import ops as token_ops
 
 aten = torch.ops.aten

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from sparsec.layouts import Layouts
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Layouts
+from sparsec.lower.spec import KernelSpec
 
 _POOLS = ("max_pool2d", "avg_pool2d")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.affine import scaled
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.attention import Masks, attention
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.affine import scaled
 
 _NOTHING = np.zeros((1, 1, 16), np.float32)
 

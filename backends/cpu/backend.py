@@ -18,12 +18,12 @@ from sparsec.backends.cpu.vectors import vector_matrix, vector_verdict
 from sparsec.backends.cpu.verdict import Verdict, compare
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Call, Group, Move, Task
-from sparsec.costs import Costs
-from sparsec.layouts import Layouts, Storage
-from sparsec.program import Program
-from sparsec.regions import Region
-from sparsec.runtime import Runner
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.costs import Costs
+from sparsec.lower.layouts import Layouts, Storage
+from sparsec.lower.regions import Region
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.program import Program
+from sparsec.run.runtime import Runner
 
 _SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
 #: Pixels per tile that kernels come with.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sparsec.spec import KernelSpec
+from sparsec.lower.spec import KernelSpec
 
 
 def kernel_activation(spec: KernelSpec, prefix: str = "") -> str:

@@ -17,7 +17,7 @@ from sparsec.backends.cpu.planes import lines_read, wide_planes
 from sparsec.backends.cpu.registers import load_below, store, store_below
 from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 
 #: Strides up to this one are shuffled apart in registers.
 _SHUFFLED = 4

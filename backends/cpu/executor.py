@@ -1,6 +1,6 @@
 """What a kernel library does of a program table: the share of one thread in one group.
 
-A program is plain data (see ``sparsec.program``): records (kernel id and argument fields of one kernel call) and groups of records. A
+A program is plain data (see ``sparsec.run.program``): records (kernel id and argument fields of one kernel call) and groups of records. A
 group's units of work are cut in strips; the strips are shared out over threads, and within a strip the group's records run one after
 the other. A group of one record is an ordinary layer; a group of two keeps the value between them in a strip buffer in cache.
 
@@ -20,7 +20,7 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
 from sparsec.backends.cpu import script
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH
 
 
 def _call(function: tvm.ir.GlobalVar, arguments: Sequence[Any]) -> Any:

@@ -16,8 +16,8 @@ from sparsec.backends.cpu.tokens import token_breach, token_groups
 from sparsec.backends.cpu.vectors import elementwise_breach, elementwise_groups, gemv_groups, gemv_kernels, gemv_schedules, is_vector
 from sparsec.backends.family import ALIKE, ANY, DIMS, NUMBER, PAIR, WHOLE, Family
 from sparsec.backends.plan import Group, Task
-from sparsec.layouts import LAYOUTS
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import LAYOUTS
+from sparsec.lower.spec import KernelSpec, Schedule
 
 Honours = dict[str, Container[Any]]
 Ranks = Container[tuple[int, ...]]

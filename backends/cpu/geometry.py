@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
 
 
 @functools.lru_cache(maxsize=256)

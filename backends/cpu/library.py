@@ -18,9 +18,9 @@ from tvm.support.cc import get_cc
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import checks, executor
 from sparsec.errors import MachineError
-from sparsec.files import contents
-from sparsec.forks import opened_in_children
-from sparsec.scratch import Scratch
+from sparsec.run.files import contents
+from sparsec.run.forks import opened_in_children
+from sparsec.tools.scratch import Scratch
 
 logger = logging.getLogger("sparsec")
 

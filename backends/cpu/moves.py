@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.affine import scaled
 from sparsec.backends.base import Arguments, Machine, Source
 from sparsec.backends.cpu import convert, permute, token_moves
 from sparsec.backends.cpu.geometry import mask_of
 from sparsec.backends.plan import Buffer, Call, Move
-from sparsec.layouts import Storage
+from sparsec.lower.layouts import Storage
+from sparsec.run.affine import scaled
 
 
 def covers(have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsec.backends.base import Machine
-from sparsec.spec import Schedule
+from sparsec.lower.spec import Schedule
 
 _LINE = 64  # bytes of a vector
 _PIXELS = 16  # of a vector

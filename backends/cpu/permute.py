@@ -10,7 +10,7 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store_below
 from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Storage, ceil_to
+from sparsec.lower.layouts import Storage, ceil_to
 
 #: Elements in a unit of work where the target is one run of elements.
 RUN = 256

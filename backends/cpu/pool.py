@@ -20,7 +20,7 @@ from sparsec.backends.cpu.expr import is_nan
 from sparsec.backends.cpu.registers import fold, load, merge_from, store, store_below
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 
 KINDS = ("max", "mean")
 

@@ -8,7 +8,7 @@ from sparsec.backends.base import Machine
 from sparsec.backends.cpu.geometry import mask_of
 from sparsec.backends.cpu.pool import Window, global_pool, window_arguments, window_pool
 from sparsec.backends.plan import Call, Group, Task
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
 
 
 def window_pool_breach(spec: KernelSpec) -> str:

@@ -22,8 +22,8 @@ from sparsec.backends.cpu.panel_costs import Work, block_rows
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec, Schedule
 
 _LONGEST_STEP = 32
 

@@ -16,8 +16,8 @@ from sparsec.backends.cpu import token_choice, token_merging
 from sparsec.backends.cpu.attention import Masks
 from sparsec.backends.cpu.attention_calls import attention_breach
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec, Schedule
 
 _NOTHING = np.zeros((1, 1, 16), np.float32)
 

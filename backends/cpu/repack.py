@@ -14,7 +14,7 @@ from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
 
 
 def repack(vector: Vector, vectors: int) -> Source:

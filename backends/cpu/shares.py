@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from tvm.script import tirx as T
 
-from sparsec.affine import scaled
 from sparsec.backends.base import Param
 from sparsec.backends.extents import Let, Need, Scan
 from sparsec.backends.plan import Buffer, Call, Group
+from sparsec.run.affine import scaled
 
 #: ``runs`` [run_count + 1]: run r is rows runs[r] .. runs[r + 1]. Units are runs over all ``all_tiles`` tiles; where that is 0, those
 #: of the first tile, then those of the second, and so on.

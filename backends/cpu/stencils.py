@@ -10,8 +10,8 @@ from sparsec.backends.cpu.geometry import mask_of
 from sparsec.backends.cpu.products import panel_call, panel_kernel
 from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.plan import Buffer, Call, Group, Task
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec, Schedule
 
 SIZES = (3, 5, 7)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.affine import scaled
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import embedding, key_bias, layer_norm, prepend, repack, token_table, token_vectors
 from sparsec.backends.cpu.pointwise_ops import map_op
 from sparsec.backends.plan import Call, Group, Task
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.affine import scaled
 
 
 def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsec.affine import Count
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.gemv import gemv_blocks, gemv_rows, index_dtype, pack_blocks, pack_rows
@@ -13,7 +12,8 @@ from sparsec.backends.cpu.geometry import mask_of
 from sparsec.backends.cpu.pointwise_ops import map_op, vector_op
 from sparsec.backends.cpu.verdict import Verdict
 from sparsec.backends.plan import Call, Group, Task
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.affine import Count
 
 _NOTHING = np.zeros(16, np.float32)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.panel_costs import Work, block_rows, space
-from sparsec.spec import Schedule
+from sparsec.lower.spec import Schedule
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sparsec.backends.interpreter import memory
-from sparsec.dtypes import dtype_of
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec, tuples
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec, tuples
+from sparsec.run.dtypes import dtype_of
 
 Shape = tuple[int, ...]
 

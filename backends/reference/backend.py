@@ -16,12 +16,12 @@ from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.backends.reference.calls import computed, moved, run_record
 from sparsec.backends.reference.machine import machine as this_machine
-from sparsec.costs import Costs
-from sparsec.dtypes import DTYPES
-from sparsec.layouts import Layouts, Storage
-from sparsec.program import Program
-from sparsec.regions import Region
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.costs import Costs
+from sparsec.lower.layouts import Layouts, Storage
+from sparsec.lower.regions import Region
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.dtypes import DTYPES
+from sparsec.run.program import Program
 
 
 class Reference(Plain):

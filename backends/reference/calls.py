@@ -12,9 +12,9 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.interpreter import memory
 from sparsec.backends.plan import Buffer, Call, Move, Task
 from sparsec.backends.reference.action import Action, Place
-from sparsec.dtypes import DTYPES, dtype_of
-from sparsec.layouts import Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec
+from sparsec.run.dtypes import DTYPES, dtype_of
 
 _BYTE = np.dtype(np.uint8)
 

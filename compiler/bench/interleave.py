@@ -18,7 +18,7 @@ from sparsec.bench.child import Child, RivalFailed
 from sparsec.bench.comparison import Comparison, Kernel, RivalResult
 from sparsec.bench.names import RIVALS
 from sparsec.errors import SparsecError
-from sparsec.scratch import Scratch
+from sparsec.tools.scratch import Scratch
 
 Progress = Callable[[str, int, int], None]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from sparsec.doors.factories import make_model
 from sparsec.errors import InvalidInput
-from sparsec.factories import make_model
 from sparsec.settings import Tune
 
 

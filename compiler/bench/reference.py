@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsec.needs import require
+from sparsec.tools.needs import require
 
 
 def onnx_reference(path: Path) -> tuple[Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], str]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsec.serve import serve
 from sparsec.settings import Tune
+from sparsec.tools.json_lines import serve
 
 if TYPE_CHECKING:
     from sparsec.bench.rivals import Loaded

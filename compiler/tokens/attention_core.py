@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec.calls import arguments, is_identity
-from sparsec.forms import constant, is_value
-from sparsec.graph import Miss
+from sparsec.ir.arguments import arguments, is_identity
+from sparsec.ir.editor import Miss
+from sparsec.ir.forms import constant, is_value
 from sparsec.tokens.axes import factor_of, is_view, number
 from sparsec.tokens.masks import LOWEST, Fill
 

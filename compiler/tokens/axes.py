@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from sparsec.calls import arguments, is_identity
-from sparsec.forms import constant, is_value, notes
-from sparsec.graph import Editor
+from sparsec.ir.arguments import arguments, is_identity
+from sparsec.ir.editor import Editor
+from sparsec.ir.forms import constant, is_value, notes
 
 aten = torch.ops.aten
 REPEATED = -1

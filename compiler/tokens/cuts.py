@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from sparsec.calls import arguments
 from sparsec.errors import InvalidInput
-from sparsec.graph import Miss
+from sparsec.facts.forward import SUMS
+from sparsec.ir.arguments import arguments
+from sparsec.ir.editor import Miss
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from sparsec.tokens.budget import TokenPruning, counts, spread
 from sparsec.tokens.token_axis import TokenSets, exit_of, follow, self_attentions
 from sparsec.tokens.token_rules import Followed, token_count
 from sparsec.tokens.work import TokenWork
-from sparsec.transfer import SUMS
 
 aten = torch.ops.aten
 

@@ -2,7 +2,7 @@
 
 from torch import fx
 
-from sparsec.calls import arguments
+from sparsec.ir.arguments import arguments
 from sparsec.tokens import ops as token_ops
 
 #: exp of a score this far below another is 0 in float32.

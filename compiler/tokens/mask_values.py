@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from sparsec.calls import arguments
-from sparsec.forms import constant, is_value
+from sparsec.ir.arguments import arguments
+from sparsec.ir.forms import constant, is_value
 
 aten = torch.ops.aten
 

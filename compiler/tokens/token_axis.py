@@ -10,12 +10,12 @@ from collections.abc import Iterable
 import networkx as nx
 from torch import fx
 
-from sparsec.calls import arguments
-from sparsec.graph import Miss
-from sparsec.operators import operator_of
+from sparsec.facts.forward import SUMS
+from sparsec.ir.arguments import arguments
+from sparsec.ir.editor import Miss
+from sparsec.ir.operators import operator_of
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.token_rules import UNKNOWN, ByToken, Followed, is_tokens, token_count
-from sparsec.transfer import SUMS
 
 
 def follow(start: fx.Node) -> Followed | Miss:

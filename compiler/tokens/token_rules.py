@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from sparsec.calls import arguments, is_identity
-from sparsec.forms import is_value
+from sparsec.ir.arguments import arguments, is_identity
+from sparsec.ir.forms import is_value
 from sparsec.tokens import ops as token_ops
 
 aten = torch.ops.aten

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from sparsec.forms import is_value
-from sparsec.operators import operator_of
+from sparsec.ir.forms import is_value
+from sparsec.ir.operators import operator_of
 from sparsec.tokens.token_rules import Followed
 
 

@@ -12,12 +12,12 @@ from sparsec.autotune.record import Record
 from sparsec.autotune.tune import place_of
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86.backend import X86
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
+from sparsec.lower.regions import Region, extract
+from sparsec.lower.spec import KernelSpec, Schedule
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, run
-from sparsec.regions import Region, extract
 from sparsec.settings import Settings
-from sparsec.spec import KernelSpec, Schedule
 
 MISBEHAVIOURS = ("crash", "hang", "wrong", "raise")
 

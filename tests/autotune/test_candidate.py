@@ -15,9 +15,9 @@ from sparsec.autotune.job import Job, read_job, write_job
 from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, storages, task_key
 from sparsec.backends.lowering import draft
 from sparsec.backends.x86.backend import X86
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec
 from sparsec.settings import Settings
-from sparsec.spec import KernelSpec
 from tests.autotune.fakes import Misbehaving, Variety, region_of
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 import sparsec
-from sparsec.artifact import load, save
 from sparsec.autotune.export import Exported, export_kernels
 from sparsec.autotune.kernel_case import case_of, smallest
 from sparsec.autotune.record import Record
@@ -25,6 +24,7 @@ from sparsec.backends.x86.backend import X86
 from sparsec.cli import app
 from sparsec.errors import ArtifactError, InvalidInput
 from sparsec.models import mobilenet_v2, prune
+from sparsec.run.artifact import load, save
 from tests.autotune.fakes import Variety, record
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sparsec.backends import arena
 from sparsec.backends.base import Source
 from sparsec.backends.plan import Buffer, Call, Group, Plan
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
 
 GEOMETRIES = [Geometry(7, 7, 1), Geometry(7, 7, 2), Geometry(5, 9, 1), Geometry(14, 14, 1, 32), Geometry(14, 14, 0)]
 #: Bytes of a number.

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsec.affine import Affine, Count
 from sparsec.backends.assemble import assemble, float_bits
 from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Buffer, Call, Group, Plan
-from sparsec.layouts import Geometry, Storage
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Relocation, check_tables
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.run.affine import Affine, Count
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Relocation, check_tables
 
 PARAMS = (Param("x", "act"), Param("w", "ptr"), Param("n", "i32"), Param("y", "act"), Param("lo", "f32"))
 KERNEL, OTHER = Source("kernel", PARAMS, lambda: None), Source("other", PARAMS, lambda: None)

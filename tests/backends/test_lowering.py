@@ -12,8 +12,8 @@ from sparsec.backends.cpu.access import parity_step
 from sparsec.backends.lowering import Lowered, draft, lower
 from sparsec.backends.plan import Call
 from sparsec.backends.x86.backend import X86
-from sparsec.from_torch.capture import capture
-from sparsec.spec import KernelSpec
+from sparsec.doors.from_torch.capture import capture
+from sparsec.lower.spec import KernelSpec
 from tests import convnets
 
 IMAGES = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))

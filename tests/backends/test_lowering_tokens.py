@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.affine import Count
-from sparsec.model import CompiledModel
+from sparsec.compiled_model import CompiledModel
+from sparsec.run.affine import Count
 from tests.token_models import BLOCKS, HEADS, PostNorm, PreNorm, error, exact, sentences, tokens
 
 LIMIT = 1e-5

@@ -14,9 +14,9 @@ from sparsec.backends.plan import Buffer
 from sparsec.backends.reference.backend import Reference
 from sparsec.backends.values import Value, lies_as
 from sparsec.backends.x86.backend import X86
-from sparsec.layouts import Geometry, Storage
-from sparsec.regions import Region
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.regions import Region
+from sparsec.lower.spec import KernelSpec
 from tests.machines import WIDEST
 from tests.narrow.backend import DTYPES, Narrow
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import sparsec
 from sparsec import backends
-from sparsec.layouts import Layouts
+from sparsec.lower.layouts import Layouts
+from sparsec.lower.spec import KernelSpec
 from sparsec.models.digits_cnn import digits_cnn
 from sparsec.models.prune import prune
-from sparsec.spec import KernelSpec
 from tests.token_models import vit
 from tests.toy import backend as toy
 from tests.toy.backend import Toy

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec.affine import Affine
 from sparsec.backends import lowering, plan
 from sparsec.backends.cpu import moves
 from sparsec.backends.plan import Buffer
 from sparsec.backends.values import Value, lies_as
 from sparsec.backends.x86.backend import X86
-from sparsec.describe import spec_of
-from sparsec.layouts import Geometry, Storage, dense
-from sparsec.spec import KernelSpec
+from sparsec.lower.describe import spec_of
+from sparsec.lower.layouts import Geometry, Storage, dense
+from sparsec.lower.spec import KernelSpec
+from sparsec.run.affine import Affine
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed
 from tests.machines import MACHINES
 

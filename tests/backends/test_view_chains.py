@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from sparsec.backends.lowering import draft, lower
 from sparsec.backends.x86.backend import X86
-from sparsec.from_torch.capture import capture
-from sparsec.regions import covers
+from sparsec.doors.from_torch.capture import capture
+from sparsec.lower.regions import covers
 from tests import convnets
 from tests.view_chains import chain
 

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from sparsec.torch_door import backend as torch_backend
+from sparsec.doors.torch_compile import backend as torch_backend
 from tests.compiler.stand_in import StandIn
 
 

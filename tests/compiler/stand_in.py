@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec.explanation import Explanation
+from sparsec.run.explanation import Explanation
 
 
 class Baked:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsec.affine import Affine, Count, scaled
+from sparsec.run.affine import Affine, Count, scaled
 
 NUMBERS = st.builds(Affine, st.just("t"), st.integers(-5, 5), *[st.integers(1, 6)] * 3)
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import sparsec
+from sparsec.doors.from_torch.capture import capture, capture_graph
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import ArtifactError, UnsupportedModel
-from sparsec.from_torch.capture import capture, capture_graph
-from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import warnings_in
 
 # Whole compilations: the fast set has the parts.

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsec import artifact
-from sparsec.artifact import load, read_explanation, save
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, SparsecError
-from sparsec.explanation import Explanation, Layer
-from sparsec.loaded import check_structure
+from sparsec.run import artifact
+from sparsec.run.artifact import load, read_explanation, save
+from sparsec.run.explanation import Explanation, Layer
+from sparsec.run.loaded_artifact import check_structure
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 EXPLANATION = Explanation((Layer("layer0", "mul", (4, 24), 0.1, "unstructured", "affine", "spmm"),), notes=("tiny",))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec.bisect import bisect, differs
-from sparsec.forms import Form
-from sparsec.graph import Editor
+from sparsec.ir.editor import Editor
+from sparsec.ir.forms import Form
+from sparsec.ir.pipeline import Context, Miss, NodePass, Pass
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Miss, NodePass, Pass
+from sparsec.report.bisect import bisect, differs
 from sparsec.settings import Settings
 from tests.strategies import Network, integers
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsec.affine import Affine
-from sparsec.artifact import load, save
-from sparsec.flat_program import MOST_AXES, flat_program
-from sparsec.program import DTYPES, GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Size
+from sparsec.run.affine import Affine
+from sparsec.run.artifact import load, save
+from sparsec.run.flat_program import MOST_AXES, flat_program
+from sparsec.run.program import DTYPES, GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Size
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """c_harness.c, with the compiler's checks of memory and arithmetic where it has them."""
     out, source = tmp_path_factory.mktemp("c") / "harness", ROOT / "tests/compiler/c_harness.c"
     for flags in (CHECKED, ()):
-        done = built(COMPILERS[0], source, ROOT / "compiler/c", out, *flags)
+        done = built(COMPILERS[0], source, ROOT / "compiler/run/c", out, *flags)
         if done.returncode == 0:
             return out
     raise AssertionError(done.stderr)
@@ -175,7 +175,7 @@ def test_the_loader_is_c_plus_plus_too(tmp_path: Path) -> None:
         pytest.skip("no g++ on PATH")
     source = tmp_path / "use.cpp"
     source.write_text('#include "sparsec.h"\nint use() { sparsec_free(nullptr); return sparsec_load("x", 1, nullptr); }\n')
-    done = subprocess.run(["g++", "-Wall", "-Werror", "-I", ROOT / "compiler/c", "-c", source, "-o", tmp_path / "use.o"], check=False)
+    done = subprocess.run(["g++", "-Wall", "-Werror", "-I", ROOT / "compiler/run/c", "-c", source, "-o", tmp_path / "use.o"], check=False)
     assert done.returncode == 0
 
 
@@ -283,11 +283,11 @@ def test_mutated_and_sealed_programs_never_harm_the_loader(harness: Path, tmp_pa
 
 
 def test_the_header_and_the_writer_agree() -> None:
-    header = (ROOT / "compiler/c/sparsec.h").read_text()
+    header = (ROOT / "compiler/run/c/sparsec.h").read_text()
     (names,) = re.findall(r"typedef enum \{(.*)\} sparsec_dtype", header)
     assert tuple(name.strip().removeprefix("SPARSEC_").lower() for name in names.split(",")) == DTYPES
     assert f"#define SPARSEC_MOST_AXES {MOST_AXES}\n" in header
-    assert f"RECORD_WIDTH = {RECORD_WIDTH}, GROUP_WIDTH = {GROUP_WIDTH}," in (ROOT / "compiler/c/sparsec.c").read_text()
+    assert f"RECORD_WIDTH = {RECORD_WIDTH}, GROUP_WIDTH = {GROUP_WIDTH}," in (ROOT / "compiler/run/c/sparsec.c").read_text()
 
 
 def test_two_flips_that_sums_do_not_see(harness: Path, tmp_path: Path) -> None:

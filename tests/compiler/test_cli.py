@@ -17,12 +17,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 import sparsec
-from sparsec import artifact
 from sparsec.bench import Comparison, RivalResult
 from sparsec.cli import app
+from sparsec.doors.factories import make_model
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.explanation import Explanation, Layer
-from sparsec.factories import make_model
+from sparsec.run import artifact
+from sparsec.run.explanation import Explanation, Layer
 from sparsec.settings import Settings
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair
 
@@ -254,7 +254,7 @@ def test_onnx_models_are_compiled_from_files(invoke: Invoke, calls: list[Compile
 
 def test_a_file_is_a_factory_for_benchmarks(tmp_path: Path) -> None:
     from sparsec.bench.program import load_program
-    from sparsec.opened import name_of
+    from sparsec.doors.file_factories import name_of
 
     path = save_program(tmp_path / "two.pt2")
     for batch in (1, 5):

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import sparsec
-from sparsec import comparing, driver
-from sparsec.agreement import compare_results, first_different, read_data
+from sparsec import driver
 from sparsec.cli import app
-from sparsec.comparing import compare
 from sparsec.errors import InvalidInput
+from sparsec.report import comparing
+from sparsec.report.agreement import compare_results, first_different, read_data
+from sparsec.report.comparing import compare
 from tests.fuzz.prelude import seeded
 
 RANDOM = np.random.default_rng(0)

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 
 import sparsec
+from sparsec.doors.from_torch.batches import dependence_on_batch
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.from_torch.batches import dependence_on_batch
 from tests.fuzz.prelude import seeded
 
 AUTO = torch.export.Dim.AUTO

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsec
-from sparsec import inductor
+from sparsec.lower import inductor
 
 TOKENS, WIDTH, HEADS = 9, 16, 2
 X = torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(3))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec.constants import LINE, TAIL, Constants, Gathering
+from sparsec.run.constants import LINE, TAIL, Constants, Gathering
 
 LARGE = np.arange(1 << 13, dtype=np.float32)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import sparsec
+from sparsec.doors.from_torch.capture import unwrapped
 from sparsec.errors import ArtifactError
-from sparsec.from_torch.capture import unwrapped
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(5))
 

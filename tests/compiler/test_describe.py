@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sparsec import ops
-from sparsec.calls import operands
-from sparsec.costs import Costs
-from sparsec.describe import spec_of
-from sparsec.from_torch.capture import capture
-from sparsec.graph import Miss
-from sparsec.operands import residual, sources, weights
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir import ops
+from sparsec.ir.arguments import operands
+from sparsec.ir.editor import Miss
+from sparsec.ir.operands import residual, sources, weights
+from sparsec.ir.pipeline import Context, run
+from sparsec.lower.costs import Costs
+from sparsec.lower.describe import spec_of
+from sparsec.lower.spec import KernelSpec
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, run
-from sparsec.spec import KernelSpec
 
 # Whole compilations: the fast set has the parts.
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec.describe import spec_of
-from sparsec.graph import Editor, Miss
-from sparsec.spec import KernelSpec
+from sparsec.ir.editor import Editor, Miss
+from sparsec.lower.describe import spec_of
+from sparsec.lower.spec import KernelSpec
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 

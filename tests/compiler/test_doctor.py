@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsec import doctor
-from sparsec.doctor import Check, examine
 from sparsec.errors import MachineError
+from sparsec.report import doctor
+from sparsec.report.doctor import Check, examine
 from sparsec.settings import Settings
 
 
@@ -71,7 +71,7 @@ def test_a_machine_that_only_runs_artifacts_is_sound(at: Settings, monkeypatch: 
 
 
 def test_runtime_library_that_cannot_be_found(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsec.kernels.find_tvm_runtime", lambda: None)
+    monkeypatch.setattr("sparsec.run.kernels.find_tvm_runtime", lambda: None)
     check = found(at, "TVM runtime")
     assert not check.ok
     assert "SPARSEC_TVM_RUNTIME" in check.hint

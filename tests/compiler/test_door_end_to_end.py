@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from sparsec.backends.cpu import library
-from sparsec.torch_door import backend as torch_backend
+from sparsec.doors.torch_compile import backend as torch_backend
 
 # Whole compilations: the fast set has the parts.
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import sparsec
 from sparsec import driver
 from sparsec.backends.x86.backend import X86
 from sparsec.errors import InvalidInput
-from sparsec.regions import covers
+from sparsec.lower.regions import covers
 from tests import convnets
 from tests.machines import BY_LANES, LANES
 

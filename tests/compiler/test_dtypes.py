@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparsec.dtypes import DTYPES, dtype_of
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.run.dtypes import DTYPES, dtype_of
 
 
 @pytest.mark.parametrize("name", DTYPES)

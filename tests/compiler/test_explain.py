@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec.explanation import WIDTH, Explanation, Layer
+from sparsec.run.explanation import WIDTH, Explanation, Layer
 
 SPARSE = Layer(
     "features_3_pointwise_conv", "conv2d", (128, 64, 1, 1), 0.1, "unstructured", "spmm_l16_v4_uint16_clamp", "spmm", 41.25, 55.0, "won"
@@ -100,5 +100,6 @@ def test_malformed_json(text: str) -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, sparsec.explanation as e; str(e.Explanation((e.Layer('a', 'b'),))); assert not {'torch', 'tvm'} & set(sys.modules)"
+    code = "import sys; from sparsec.run import explanation as e; str(e.Explanation((e.Layer('a', 'b'),)))"
+    code += "; assert not {'torch', 'tvm'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.torch_compile.notes import GraphNote, combined
 from sparsec.errors import InvalidInput
-from sparsec.explanation import Explanation
-from sparsec.torch_door.notes import GraphNote, combined
+from sparsec.run.explanation import Explanation
 from tests.fuzz.prelude import seeded
 
 pytestmark = pytest.mark.usefixtures("strict", "without_inductor")

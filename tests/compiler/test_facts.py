@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparsec.facts import MEASURED_GROUPS, NOTHING, ZERO, Blocks, Fact, Groups, implies, join, meet
+from sparsec.facts.lattice import MEASURED_GROUPS, NOTHING, ZERO, Blocks, Fact, Groups, implies, join, meet
 from tests.strategies import facts, integers, sparse_matrices
 
 ALL_MASKS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=12)))

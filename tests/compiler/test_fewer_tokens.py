@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import InvalidInput
-from sparsec.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
 from sparsec.models.vit import VisionTransformer
 from sparsec.models.zoo import build_with_inputs
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, run
 from sparsec.settings import Settings
 from tests import token_models as small
 from tests.compiler.token_doors import LIMIT, door, free_axes, program_of, said

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from sparsec.affine import Affine, Count
 from sparsec.backends.cpu.access import layouts_of
-from sparsec.follow import difference, followers, rearranged, smaller, unserved
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.captured import Captured, InputSpec
-from sparsec.graph import Editor
+from sparsec.doors.captured import Captured, InputSpec
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.editor import Editor
+from sparsec.ir.pipeline import Context, Form, run
+from sparsec.ir.symbols import Signature, SymbolSpec
+from sparsec.lower.follow import difference, followers, rearranged, smaller, unserved
+from sparsec.lower.regions import Region, covers, extract, returned
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Form, run
-from sparsec.regions import Region, covers, extract, returned
-from sparsec.symbols import Signature, SymbolSpec
+from sparsec.run.affine import Affine, Count
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from tests.token_models import WIDTH, PostNorm, PreNorm, bert, sentences, tokens

@@ -18,10 +18,10 @@ from torch import nn
 from torch._dynamo.convert_frame import compile_lock
 
 import sparsec
-from sparsec.artifact import load, save
-from sparsec.forks import opened_in_children
 from sparsec.models import prune
-from sparsec.runtime import Runner
+from sparsec.run.artifact import load, save
+from sparsec.run.forks import opened_in_children
+from sparsec.run.runtime import Runner
 from tests.children import LIMIT, forked
 from tests.compiler.stand_in import Small as StandInNet
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sparsec import ops
 from sparsec.errors import VerificationError
-from sparsec.form_checks import check
-from sparsec.forms import Form
+from sparsec.ir import ops
+from sparsec.ir.form_checks import check
+from sparsec.ir.forms import Form
+from sparsec.ir.pipeline import Context, Pass, run
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Pass, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

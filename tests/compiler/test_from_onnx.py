@@ -15,13 +15,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
-from sparsec.forms import Form  # noqa: E402
-from sparsec.from_onnx import build  # noqa: E402
-from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
-from sparsec.from_onnx.importing import OPERATORS  # noqa: E402
-from sparsec.from_onnx.nodes import OPSETS  # noqa: E402
-from sparsec.from_torch.captured import Captured  # noqa: E402
-from sparsec.verify import Verifier  # noqa: E402
+from sparsec.doors.captured import Captured  # noqa: E402
+from sparsec.doors.from_onnx import build  # noqa: E402
+from sparsec.doors.from_onnx.capture import capture_onnx  # noqa: E402
+from sparsec.doors.from_onnx.importing import OPERATORS  # noqa: E402
+from sparsec.doors.from_onnx.nodes import OPSETS  # noqa: E402
+from sparsec.ir.forms import Form  # noqa: E402
+from sparsec.ir.verify import Verifier  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
 RNG = np.random.default_rng(7)

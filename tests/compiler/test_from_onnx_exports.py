@@ -15,19 +15,19 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from sparsec.affine import Affine  # noqa: E402
-from sparsec.forms import Form  # noqa: E402
-from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
+from sparsec.doors.from_onnx.capture import capture_onnx  # noqa: E402
+from sparsec.ir.forms import Form  # noqa: E402
+from sparsec.ir.pipeline import Context, Editor  # noqa: E402
+from sparsec.ir.verify import Verifier  # noqa: E402
 from sparsec.models.efficient import efficientnet_b0, mobilenet_v3_small  # noqa: E402
 from sparsec.models.mobilenet_v1 import mobilenet_v1  # noqa: E402
 from sparsec.models.mobilenet_v2 import mobilenet_v2  # noqa: E402
 from sparsec.models.resnet import resnet50  # noqa: E402
 from sparsec.passes.fold_constants import FoldConstants  # noqa: E402
 from sparsec.passes.fuse_attention import FuseAttention  # noqa: E402
-from sparsec.pipeline import Context, Editor  # noqa: E402
+from sparsec.run.affine import Affine  # noqa: E402
 from sparsec.settings import Settings  # noqa: E402
 from sparsec.tokens import ops as token_ops  # noqa: E402
-from sparsec.verify import Verifier  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

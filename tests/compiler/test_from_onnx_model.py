@@ -10,13 +10,13 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sparsec.affine import Affine  # noqa: E402
-from sparsec.doors import open_model  # noqa: E402
+from sparsec.doors.captured import Captured  # noqa: E402
+from sparsec.doors.from_onnx.capture import capture_onnx  # noqa: E402
+from sparsec.doors.open import open_model  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
-from sparsec.forms import Form, constant, notes  # noqa: E402
-from sparsec.from_onnx.capture import capture_onnx  # noqa: E402
-from sparsec.from_torch.captured import Captured  # noqa: E402
-from sparsec.verify import Verifier  # noqa: E402
+from sparsec.ir.forms import Form, constant, notes  # noqa: E402
+from sparsec.ir.verify import Verifier  # noqa: E402
+from sparsec.run.affine import Affine  # noqa: E402
 from tests import onnx_files  # noqa: E402
 
 aten = torch.ops.aten

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript", reason="the exporter of torch needs onnxscript")
 
 import sparsec  # noqa: E402
-from sparsec.from_onnx.importing import OPERATORS  # noqa: E402
+from sparsec.doors.from_onnx.importing import OPERATORS  # noqa: E402
 from tests.fuzz.prelude import seeded  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_inductor"), pytest.mark.filterwarnings("ignore")]

@@ -12,16 +12,16 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 import sparsec
-from sparsec.affine import Affine
-from sparsec.doors import open_model
+from sparsec.doors.captured import Captured
+from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.from_torch.exported import example_arguments
+from sparsec.doors.open import open_model
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.forms import Form, notes
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.captured import Captured
-from sparsec.from_torch.program import example_arguments
-from sparsec.guards import read_guards
-from sparsec.symbols import SymbolSpec, bucket
-from sparsec.verify import Verifier
+from sparsec.ir.forms import Form, notes
+from sparsec.ir.shape_guards import read_guards
+from sparsec.ir.symbols import SymbolSpec, bucket
+from sparsec.ir.verify import Verifier
+from sparsec.run.affine import Affine
 
 aten = torch.ops.aten
 IDS = torch.randint(0, 50, (2, 10), generator=torch.Generator().manual_seed(0))

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec.doors import open_model
+from sparsec.doors.captured import Captured
+from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.open import open_model
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.forms import Form, notes
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.captured import Captured
-from sparsec.verify import Verifier
+from sparsec.ir.forms import Form, notes
+from sparsec.ir.verify import Verifier
 
 aten = torch.ops.aten
 torch.set_num_threads(1)

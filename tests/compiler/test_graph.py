@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from sparsec import ops
 from sparsec.errors import PassRefused
-from sparsec.facts import Fact
-from sparsec.forms import constant, known_fact, notes
-from sparsec.graph import Editor, merged_source
+from sparsec.facts.lattice import Fact
+from sparsec.ir import ops
+from sparsec.ir.editor import Editor, merged_source
+from sparsec.ir.forms import constant, known_fact, notes
+from sparsec.ir.pipeline import Context, copied, run
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, copied, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

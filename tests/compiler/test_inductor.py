@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import fx, nn
 
+from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import MachineError
-from sparsec.from_torch.capture import capture
-from sparsec.inductor import compile_dense
-from sparsec.region_op import REGION, RegionOp, _running
+from sparsec.lower.inductor import compile_dense
+from sparsec.lower.region_op import REGION, RegionOp, _running
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sparsec.affine import Affine
 from sparsec.errors import InvalidInput
-from sparsec.inputs import check_indices, check_inputs, example_inputs, sizes_of, valid_tokens
-from sparsec.program import Port, Program, Size
+from sparsec.run.affine import Affine
+from sparsec.run.inputs import check_indices, check_inputs, example_inputs, sizes_of, valid_tokens
+from sparsec.run.program import Port, Program, Size
 from tests.compiler.tiny_program import chain, sized
 
 N = Affine("n")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsec.affine import Affine, Count
-from sparsec.layouts import LINE, Geometry, Storage, ceil_to
+from sparsec.lower.layouts import LINE, Geometry, Storage, ceil_to
+from sparsec.run.affine import Affine, Count
 
 geometries = st.builds(Geometry, st.integers(1, 20), st.integers(1, 20), st.integers(0, 3), st.sampled_from([16, 32, 64]))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.from_torch.batches import dependence_on_batch
 from sparsec.errors import InvalidInput
-from sparsec.from_torch.batches import dependence_on_batch
 
 MOST_AXES = 4
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 import sparsec
 import sparsec.passes
-from sparsec import inductor
 from sparsec.errors import ArtifactError, InvalidInput
+from sparsec.lower import inductor
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(5))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsec.needs import COMPILER, OPTIONAL, lacking, require
+from sparsec.tools.needs import COMPILER, OPTIONAL, lacking, require
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = "import sys; sys.modules[{missing!r}] = None; {program}"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsec.doors.npy import read_arrays, write_arrays
 from sparsec.errors import InvalidInput
-from sparsec.npy import read_arrays, write_arrays
 
 
 def test_one_array_and_several(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.from_torch.batches import dependence_on_batch
 from sparsec.errors import InvalidInput
-from sparsec.from_torch.batches import dependence_on_batch
 from sparsec.models.prune import prune
 from tests.token_models import error, exact
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
+from sparsec.doors.from_onnx.batches import NodeCall, dependence
 from sparsec.errors import SparsecError
-from sparsec.from_onnx.batches import NodeCall, dependence
 from tests.compiler.test_conditions import Asks
 from tests.fuzz.prelude import seeded
 

@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402
 
 import sparsec  # noqa: E402
-from sparsec.doors import open_model, with_shapes  # noqa: E402
+from sparsec.doors.open import open_model, with_shapes  # noqa: E402
 from sparsec.errors import InvalidInput, UnsupportedModel  # noqa: E402
 from tests import onnx_files  # noqa: E402
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec import ops
-from sparsec.calls import operands, shape_of
-from sparsec.graph import Editor
-from sparsec.operands import is_row, residual, sources, weights
-from sparsec.operators import OPERATORS, operator_of
+from sparsec.ir import ops
+from sparsec.ir.arguments import operands, shape_of
+from sparsec.ir.editor import Editor
+from sparsec.ir.operands import is_row, residual, sources, weights
+from sparsec.ir.operators import OPERATORS, operator_of
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 

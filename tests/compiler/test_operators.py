@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import describe, ops
 from sparsec.backends.cpu.families import FAMILIES
-from sparsec.describe import spec_of
-from sparsec.facts import NOTHING
-from sparsec.flow import forward, reads_of
-from sparsec.graph import Miss
-from sparsec.operators import OPERATORS, operator_named, operator_of
-from sparsec.operators.checks import checked
-from sparsec.operators.record import Operand, Operator, X
+from sparsec.facts.lattice import NOTHING
+from sparsec.facts.propagation import forward, reads_of
+from sparsec.ir import ops
+from sparsec.ir.editor import Miss
+from sparsec.ir.operators import OPERATORS, operator_named, operator_of
+from sparsec.ir.operators.checks import checked
+from sparsec.ir.operators.record import Operand, Operator, X
+from sparsec.ir.pipeline import Context, run
+from sparsec.lower import describe
+from sparsec.lower.describe import spec_of
 from sparsec.passes import InferActivationFacts, InferWeightFacts
-from sparsec.pipeline import Context, run
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops, token_rules
 from sparsec.tokens.token_axis import TokenSets, follow

@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from sparsec import ops
 from sparsec.errors import InvalidInput
+from sparsec.ir import ops
 
 MEANINGS = {
     ("none", -math.inf, math.inf): lambda y: y,

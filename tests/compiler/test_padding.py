@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from sparsec.affine import Affine
 from sparsec.backends.cpu.access import layouts_of
+from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import InvalidInput
-from sparsec.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
+from sparsec.lower.padding import SYMBOL, follows_of, mask_of, removable
+from sparsec.lower.regions import Region, extract
 from sparsec.models.attention import attend
-from sparsec.padding import SYMBOL, follows_of, mask_of, removable
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, run
-from sparsec.regions import Region, extract
+from sparsec.run.affine import Affine
 from sparsec.settings import Settings
 from tests.token_models import PostNorm, PreNorm, bert, images, sentences, tokens, vit
 

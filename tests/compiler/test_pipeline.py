@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from sparsec.errors import InvalidInput, PipelineError, SparsecError, VerificationError
-from sparsec.forms import Form
-from sparsec.graph import Editor
+from sparsec.ir.editor import Editor
+from sparsec.ir.forms import Form
+from sparsec.ir.pipeline import Context, Miss, NodePass, Pass, run
 from sparsec.passes import PIPELINE, FoldConstants, FuseEpilogue, InferActivationFacts, InferWeightFacts
-from sparsec.pipeline import Context, Miss, NodePass, Pass, run
 from sparsec.settings import Settings
 from tests.strategies import Network, integers
 

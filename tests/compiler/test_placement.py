@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sparsec.torch_door.placement import place
+from sparsec.doors.torch_compile.placement import place
 from tests.fuzz.prelude import seeded
 
 #: What is returned of tokens [N, T, 16] and maps [N, 16, H, W] that a sparse layer made.

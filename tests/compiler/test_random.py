@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import sparsec
-from sparsec import inductor
+from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.from_torch.randomness import _DROPOUTS, _OPERATORS, is_random
 from sparsec.errors import UnsupportedModel
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.randomness import _DROPOUTS, _OPERATORS, is_random
+from sparsec.lower import inductor
 
 aten = torch.ops.aten
 TOKENS = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(2))

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
-from sparsec import driver, inductor, pipeline
+from sparsec import driver
 from sparsec.backends.x86.backend import X86
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import InvalidInput, MachineError, PassRefused, VerificationError, internal
+from sparsec.ir import pipeline
+from sparsec.lower import inductor
 from sparsec.passes.assign_layouts import AssignLayouts
 from sparsec.passes.delete_dead_channels import DeleteDeadChannels
 from sparsec.passes.fold_batchnorm import FoldBatchNorm
 from sparsec.passes.fuse_epilogue import FuseEpilogue
 from sparsec.passes.infer_activation_facts import InferActivationFacts
-from sparsec.torch_door import backend as torch_backend
 
 # Whole compilations: the fast set has the parts.
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsec.backends.cpu.access import layouts_of, pads_of
-from sparsec.from_torch.capture import capture
-from sparsec.layouts import Geometry, Storage
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.regions import Region, extract
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, run
-from sparsec.regions import Region, extract
 
 IMAGES = torch.randn(1, 4, 9, 7)
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec.affine import Affine
-from sparsec.constants import Constants
 from sparsec.errors import ArtifactError, InvalidInput, MachineError
-from sparsec.inputs import check_inputs
-from sparsec.instance import split
-from sparsec.program import RECORD_WIDTH, Patch, Port, Program, Relocation, Size, check_tables
-from sparsec.runtime import Runner
+from sparsec.run.affine import Affine
+from sparsec.run.constants import Constants
+from sparsec.run.inputs import check_inputs
+from sparsec.run.instance import split
+from sparsec.run.program import RECORD_WIDTH, Patch, Port, Program, Relocation, Size, check_tables
+from sparsec.run.runtime import Runner
 from tests.compiler.tiny_program import FEATURES, SIZE, TOKENS, chain, library, looked_up, pair, sized
 
 
@@ -150,7 +150,7 @@ def test_profile_takes_off_what_a_start_costs(monkeypatch) -> None:
         started[0] += group_count
 
     monkeypatch.setattr(runner, "_run", run)
-    monkeypatch.setattr("sparsec.runtime.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sparsec.run.runtime.time.perf_counter", lambda: now[0])
     times = runner.profile([drawn(1, 4, 24)], repeats=5)
     assert count > 1 and [time.seconds for time in times] == [10.0 + group for group in range(count)]
     assert [time.step.node for time in times] == [step.node for step in runner.program.steps]

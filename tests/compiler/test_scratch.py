@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sparsec.scratch import Scratch, sweep
+from sparsec.tools.scratch import Scratch, sweep
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from sparsec.scratch import Scratch
+from sparsec.tools.scratch import Scratch
 made = Scratch(Path(sys.argv[1]))
 (made.path / "weights").write_bytes(b"x")
 print(made.path, flush=True)

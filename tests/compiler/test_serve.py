@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 CHILD = """
-from sparsec.serve import serve
+from sparsec.tools.json_lines import serve
 def answer(request):
     while True:
         pass

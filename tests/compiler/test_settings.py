@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import sparsec
-from sparsec.artifact import load, save
-from sparsec.doctor import examine
 from sparsec.errors import InvalidInput
+from sparsec.report.doctor import examine
+from sparsec.run.artifact import load, save
 from sparsec.settings import Options, Settings, default_threads
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, strips
 

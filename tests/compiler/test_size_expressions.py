@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._sympy.functions import CeilToInt, FloorDiv, IntTrueDiv, Max, Min, Mod, PythonMod
 
-from sparsec.from_torch.size_expressions import refused_size
+from sparsec.doors.from_torch.size_expressions import refused_size
 
 NAMES = [sympy.Symbol(name, positive=True, integer=True) for name in ("s0", "s77")]
 LEAVES = st.one_of(st.sampled_from(NAMES), st.integers(1, 2**31).map(sympy.Integer))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sparsec.errors import InvalidInput
-from sparsec.program import Size
-from sparsec.sizes import KEPT, KEPT_BYTES, GraphsBySize
-from sparsec.symbols import Signature, SymbolSpec
+from sparsec.graphs_by_size import KEPT, KEPT_BYTES, GraphsBySize
+from sparsec.ir.symbols import Signature, SymbolSpec
+from sparsec.run.program import Size
 
 
 @dataclass
@@ -93,7 +93,7 @@ def test_the_graph_not_used_for_longest_goes() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsec.sizes.give_back", lambda held: None)
+    monkeypatch.setattr("sparsec.graphs_by_size.give_back", lambda held: None)
 
 
 @pytest.mark.parametrize(("nbytes", "kept"), [(0, KEPT), (KEPT_BYTES // 3, 3), (KEPT_BYTES // 3 + 1, 2), (2 * KEPT_BYTES, 1)])

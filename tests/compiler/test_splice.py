@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec.pipeline import copied
-from sparsec.regions import Region
-from sparsec.splice import splice
+from sparsec.ir.pipeline import copied
+from sparsec.lower.outline import splice
+from sparsec.lower.regions import Region
 
 aten = torch.ops.aten
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 import sparsec
-from sparsec import sizes
-from sparsec.artifact import load, save
+from sparsec import graphs_by_size
+from sparsec.graphs_by_size import GraphsBySize
 from sparsec.models import prune
-from sparsec.runtime import Runner
-from sparsec.sizes import GraphsBySize
+from sparsec.run.artifact import load, save
+from sparsec.run.runtime import Runner
 from tests.compiler.stand_in import Small
 from tests.compiler.test_sizes import Program, graph
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, sized, strips
@@ -93,7 +93,7 @@ def test_all_doors_in_eight_threads(kernels: Path, strict: None, tmp_path: Path)
 
 
 def test_graphs_of_sizes_that_go_while_others_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "give_back", lambda _: None)  # a collection of garbage for each of a thousand sizes takes minutes
+    monkeypatch.setattr(graphs_by_size, "give_back", lambda _: None)  # a collection of garbage for each of a thousand sizes takes minutes
     first: Any = Program({"batch": 1, "tokens": 64})
     by_size = GraphsBySize(first, graph(first, whole=True), lambda captured: graph(captured, whole=True))  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def test_graphs_of_sizes_that_go_while_others_run_them(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_entries_that_go_while_others_run_them(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsec.torch_door import backend, entries
+    from sparsec.doors.torch_compile import backend, entries
 
     monkeypatch.setattr(entries, "LIMIT", 2)
     model = Small().eval()
@@ -162,7 +162,7 @@ def test_further_sizes_hold_no_weights_of_their_own(kernels: Path) -> None:
 def test_idle_memory_of_programs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from sparsec import instance
+    from sparsec.run import instance
 
     monkeypatch.setattr(instance, "_MOST_BYTES", 10 << 20)
     runners = [Runner(replace(chain(), arena_bytes=4 << 20), library()) for _ in range(6)]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsec.compiled_model import CompiledModel
+from sparsec.doors.captured import Captured
+from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.captured import Captured
-from sparsec.model import CompiledModel
 from sparsec.settings import Settings
 from tests.compiler.test_aliasing import Net, eager_rest, structure, through_dynamo  # noqa: F401
 

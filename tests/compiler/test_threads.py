@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparsec import ending
-from sparsec.runtime import Runner
+from sparsec.run import ending
+from sparsec.run.runtime import Runner
 from tests.children import forked, keeps_to_os_threads, os_threads
 from tests.compiler.tiny_program import chain, library, pair, strips
 
@@ -80,7 +80,7 @@ def test_denormals_are_the_callers_choice_on_every_thread(flush: bool) -> None:
 
 _ENDING = """
 import sys, threading, numpy as np
-from sparsec.runtime import Runner
+from sparsec.run.runtime import Runner
 from tests.compiler.tiny_program import chain, library
 runner, x = Runner(chain(), library(), 2), np.ones((2000, 4, 24), np.float32)
 def call():
@@ -109,9 +109,9 @@ _DOORS = {
 }
 _DAEMONS = """
 import sys, threading, time, numpy as np, torch, sparsec
-from sparsec.artifact import load, save
+from sparsec.run.artifact import load, save
 from sparsec.models import prune
-from sparsec.runtime import Runner
+from sparsec.run.runtime import Runner
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 torch.set_num_threads(1)
 {door}
@@ -137,7 +137,7 @@ def test_an_interpreter_ends_while_daemons_call(door: str, batch: int, tmp_path:
 
 _AFTER = """
 import threading
-from sparsec import ending
+from sparsec.run import ending
 call, answers = ending.waited_for(lambda: "made"), []
 def late():
     try: answers.append(call())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec.calls import arguments
-from sparsec.graph import Miss
+from sparsec.ir.arguments import arguments
+from sparsec.ir.editor import Miss
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.token_axis import TokenSets, exit_of, follow, self_attentions
 from sparsec.tokens.token_rules import Followed

@@ -121,7 +121,7 @@ def test_threads_with_sizes_of_their_own_do_not_disturb_each_other(encoder):
 
 
 def test_less_tokens_are_never_more_work(encoder):
-    from sparsec.instance import Instance
+    from sparsec.run.instance import Instance
 
     program = program_of(encoder[1])
     instance, counts = Instance(program, 1), {}

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import InvalidInput
-from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
 # Whole compilations: the fast set has the parts.
@@ -167,7 +167,7 @@ assert "sparsec" not in sys.modules
 fast = torch.compile(model, backend="sparse")
 with torch.no_grad():
     torch.testing.assert_close(fast(x), model(x))
-assert "sparsec.torch_door.backend" in sys.modules
+assert "sparsec.doors.torch_compile.backend" in sys.modules
 print("ran")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

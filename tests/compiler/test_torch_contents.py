@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsec.torch_door import contents as torch_contents
-from sparsec.torch_door import memory
-from sparsec.torch_door.contents import Contents, Fingerprint
+from sparsec.doors.torch_compile import contents as torch_contents
+from sparsec.doors.torch_compile import stamps
+from sparsec.doors.torch_compile.contents import Contents, Fingerprint
 from tests.compiler.stand_in import Small, agrees, compiled, images
 
 SHAPES = [(64, 300), (300,), (1,), (5, 3, 3, 3), (0, 4), (40000,)]
@@ -79,11 +79,11 @@ def test_a_write_to_all_nonzeros_of_a_small_weight_is_noticed_at_once(count, whe
 def test_the_slices_cover_every_byte_once_and_are_bounded():
     given = weights()
     places = [place for part in Contents(given)._slices for place in part]
-    whole = [memory.stretch(weight.data_ptr(), weight.nbytes) for weight in given]
+    whole = [stamps.stretch(weight.data_ptr(), weight.nbytes) for weight in given]
     covered, wanted = (np.concatenate([np.arange(place.start, place.stop) for place in some]) for some in (places, whole))
     assert np.array_equal(np.sort(covered), np.sort(wanted))
     assert max(place.stop - place.start for place in places) <= torch_contents._MOST
-    assert memory.read_stretch(whole[0]) == given[0].numpy().tobytes()
+    assert stamps.read_stretch(whole[0]) == given[0].numpy().tobytes()
 
 
 def test_memory_that_was_given_back_is_not_read():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import SparsecError, UnsupportedModel
-from sparsec.torch_door import backend as torch_backend
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
 # Whole compilations: the fast set has the parts.

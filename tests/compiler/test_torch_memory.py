@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsec.torch_door import memory as torch_memory
+from sparsec.doors.torch_compile import stamps as torch_memory
 
 pytestmark = pytest.mark.skipif(not torch_memory.can_read(), reason="only CPython 3.11 stamps dictionaries where we look")
 

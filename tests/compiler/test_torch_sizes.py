@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsec.affine import Affine
+from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.from_torch.dynamo import copied, weight_positions
+from sparsec.doors.torch_compile.contents import Fingerprint
+from sparsec.doors.torch_compile.entries import Entry, Table, free_batch
+from sparsec.doors.torch_compile.free_sizes import _FREE, TOKENS, TokenSizes, token_sizes
 from sparsec.errors import UnsupportedModel
-from sparsec.from_torch.capture import capture
-from sparsec.from_torch.dynamo import copied, weight_positions
-from sparsec.symbols import BUCKET, SymbolSpec, bucket
-from sparsec.torch_door.contents import Fingerprint
-from sparsec.torch_door.entries import Entry, Table, free_batch
-from sparsec.torch_door.sizes import _FREE, TOKENS, TokenSizes, token_sizes
+from sparsec.ir.symbols import BUCKET, SymbolSpec, bucket
+from sparsec.run.affine import Affine
 from tests.compiler.stand_in import StandIn, compiled, warnings_in
 
 WIDTH = 8

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.torch_door import backend as torch_backend
-from sparsec.torch_door import entries as torch_entries
+from sparsec.doors.torch_compile import backend as torch_backend
+from sparsec.doors.torch_compile import entries as torch_entries
 from tests.compiler.stand_in import Small, agrees, compiled, images, warnings_in
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec.torch_door import backend as torch_backend
-from sparsec.torch_door import guards as torch_guards
-from sparsec.torch_door import memory as torch_memory
-from sparsec.torch_door import watch as torch_watch
+from sparsec.doors.torch_compile import backend as torch_backend
+from sparsec.doors.torch_compile import dynamo_guards as torch_guards
+from sparsec.doors.torch_compile import stamps as torch_memory
+from sparsec.doors.torch_compile import watch as torch_watch
 from tests.compiler.stand_in import Small, agrees, compiled, images
 
 pytestmark = pytest.mark.usefixtures("driver")

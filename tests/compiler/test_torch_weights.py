@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsec.torch_door import backend as torch_backend
-from sparsec.torch_door import entries as torch_entries
-from sparsec.torch_door.backend import refresh
+from sparsec.doors.torch_compile import backend as torch_backend
+from sparsec.doors.torch_compile import entries as torch_entries
+from sparsec.doors.torch_compile.backend import refresh
 from tests.compiler.stand_in import Small, agrees, compiled, images
 
 # Whole compilations: the fast set has the parts.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsec.torch_door import watch as torch_watch
+from sparsec.doors.torch_compile import watch as torch_watch
 from tests.compiler.stand_in import StandIn, compiled
 from tests.compiler.weight_writes import WRITES, flat_parameters
 

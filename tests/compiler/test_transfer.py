@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from sparsec import ops
-from sparsec.facts import NOTHING, Fact
-from sparsec.flow import channels_read
-from sparsec.forms import known_fact
+from sparsec.facts.forward import channel_values, flattening
+from sparsec.facts.lattice import NOTHING, Fact
+from sparsec.facts.propagation import channels_read
+from sparsec.ir import ops
+from sparsec.ir.forms import known_fact
+from sparsec.ir.pipeline import Context, run
 from sparsec.passes import InferActivationFacts, InferWeightFacts
-from sparsec.pipeline import Context, run
-from sparsec.transfer import channel_values, flattening
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

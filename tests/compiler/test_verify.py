@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sparsec.errors import VerificationError
-from sparsec.forms import Form
-from sparsec.verify import Verifier
+from sparsec.ir.forms import Form
+from sparsec.ir.verify import Verifier
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

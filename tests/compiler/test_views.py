@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from sparsec import views
-from sparsec.describe import spec_of
+from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import UnsupportedModel
-from sparsec.from_torch.capture import capture
-from sparsec.graph import Miss
-from sparsec.spec import KernelSpec
+from sparsec.ir.editor import Miss
+from sparsec.lower import views
+from sparsec.lower.describe import spec_of
+from sparsec.lower.spec import KernelSpec
 from tests.compiler.test_describe import fused, last
 
 aten = torch.ops.aten
@@ -113,7 +113,7 @@ def test_memory_around_a_tensor_is_refused():
 
 
 def test_memory_of_an_input_is_known_as_such():
-    from sparsec.from_torch.lower import lower
+    from sparsec.doors.from_torch.lower import lower
 
     class Window(nn.Module):
         def forward(self, x):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsec.torch_door import memory
+from sparsec.doors.torch_compile import stamps
 
 ROOT = Path(__file__).parents[2]
 FILES = [f"tests/compiler/test_torch_{name}.py" for name in ("backend", "watch", "weights", "writes")]
@@ -22,4 +22,4 @@ def test_the_tests_of_the_door_hold() -> None:
 
 def test_what_is_left_out_then_is_what_is_there_now(pytestconfig: pytest.Config) -> None:
     """The option does what it says, and nothing else turns the stamps off on the interpreter that has them."""
-    assert memory.can_read() == (sys.version_info[:2] == (3, 11) and not pytestconfig.getoption("--without-stamps"))
+    assert stamps.can_read() == (sys.version_info[:2] == (3, 11) and not pytestconfig.getoption("--without-stamps"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.from_torch.writes import UnfollowedWrite, overlaps
+from sparsec.doors.from_torch.writes import UnfollowedWrite, overlaps
 
 Viewed = Callable[[Tensor], Tensor]
 

@@ -16,9 +16,9 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
 
-from sparsec.affine import Affine
-from sparsec.constants import Constants
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
+from sparsec.run.affine import Affine
+from sparsec.run.constants import Constants
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 SIZE = 96
 ANY_MACHINE = {"arch": "x86_64", "features": ["avx2", "bmi", "fma"]}

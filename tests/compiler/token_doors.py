@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import sparsec
-from sparsec.torch_door import backend as torch_backend
+from sparsec.doors.torch_compile import backend as torch_backend
 
 LIMIT = 1e-5
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec import artifact
+from sparsec.run import artifact
 from tests.hostile.crafted import near, sealed
 
 Draw = random.Random

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sparsec import artifact
-from sparsec.affine import Affine
-from sparsec.constants import Constants
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Program
+from sparsec.run import artifact
+from sparsec.run.affine import Affine
+from sparsec.run.constants import Constants
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Program
 
 HOSTILE = [0, 1, -1, 2, 3, 64, 4096, 2**20, 2**30 - 1, 2**30, 2**31 - 1, -(2**31), 2**31, 2**40, 2**46, 2**62, 2**63 - 1, -(2**63)]
 Draw = random.Random

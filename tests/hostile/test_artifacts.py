@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 import sparsec
-from sparsec.artifact import load, save
-from sparsec.inputs import NUMPY
-from sparsec.program import Port, Program
+from sparsec.run.artifact import load, save
+from sparsec.run.inputs import NUMPY
+from sparsec.run.program import Port, Program
 from tests.compiler.test_c_artifact import CHECKED, COMPILERS, ROOT, built, growing
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 from tests.hostile.changed import changed_file, changed_manifest, changed_words
@@ -84,7 +84,7 @@ def whole(small: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[P
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("c") / "harness"
-    done = built(COMPILERS[0], ROOT / "tests/compiler/c_harness.c", ROOT / "compiler/c", out, *CHECKED)
+    done = built(COMPILERS[0], ROOT / "tests/compiler/c_harness.c", ROOT / "compiler/run/c", out, *CHECKED)
     if done.returncode:
         pytest.skip(f"{COMPILERS[0]} has no address and undefined-behaviour sanitizers: {done.stderr[-200:]}")
     return out

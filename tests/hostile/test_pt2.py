@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import sparsec
-from sparsec.from_torch.program import example_arguments
-from sparsec.from_torch.pt2 import load_program
+from sparsec.doors.from_torch.exported import example_arguments
+from sparsec.doors.from_torch.pt2 import load_program
 from tests.hostile.archives import code
 from tests.hostile.mutations import mutated
 from tests.hostile.watched import Outcome, watched

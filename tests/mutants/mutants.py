@@ -72,32 +72,34 @@ PASSES = (
     Mutant("passes/insert_token_pruning.py", 'node.meta["val"][:, :keep]', 'node.meta["val"][:, 1:]', "passes/insert_token_pruning"),
 )
 FACTS = (
-    Mutant("compiler/transfer.py", '"hardswish": -0.375', '"hardswish": -0.175', "compiler/transfer"),
-    Mutant("compiler/transfer.py", '"gelu": -0.1699712', '"gelu": 0.5', "compiler/transfer"),
+    Mutant("compiler/facts/forward.py", '"hardswish": -0.375', '"hardswish": -0.175', "compiler/transfer"),
+    Mutant("compiler/facts/forward.py", '"gelu": -0.1699712', '"gelu": 0.5', "compiler/transfer"),
     Mutant(
-        "compiler/transfer.py",
+        "compiler/facts/forward.py",
         'KEEP_ZERO = frozenset({"none", "tanh", *LEAST})',
         'KEEP_ZERO = frozenset({"none", "tanh", "sigmoid", *LEAST})',
         "compiler/transfer",
     ),
-    Mutant("compiler/transfer.py", "density=min(1.0, a.density + b.density)", "density=max(a.density, b.density)", "compiler/transfer"),
     Mutant(
-        "compiler/transfer.py",
+        "compiler/facts/forward.py", "density=min(1.0, a.density + b.density)", "density=max(a.density, b.density)", "compiler/transfer"
+    ),
+    Mutant(
+        "compiler/facts/forward.py",
         "    dead[[channel for channel, value in values.items() if value == 0]] = True",
         "    dead[[*values]] = True",
         "compiler/transfer",
     ),
-    Mutant("compiler/transfer.py", "return min((dim % max(rank, 1)", "return max((dim % max(rank, 1)", "compiler/transfer"),
+    Mutant("compiler/facts/forward.py", "return min((dim % max(rank, 1)", "return max((dim % max(rank, 1)", "compiler/transfer"),
     Mutant(
-        "compiler/demand.py",
+        "compiler/facts/backward.py",
         "frozenset(c // times for c in wanted)",
         "frozenset(c * times for c in wanted)",
         "passes/delete_dead_channels compiler/transfer",
     ),
-    Mutant("compiler/facts.py", "worst = max(worst, sum(", "worst = min(worst or m, sum(", "compiler/facts"),
-    Mutant("compiler/facts.py", "and a.span[1] <= b.high", "and a.span[1] >= b.high", "compiler/facts"),
+    Mutant("compiler/facts/lattice.py", "worst = max(worst, sum(", "worst = min(worst or m, sum(", "compiler/facts"),
+    Mutant("compiler/facts/lattice.py", "and a.span[1] <= b.high", "and a.span[1] >= b.high", "compiler/facts"),
     Mutant(
-        "compiler/zeros.py",
+        "compiler/facts/sparsity.py",
         "down, right = -matrix.shape[0] % rows, -matrix.shape[1] % columns",
         "down, right = 0, -matrix.shape[1] % columns",
         "compiler/facts",
@@ -137,13 +139,13 @@ PLANNING = (
     ),
     Mutant("backends/values.py", 'if want.layout == "flat" or want.dtype', "if want.dtype", "backends/values backends/view_chains"),
     Mutant(
-        "compiler/affine.py",
+        "compiler/run/affine.py",
         "return self.scale * -(-(self.times * size + self.plus) // self.over)",
         "return self.scale * (self.times * size + self.plus) // self.over",
         "compiler/affine",
     ),
     Mutant(
-        "compiler/regions.py",
+        "compiler/lower/regions.py",
         "known[node] = known[first].moved(spec.output[0] - spec.inputs[0][0])",
         "known[node] = known[first]",
         "compiler/follow compiler/regions",

@@ -6,8 +6,8 @@ from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Refusal, Source
 from sparsec.backends.plan import Call, Group, Move, Task
-from sparsec.dtypes import dtype_of
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.dtypes import dtype_of
 from tests.toy.backend import Toy, called
 
 DTYPES = ("int8", "bfloat16")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._export.utils import _collect_all_valid_cia_ops
 
 import sparsec
+from sparsec.doors.from_torch import strides
+from sparsec.doors.torch_compile import backend
 from sparsec.errors import InvalidInput, UnsupportedModel
-from sparsec.from_torch import strides
-from sparsec.torch_door import backend
 from tests.opdb.outcomes import Outcome, difference, line, outcome
 
 DOORS = ("torch.compile", "sparsec.compile")
@@ -38,7 +38,7 @@ def plain_inductor() -> Iterator[None]:
     with (
         mock.patch("torch._inductor.compile_fx.compile_fx", run),
         mock.patch("torch.export.exported_program._collect_all_valid_cia_ops", _composites),
-        mock.patch("sparsec.from_torch.strides.ON_BEHALF", (*strides.ON_BEHALF, os.path.join(strides.TORCH_FOLDER, "testing", ""))),
+        mock.patch("sparsec.doors.from_torch.strides.ON_BEHALF", (*strides.ON_BEHALF, os.path.join(strides.TORCH_FOLDER, "testing", ""))),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

@@ -7,13 +7,13 @@ import torch
 from hypothesis import Phase, given, seed, settings
 from torch import fx
 
-from sparsec.costs import Costs
-from sparsec.demand import all_channels
-from sparsec.flow import channels_read
-from sparsec.forms import is_value, known_fact
-from sparsec.graph import shape_and_dtype
-from sparsec.pipeline import Context, Pass, run
-from sparsec.transfer import channel_count
+from sparsec.facts.backward import all_channels
+from sparsec.facts.forward import channel_count
+from sparsec.facts.propagation import channels_read
+from sparsec.ir.editor import shape_and_dtype
+from sparsec.ir.forms import is_value, known_fact
+from sparsec.ir.pipeline import Context, Pass, run
+from sparsec.lower.costs import Costs
 from tests.strategies import KINDS, Drawn
 
 Passes = tuple[Pass, ...]

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import ops
 from sparsec.backends.cpu.access import layouts_of
-from sparsec.calls import operands
-from sparsec.costs import Costs
-from sparsec.describe import spec_of
-from sparsec.forms import notes
-from sparsec.graph import Miss
+from sparsec.ir import ops
+from sparsec.ir.arguments import operands
+from sparsec.ir.editor import Miss
+from sparsec.ir.forms import notes
+from sparsec.ir.pipeline import Context, Result, run
+from sparsec.lower.costs import Costs
+from sparsec.lower.describe import spec_of
+from sparsec.lower.spec import KernelSpec
 from sparsec.passes import PIPELINE
 from sparsec.passes.assign_layouts import AssignLayouts, is_map
-from sparsec.pipeline import Context, Result, run
-from sparsec.spec import KernelSpec
 
 aten = torch.ops.aten
 BEFORE = PIPELINE[: next(n for n, step in enumerate(PIPELINE) if isinstance(step, AssignLayouts))]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
-from sparsec.pipeline import Context, Result, run
 from sparsec.tokens import ops as token_ops
 from tests.strategies import Network, integers
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sparsec.facts import Fact
-from sparsec.forms import constant, known_fact
+from sparsec.facts.lattice import Fact
+from sparsec.ir.forms import constant, known_fact
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import PIPELINE, DeleteDeadChannels
-from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

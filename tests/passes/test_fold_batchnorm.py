@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from sparsec.forms import constant
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.forms import constant
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import FoldBatchNorm
-from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

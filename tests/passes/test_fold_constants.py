@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec import budget
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir import budget
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import FoldConstants
-from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

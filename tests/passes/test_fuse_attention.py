@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.passes.fold_constants import FoldConstants
 from sparsec.passes.fuse_attention import FuseAttention
 from sparsec.passes.sink_views import SinkViews
-from sparsec.pipeline import Context, Result, run
 from sparsec.tokens import ops as token_ops
 from tests.strategies import Network, integers
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
 from sparsec.passes.canonicalise_tokens import CanonicaliseTokens
 from sparsec.passes.fold_constants import FoldConstants
 from sparsec.passes.fuse_attention import FuseAttention
 from sparsec.passes.sink_views import SinkViews
-from sparsec.pipeline import Context, run
 from sparsec.tokens import ops as token_ops
 
 pytestmark = pytest.mark.slow

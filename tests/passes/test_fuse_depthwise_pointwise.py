@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import RELU, Activation, arguments
-from sparsec.costs import Costs
+from sparsec.ir import ops
+from sparsec.ir.arguments import RELU, Activation, arguments
+from sparsec.ir.pipeline import Context, Result, run
+from sparsec.lower.costs import Costs
 from sparsec.passes import PIPELINE, FuseDepthwisePointwise
-from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import ops
-from sparsec.calls import RELU, Activation
+from sparsec.ir import ops
+from sparsec.ir.arguments import RELU, Activation
+from sparsec.ir.pipeline import Context, Result, run
+from sparsec.lower.spec import KernelSpec
 from sparsec.passes import PIPELINE, FuseEpilogue
-from sparsec.pipeline import Context, Result, run
-from sparsec.spec import KernelSpec
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

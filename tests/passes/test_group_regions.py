@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec import ops
 from sparsec.backends.cpu.access import layouts_of
-from sparsec.forms import notes
+from sparsec.ir import ops
+from sparsec.ir.forms import notes
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import PIPELINE
-from sparsec.pipeline import Context, Result, run
 
 aten = torch.ops.aten
 

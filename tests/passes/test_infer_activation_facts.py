@@ -2,10 +2,10 @@
 
 import torch
 
-from sparsec.form_checks import check
-from sparsec.forms import Form, known_fact
+from sparsec.ir.form_checks import check
+from sparsec.ir.forms import Form, known_fact
+from sparsec.ir.pipeline import Context, run
 from sparsec.passes import InferActivationFacts, InferWeightFacts
-from sparsec.pipeline import Context, run
 from tests.strategies import Network, integers
 
 aten = torch.ops.aten

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from sparsec.facts import Groups
-from sparsec.forms import known_fact
+from sparsec.facts.lattice import Groups
+from sparsec.ir.forms import known_fact
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import InferWeightFacts
-from sparsec.pipeline import Context, Result, run
 from tests.strategies import Network, integers
 
 

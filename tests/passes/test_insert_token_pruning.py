@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from sparsec.errors import InvalidInput
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
-from sparsec.pipeline import Context, Result, run
 from sparsec.settings import Settings
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops

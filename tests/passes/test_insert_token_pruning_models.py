@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsec.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import capture
+from sparsec.ir.pipeline import Context, run
 from sparsec.models.attention import seed_transformer
 from sparsec.models.bert import Bert
 from sparsec.models.vit import VisionTransformer
 from sparsec.passes import PIPELINE, InsertTokenPruning
-from sparsec.pipeline import Context, run
 from sparsec.settings import Settings
 from tests.token_networks import most
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
+from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes.sink_views import SinkViews
-from sparsec.pipeline import Context, Result, run
 from sparsec.tokens import ops as token_ops
 from tests.strategies import Network, integers
 

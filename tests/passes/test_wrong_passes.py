@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import fx
 
-from sparsec.facts import Fact
-from sparsec.forms import constant
+from sparsec.facts.lattice import Fact
+from sparsec.ir.forms import constant
+from sparsec.ir.pipeline import Context, Editor, Form, Miss, NodePass
 from sparsec.passes import FoldConstants
-from sparsec.pipeline import Context, Editor, Form, Miss, NodePass
 from tests.passes.claims import (
     OF_PREFIXES,
     OF_THE_WHOLE,

@@ -16,8 +16,8 @@ from sparsec.backends.base import Executor, Machine, Param, Refusal, Source
 from sparsec.backends.interpreter import Interpreter, Kernel
 from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Buffer, Call, Group, Move, Task
-from sparsec.program import Program
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.program import Program
 from tests.toy import kernels
 from tests.toy.machine import machine as this_machine
 

@@ -17,10 +17,10 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.backends.plan import Buffer, Plan, Task
 from sparsec.backends.x86.backend import X86
-from sparsec.layouts import Geometry, Storage
-from sparsec.program import Port
-from sparsec.runtime import Runner
-from sparsec.spec import KernelSpec, Schedule
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.program import Port
+from sparsec.run.runtime import Runner
 
 BATCH = 2
 _TILE = 16  # pixels: several tiles in small maps, and little to compile

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from sparsec.ops import ACTIVATIONS
-from sparsec.spec import KernelSpec
+from sparsec.ir.ops import ACTIVATIONS
+from sparsec.lower.spec import KernelSpec
 from tests.backends.cpu.family_cases import Case, pairwise
 
 #: Clamps of one side, of both and the wrong way round; their limits mean nothing to other activations.

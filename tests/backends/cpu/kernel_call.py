@@ -23,10 +23,10 @@ import numpy as np
 
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import library
-from sparsec.constants import Constants
-from sparsec.layouts import Geometry
-from sparsec.program import RECORD_WIDTH, Port, Program, Relocation
-from sparsec.runtime import Runner
+from sparsec.lower.layouts import Geometry
+from sparsec.run.constants import Constants
+from sparsec.run.program import RECORD_WIDTH, Port, Program, Relocation
+from sparsec.run.runtime import Runner
 
 GUARD = 1 << 14  # float32 elements on either side of a block: the 64 KiB that a kernel may read, not write
 

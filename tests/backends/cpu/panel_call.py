@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sparsec.backends.base import Source
 from sparsec.backends.cpu.shares import runs_of, units_of
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, pixel_mask, to_flat, to_packed
 
 

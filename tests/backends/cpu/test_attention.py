@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec.affine import Affine, Count
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.attention import Masks, attention
 from sparsec.backends.cpu.attention_calls import attention_groups, pack_pair_bias, panel_of
 from sparsec.backends.plan import Buffer, Call, Task
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec
+from sparsec.run.affine import Affine, Count
 from sparsec.tokens import ops as token_ops
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import At, Kernels, from_packed, to_packed

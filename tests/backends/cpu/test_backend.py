@@ -13,7 +13,7 @@ from sparsec.backends.cpu.families import DEPTHWISE, FAMILIES
 from sparsec.backends.cpu.vectors import vector_matrix
 from sparsec.backends.family import choose
 from sparsec.backends.x86.backend import X86
-from sparsec.spec import KernelSpec
+from sparsec.lower.spec import KernelSpec
 
 BACKEND = X86()
 

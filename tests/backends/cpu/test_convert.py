@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparsec.backends.cpu import convert
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES
 

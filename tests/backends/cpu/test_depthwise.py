@@ -17,7 +17,7 @@ from sparsec.backends.cpu.depthwise import depthwise, pack_depthwise
 from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.shares import one_run, runs_of, units_of
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import AVX2, MACHINES, lanes_of
 

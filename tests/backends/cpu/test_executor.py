@@ -7,9 +7,9 @@ from tvm.script import tirx as T
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import library
 from sparsec.backends.extents import over, reads, writes
-from sparsec.constants import Constants
-from sparsec.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
-from sparsec.runtime import Runner
+from sparsec.run.constants import Constants
+from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Port, Program, Relocation, Step
+from sparsec.run.runtime import Runner
 from tests.machines import MACHINES
 
 FAR = 1 << 30

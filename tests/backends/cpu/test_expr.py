@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparsec import ops
 from sparsec.backends.cpu.expr import ACTIVATIONS, activate
 from sparsec.backends.cpu.pointwise_ops import vector_op
 from sparsec.backends.vector import Vector
+from sparsec.ir import ops
 from tests.backends.cpu.kernel_call import Call, Kernels
 from tests.machines import MACHINES
 

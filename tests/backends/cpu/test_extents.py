@@ -45,9 +45,9 @@ from sparsec.backends.cpu import (
 )
 from sparsec.backends.cpu.attention import Masks
 from sparsec.backends.extents import Scan, Touch, reads
-from sparsec.instance import split
-from sparsec.kernels import load_kernels
-from sparsec.program import RECORD_WIDTH
+from sparsec.run.instance import split
+from sparsec.run.kernels import load_kernels
+from sparsec.run.program import RECORD_WIDTH
 from tests.hostile.guarded import Memory
 from tests.machines import MACHINES, lanes_of
 

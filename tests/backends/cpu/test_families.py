@@ -14,9 +14,9 @@ from sparsec.backends.cpu.families import FAMILIES
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Buffer
 from sparsec.backends.x86.backend import X86
-from sparsec.layouts import Storage
-from sparsec.operators import operator_named
-from sparsec.spec import KernelSpec
+from sparsec.ir.operators import operator_named
+from sparsec.lower.layouts import Storage
+from sparsec.lower.spec import KernelSpec
 from tests.backends.cpu.family_cases import Case, run, task_of
 from tests.backends.cpu.family_specs import AXES, cases
 from tests.machines import MACHINES

@@ -14,8 +14,8 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.plan import Buffer, Task
 from sparsec.backends.x86.backend import X86
 from sparsec.backends.x86.machine import _AVX2, _AVX512, describe
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec
 from tests.backends.cpu.assembly import Loop, assembly, busiest
 from tests.machines import UNMASKED, lanes_of
 

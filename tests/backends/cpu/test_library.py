@@ -10,7 +10,7 @@ import tvm
 
 from sparsec.backends.cpu import convert, library
 from sparsec.errors import MachineError
-from sparsec.kernels import load_kernels
+from sparsec.run.kernels import load_kernels
 from tests.machines import AVX2, WIDEST
 
 ROWS, PLANES = convert.copy_rows(AVX2.vector), convert.to_planes(AVX2.vector, 2)

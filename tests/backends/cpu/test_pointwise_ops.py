@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.pointwise_ops import MAP_OPS, VECTOR_OPS, map_op, vector_op
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_packed, pixel_mask, to_flat, to_packed
 from tests.backends.cpu.panel_call import ACTIVATIONS as EXACT
 from tests.machines import MACHINES, WIDEST

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparsec.backends.cpu.pool import Window, global_pool, window_arguments, window_pool
 from sparsec.backends.vector import Vector
-from sparsec.layouts import Geometry
+from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
 from tests.machines import MACHINES, WIDEST
 

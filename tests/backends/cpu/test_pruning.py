@@ -14,7 +14,7 @@ from sparsec.backends.cpu.attention import Masks
 from sparsec.backends.cpu.families import FAMILIES
 from sparsec.backends.cpu.pruning import pruning_groups
 from sparsec.backends.plan import Buffer, Task
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
 from sparsec.tokens import pruning_ops
 from tests.backends.cpu.kernel_call import At, Call, Kernels
 from tests.backends.cpu.token_call import Tokens, at_size, from_packed, garbage, spec_of, to_packed, words

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparsec.backends.base import Source
 from sparsec.backends.cpu.shares import one_run, runs_of, settle, units_of
 from sparsec.backends.plan import Buffer, Call, Group
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
 
 
 def _call(kind: str, outputs: int, inputs: int, tiles: int, x: Buffer, y: Buffer) -> Call:

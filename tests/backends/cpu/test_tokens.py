@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsec.affine import Count
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu import convert, key_bias, moves, prepend, repack, token_moves, token_table, token_vectors
 from sparsec.backends.cpu.families import FAMILIES
 from sparsec.backends.cpu.pointwise_ops import map_op
 from sparsec.backends.cpu.tokens import token_groups
 from sparsec.backends.plan import Buffer
-from sparsec.layouts import Geometry, Storage
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.run.affine import Count
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed

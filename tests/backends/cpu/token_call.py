@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsec.affine import Affine, Count
 from sparsec.backends import plan
 from sparsec.backends.plan import Buffer, Task
-from sparsec.layouts import Geometry, Storage
-from sparsec.spec import KernelSpec
+from sparsec.lower.layouts import Geometry, Storage
+from sparsec.lower.spec import KernelSpec
+from sparsec.run.affine import Affine, Count
 from tests.backends.cpu.kernel_call import At, Call, Kernels
 
 

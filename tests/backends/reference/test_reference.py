@@ -14,10 +14,10 @@ from sparsec.backends.assemble import assemble
 from sparsec.backends.reference.backend import Reference
 from sparsec.backends.x86.backend import X86
 from sparsec.errors import MachineError
+from sparsec.lower.regions import covers
+from sparsec.lower.spec import KernelSpec
 from sparsec.models.digits_cnn import digits_cnn
-from sparsec.regions import covers
-from sparsec.runtime import Runner
-from sparsec.spec import KernelSpec
+from sparsec.run.runtime import Runner
 from tests import convnets
 from tests.compiler.token_doors import free_axes
 from tests.machines import WIDEST

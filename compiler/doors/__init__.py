@@ -1,0 +1,1 @@
+"""Whatever a model comes as, captured: modules, exported programs, `torch.compile`, ONNX files, factories."""
