@@ -1,4 +1,4 @@
-"""What a backend is to the rest: a machine description, refusals as values, kernels as (template, schedule) pairs, and the protocol."""
+"""What a backend is to the rest: a machine description, kernels as (template, schedule) pairs, and the protocol."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sparsec.backends.plan import Call, Group, Move, Task
+    from sparsec.ir.miss import Miss
     from sparsec.lower.costs import Costs
     from sparsec.lower.layouts import Layouts, Storage
     from sparsec.lower.regions import Region
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from sparsec.run.runtime import StepTime
 
 ParamKind = Literal["act", "ptr", "i32", "f32"]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a backend does not offer a kernel for a spec."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,7 @@ class Backend(Protocol):
     machine: Machine
     tile: int
 
-    def offers(self, spec: KernelSpec) -> Refusal | None:
+    def offers(self, spec: KernelSpec) -> Miss | None:
         """None if a kernel exists for ``spec``, else why not."""
 
     def schedules(self, task: Task) -> list[Schedule]:

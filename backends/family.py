@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.backends.base import Machine, Refusal, Source
+from sparsec.backends.base import Machine, Source
 from sparsec.backends.plan import Group, Task
+from sparsec.ir.miss import Miss
 from sparsec.lower.spec import KernelSpec, Schedule
 
 _ONLY: Schedule = (("kernel", "only"),)
@@ -104,7 +105,7 @@ def _listed(values: Container[Any]) -> str:
     return ", ".join(map(str, values)) if isinstance(values, tuple) and values else str(values or "no value of it")
 
 
-def choose(families: Sequence[Family], spec: KernelSpec) -> Family | Refusal:
+def choose(families: Sequence[Family], spec: KernelSpec) -> Family | Miss:
     """The first family that computes ``spec``, or why none does."""
     reasons, ranks = [], []
     for family in families:
@@ -117,7 +118,7 @@ def choose(families: Sequence[Family], spec: KernelSpec) -> Family | Refusal:
             if not reason:
                 return family
             reasons.append(f"{family.name}: {reason}")
-    return Refusal("; ".join(reasons or ranks) or f"no kernel family computes {spec.op} of {_shapes(spec)}")
+    return Miss("; ".join(reasons or ranks) or f"no kernel family computes {spec.op} of {_shapes(spec)}")
 
 
 def _shapes(spec: KernelSpec) -> str:

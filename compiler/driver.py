@@ -186,7 +186,7 @@ def _ports(region: region_module.Region, graph_module: fx.GraphModule) -> tuple[
 def _unpruned(result: Result) -> list[str]:
     """Why tokens stay that the user asked to leave out."""
     misses = [m for chapter in result.story.chapters if chapter.name == InsertTokenPruning.name for m in chapter.misses]
-    return [f"No tokens are left out: {miss.reason} ({miss.node})." for miss in misses]
+    return [f"No tokens are left out: {miss.reason} ({miss.where})." for miss in misses]
 
 
 def _odd_weights(graph_module: fx.GraphModule) -> list[str]:

@@ -19,7 +19,7 @@ from torch import fx
 
 from sparsec.ir import ops
 from sparsec.ir.arguments import operands
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.ir.operands import is_row
 from sparsec.ir.pipeline import Context, Editor, Form, Pass
 from sparsec.lower.describe import spec_of
@@ -59,11 +59,11 @@ class AssignLayouts(Pass):
             if node.op != "call_function":
                 continue
             found = spec_of(node)
-            refusal = found.reason if isinstance(found, Miss) else context.offers(found)
-            if refusal is None and isinstance(found, KernelSpec):
+            refused = found if isinstance(found, Miss) else context.offers(found)
+            if refused is None and isinstance(found, KernelSpec):
                 specs[node] = found
-            else:
-                edit.miss(node, str(getattr(refusal, "reason", refusal)))
+            elif refused is not None:
+                edit.miss(node, refused.reason)
         return specs
 
     def _convert(self, edit: Editor, node: fx.Node, readers: list[fx.Node]) -> None:

@@ -50,7 +50,7 @@ class FuseAttention(Pass):
 
     def apply(self, edit: Editor, context: Context) -> None:
         """In order; masks shared by several layers are looked at once."""
-        known: dict[Any, Bias | str] = {}
+        known: dict[Any, Bias | Miss] = {}
         for node in edit.nodes():
             found = core_of(node) if not node._erased else None
             if isinstance(found, Core):
@@ -60,54 +60,54 @@ class FuseAttention(Pass):
         edit.sweep()
 
 
-def _fuse(edit: Editor, core: Core, known: dict[Any, Bias | str]) -> Miss | None:
+def _fuse(edit: Editor, core: Core, known: dict[Any, Bias | Miss]) -> Miss | None:
     parts = _operands(core)
-    if isinstance(parts, str):
-        return Miss(parts, core.node)
+    if isinstance(parts, Miss):
+        return parts.at(core.node)
     query, key, value = parts
     rank = core.query.meta["val"].dim()
     scores = Scores(size_of(query.samples), query.count, size_of(query.tokens), size_of(key.tokens), merged=rank == 3)
     if (core.masks, scores) not in known:
         known[core.masks, scores] = analyse(core.masks, scores)
     bias = known[core.masks, scores]
-    if isinstance(bias, str):
-        return Miss(f"mask {bias}", core.node)
+    if isinstance(bias, Miss):
+        return Miss(f"mask {bias.reason}", core.node)
     if bias.pair is not None and bool((bias.pair == -torch.inf).all(-1).any()) and gives_nan(core.node):
         return Miss("a constant mask hides all keys of a query, which makes NaN", core.node)
     _rewrite(edit, core, (query, key, value), bias)
     return None
 
 
-def _operands(core: Core) -> tuple[Heads, Heads, Heads] | str:
+def _operands(core: Core) -> tuple[Heads, Heads, Heads] | Miss:
     """Queries, keys and values as heads of tokens, or why they are none."""
     found = []
     for name, node, turned in (("query", core.query, False), ("key", core.key, core.key_turned), ("value", core.value, False)):
         heads = _heads(view_of(node, scaled=name != "value"), turned)
         if isinstance(heads, Heads) and not heads.is_whole:
             heads = _refusal(heads, core) or heads
-        if isinstance(heads, str):
-            return f"the {name} {heads}"
+        if isinstance(heads, Miss):
+            return Miss(f"the {name} {heads.reason}")
         found.append(heads)
     query, key, value = found
     if not query.count == key.count == value.count or not size_of(query.samples) == size_of(key.samples) == size_of(value.samples):
-        return "queries, keys and values differ in heads or samples"
+        return Miss("queries, keys and values differ in heads or samples")
     return query, key, value
 
 
-def _heads(view: View, turned: bool) -> Heads | str:
+def _heads(view: View, turned: bool) -> Heads | Miss:
     """[N,H,T,D] or [N·H,T,D], with the last two turned [..., D,T]."""
     rank = view.root.meta["val"].dim()
     if len(view.dims) not in (3, 4) or rank < 2:
-        return f"{view.root.name} has no features to split into heads"
+        return Miss(f"{view.root.name} has no features to split into heads")
     *leading, tokens, width = (*view.dims[:-2], view.dims[-1], view.dims[-2]) if turned else view.dims
     merged = [atom for dim in leading for atom in dim]
     of_heads = [atom for atom in merged if atom.axis == rank - 1]
     samples = [atom for atom in merged if atom.axis != rank - 1]
     if (*samples, *of_heads) != tuple(merged):
-        return f"has heads before samples of {view.root.name}"
+        return Miss(f"has heads before samples of {view.root.name}")
     in_head = all(atom.axis == rank - 1 for atom in width) and (len(leading) == 1 or size_of(leading[0]) == size_of(tuple(samples)))
     if not in_head or not _all_tokens(view, (*samples, *tokens)):
-        return f"is no split of the features of {view.root.name} into heads"
+        return Miss(f"is no split of the features of {view.root.name} into heads")
     features = indices((tuple(of_heads), width), view.starts[-1])
     return Heads(view.root, tuple(samples), tokens, tuple(features), size_of(tuple(of_heads)), view.factor)
 
@@ -118,13 +118,13 @@ def _all_tokens(view: View, atoms: tuple[Atom, ...]) -> bool:
     return within and all(covers(view.root, axis, [a for a in atoms if a.axis == axis]) for axis in leading)
 
 
-def _refusal(heads: Heads, core: Core) -> str:
+def _refusal(heads: Heads, core: Core) -> Miss | None:
     """Why the layer that makes the root cannot be split by rows."""
     layer = layer_of(heads.root)
     if layer is None or heads.root.target is not aten.linear.default or not layer.is_constant:
-        return f"is a part of {heads.root.name}, which is no linear layer with constant weights"
+        return Miss(f"is a part of {heads.root.name}, which is no linear layer with constant weights")
     others = [reader.name for reader in readers(heads.root) if reader not in core.inside and not _is_same_attention(reader, core)]
-    return f"is a part of {heads.root.name}, which {others[0]} reads too" if others else ""
+    return Miss(f"is a part of {heads.root.name}, which {others[0]} reads too") if others else None
 
 
 def _is_same_attention(reader: fx.Node, core: Core) -> bool:

@@ -128,7 +128,7 @@ def _sizes(bias: fx.Node | None, insert: Callable[..., fx.Node]) -> fx.Node | No
 def _followed(cut: Cut) -> Followed:
     followed = follow(cut.at)
     if isinstance(followed, Miss):
-        raise PassRefused(f"Tokens cannot go after block {cut.number}.", where=followed.node.name, why=followed.reason)
+        raise PassRefused(f"Tokens cannot go after block {cut.number}.", where=str(followed.where), why=followed.reason)
     return followed
 
 

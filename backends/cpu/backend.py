@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sparsec.backends.base import Executor, Machine, Refusal, Source
+from sparsec.backends.base import Executor, Machine, Source
 from sparsec.backends.cpu import library, moves, shares
 from sparsec.backends.cpu.access import layouts_of, pads_of
 from sparsec.backends.cpu.families import FAMILIES, JOINED, PRODUCT
@@ -18,6 +18,7 @@ from sparsec.backends.cpu.vectors import vector_matrix, vector_verdict
 from sparsec.backends.cpu.verdict import Verdict, compare
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Call, Group, Move, Task
+from sparsec.ir.miss import Miss
 from sparsec.lower.costs import Costs
 from sparsec.lower.layouts import Layouts, Storage
 from sparsec.lower.regions import Region
@@ -45,10 +46,10 @@ class Cpu:
         self.machine = machine
         self.tile = TILES[0]
 
-    def offers(self, spec: KernelSpec) -> Refusal | None:
+    def offers(self, spec: KernelSpec) -> Miss | None:
         """None if a kernel exists for ``spec``, else why not."""
         found = choose(FAMILIES, spec)
-        return found if isinstance(found, Refusal) else None
+        return found if isinstance(found, Miss) else None
 
     def schedules(self, task: Task) -> list[Schedule]:
         """Candidates, the default first. Ops with one way to compute them have one, weights that are not finite dense ones only."""
@@ -134,6 +135,6 @@ class Cpu:
 
 def _family(spec: KernelSpec) -> Family:
     found = choose(FAMILIES, spec)
-    if isinstance(found, Refusal):
+    if isinstance(found, Miss):
         raise ValueError(f"no kernel computes {spec.op}: {found.reason}")
     return found

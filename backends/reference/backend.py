@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from sparsec.backends.base import Backend, Executor, Machine, Refusal, Source
+from sparsec.backends.base import Backend, Executor, Machine, Source
 from sparsec.backends.interpreter import Interpreter
 from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.backends.reference.calls import computed, moved, run_record
 from sparsec.backends.reference.machine import machine as this_machine
+from sparsec.ir.miss import Miss
 from sparsec.lower.costs import Costs
 from sparsec.lower.layouts import Layouts, Storage
 from sparsec.lower.regions import Region
@@ -36,7 +37,7 @@ class Reference(Plain):
         self.machine, self._like = machine or this_machine(), like
         self.tile = self.tile if like is None else like.tile
 
-    def offers(self, spec: KernelSpec) -> Refusal | None:
+    def offers(self, spec: KernelSpec) -> Miss | None:
         """None if the reference takes what the spec says and gives a result of its shape."""
         refused = self._like and self._like.offers(spec)
         return refused or _refusal(spec)
@@ -86,12 +87,12 @@ BACKEND = Reference
 
 
 @lru_cache(maxsize=4096)
-def _refusal(spec: KernelSpec) -> Refusal | None:
+def _refusal(spec: KernelSpec) -> Miss | None:
     """Why the reference of ``spec`` cannot be called, found by calling it without data."""
     dtypes = dict(spec.dtypes)
     unknown = [name for name in (spec.dtype, *dtypes.values()) if name not in DTYPES]
     if unknown:
-        return Refusal(f"{unknown[0]} is no dtype; known: {', '.join(DTYPES)}")
+        return Miss(f"{unknown[0]} is no dtype; known: {', '.join(DTYPES)}")
 
     def blank(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         dtype = getattr(torch, dtypes.get(name, spec.dtype))
@@ -103,6 +104,6 @@ def _refusal(spec: KernelSpec) -> Refusal | None:
         residual = None if spec.residual is None else blank("residual", (2, *spec.residual))
         result = spec.reference(*spec.arguments(values, constants, residual))
     except Exception as error:
-        return Refusal(f"its reference does not compute {spec.op}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return Miss(f"its reference does not compute {spec.op}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     made = tuple(result.shape[1:])
-    return None if made == spec.output else Refusal(f"the reference of {spec.op} gives {made}, not {spec.output}")
+    return None if made == spec.output else Miss(f"the reference of {spec.op} gives {made}, not {spec.output}")

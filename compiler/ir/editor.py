@@ -16,14 +16,7 @@ from sparsec.errors import PassRefused
 from sparsec.facts.lattice import meet
 from sparsec.facts.propagation import forward
 from sparsec.ir.forms import constant, is_value, known_fact, notes
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A refusal: why a pass left `node` as it is."""
-
-    reason: str
-    node: fx.Node
+from sparsec.ir.miss import Miss
 
 
 @dataclass(frozen=True)

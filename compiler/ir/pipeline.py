@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from sparsec.errors import PipelineError, VerificationError, internal
-from sparsec.ir.editor import Editor, Hit, Miss
+from sparsec.ir.editor import Editor, Hit
 from sparsec.ir.form_checks import check
 from sparsec.ir.forms import Form, notes
+from sparsec.ir.miss import Miss
 from sparsec.ir.verify import Verifier
 from sparsec.lower.costs import Costs
 from sparsec.lower.layouts import Layouts
@@ -41,9 +42,9 @@ class Approximate:
     budget: float
 
 
-def _offers_nothing(spec: "KernelSpec") -> object:
+def _offers_nothing(spec: "KernelSpec") -> Miss:
     """No backend: every kernel is refused."""
-    return f"no backend offers {spec}"
+    return Miss(f"no backend offers {spec}")
 
 
 def _no_layouts(spec: "KernelSpec") -> Layouts:
@@ -58,7 +59,7 @@ class Context:
     """
 
     settings: Settings = field(default_factory=Settings)
-    offers: "Callable[[KernelSpec], object | None]" = _offers_nothing
+    offers: "Callable[[KernelSpec], Miss | None]" = _offers_nothing
     layouts: "Callable[[KernelSpec], Layouts]" = _no_layouts
     costs: Costs = field(default_factory=Costs)
     keep_whole: bool = False
@@ -104,27 +105,18 @@ class NodePass(Pass):
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A miss in a story: the node by name, its source line, the reason."""
-
-    node: str
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Chapter:
     """What one pass did, in how many seconds."""
 
     name: str
     hits: tuple[Hit, ...]
-    misses: tuple[Refused, ...]
+    misses: tuple[Miss, ...]
     seconds: float
 
     def __str__(self) -> str:
         head = f"{self.name}: {len(self.hits)} changed, {len(self.misses)} refused ({self.seconds * 1e3:.0f} ms)"
         hits = [f"  + {hit.node}: {hit.line}" for hit in self.hits]
-        misses = [f"  - {miss.node}: {miss.reason} {miss.source}".rstrip() for miss in self.misses]
+        misses = [f"  - {miss.where}: {miss.reason} {miss.source}".rstrip() for miss in self.misses]
         return "\n".join([head, *hits, *misses])
 
 
@@ -224,8 +216,13 @@ def _run_one(step: Pass, edit: Editor, context: Context) -> Chapter:
     start = time.perf_counter()
     step.apply(edit, context)
     seconds = time.perf_counter() - start
-    misses = tuple(Refused(miss.node.name, str(notes(miss.node).get("source", "")), miss.reason) for miss in edit.misses)
-    return Chapter(step.name, tuple(edit.hits), misses, seconds)
+    return Chapter(step.name, tuple(edit.hits), tuple(map(_told, edit.misses)), seconds)
+
+
+def _told(miss: Miss) -> Miss:
+    """The same without the graph."""
+    source = notes(miss.where).get("source", "") if isinstance(miss.where, fx.Node) else miss.source
+    return Miss(miss.reason, str(miss.where or ""), str(source))
 
 
 def _dump(folder: Path, name: str, graph_module: fx.GraphModule, chapter: Chapter) -> None:

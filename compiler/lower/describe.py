@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from sparsec.ir.arguments import operands, shape_of
-from sparsec.ir.editor import Miss
 from sparsec.ir.forms import is_value, known_fact
+from sparsec.ir.miss import Miss
 from sparsec.ir.operators import Operator, operator_named, operator_of
 from sparsec.lower.spec import KernelSpec
 
@@ -35,8 +35,8 @@ def spec_of(node: fx.Node) -> KernelSpec | Miss:
     if reason := _operand_breach(node, operator):
         return Miss(reason, node)
     found = operator.describe(node, operator)
-    if isinstance(found, str):
-        return Miss(found, node)
+    if isinstance(found, Miss):
+        return found.at(node)
     name, attributes = found
     described = operator_named(name) if name in (operator.name, *operator.becomes) else None
     if described is None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from sparsec.ir.arguments import operands
 from sparsec.ir.forms import constant
+from sparsec.ir.miss import Miss
 from sparsec.ir.symbols import Dim
 from sparsec.lower.regions import Region, covers, extract, returned
 from sparsec.run.affine import Affine
@@ -32,8 +33,10 @@ def free_sizes(
     found = followers(captured)
     if not found:
         return {}, []
-    reason = found if isinstance(found, str) else _rigid(captured, graph_module, found, simplified)
-    return ({}, [f"compiled for fixed sizes: {reason}"]) if isinstance(found, str) or reason else (found, [])
+    if isinstance(found, Miss):
+        return {}, [f"compiled for fixed sizes: {found.reason}"]
+    reason = _rigid(captured, graph_module, found, simplified)
+    return ({}, [f"compiled for fixed sizes: {reason}"]) if reason else (found, [])
 
 
 def _rigid(
@@ -63,13 +66,13 @@ def _forbidden(captured: Captured, follows: Mapping[str, Affine]) -> str:
     return ""
 
 
-def followers(captured: Captured) -> dict[str, Affine] | str:
+def followers(captured: Captured) -> dict[str, Affine] | Miss:
     """For each input by name, the size that its tokens follow; why not, where other axes than those of tokens follow one."""
     found: dict[str, Affine] = {}
     for spec in captured.inputs:
         for position, dim in _free(spec.dims, captured.batches):
             if position != 1 or len(spec.shape) not in (2, 3) or dim.times != 1:
-                return f"axis {position} of {spec.name} follows {dim}, and kernels take a number of tokens at run time only"
+                return Miss(f"axis {position} of {spec.name} follows {dim}, and kernels take a number of tokens at run time only")
             found[spec.name] = dim
     return found
 

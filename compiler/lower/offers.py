@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import fx
 
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.lower.describe import spec_of
 from sparsec.lower.spec import KernelSpec
 
-Offers = Callable[[KernelSpec], object | None]
+Offers = Callable[[KernelSpec], Miss | None]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Call:
         found = spec_of(node)
         # It must not stay among the users of its operands.
         node.args, node.kwargs = (), {}
-        reason = found.reason if isinstance(found, Miss) else offers(found)
-        return "" if reason is None else str(getattr(reason, "reason", reason))
+        refused = found if isinstance(found, Miss) else offers(found)
+        return "" if refused is None else refused.reason
 
 
 def loss(before: Sequence[Call], after: Call, offers: Offers) -> str:

@@ -13,6 +13,7 @@ from torch import fx
 
 from sparsec.errors import InvalidInput
 from sparsec.ir.arguments import shape_of
+from sparsec.ir.miss import Miss
 from sparsec.ir.operands import is_row, sources
 from sparsec.lower.follow import rearranged
 from sparsec.lower.regions import Region, covers, extract
@@ -25,31 +26,32 @@ def removable(graph_module: fx.GraphModule, follows: dict[str, Affine]) -> tuple
     """The mask that says which tokens are padding, and the inputs that follow their number. InvalidInput where they cannot be removed."""
     regions = extract(graph_module, follows)
     whole = len(regions) == 1 and covers(regions[0], graph_module)
-    mask = mask_of(regions[0]) if whole else "parts of the graph are not in one region"
-    if not isinstance(mask, str):
+    mask = mask_of(regions[0]) if whole else Miss("parts of the graph are not in one region")
+    reason = mask.reason if isinstance(mask, Miss) else ""
+    if not isinstance(mask, Miss):
         follows = follows or follows_of(regions[0].inputs, mask)
-        mask = rearranged(extract(graph_module, follows)[0]) or mask
-    if isinstance(mask, str):
-        raise InvalidInput("Padding cannot be removed.", why=mask, hint="Compile without remove_padding.")
+        reason = rearranged(extract(graph_module, follows)[0])
+    if isinstance(mask, Miss) or reason:
+        raise InvalidInput("Padding cannot be removed.", why=reason, hint="Compile without remove_padding.")
     return mask, follows
 
 
-def mask_of(region: Region) -> fx.Node | str:
+def mask_of(region: Region) -> fx.Node | Miss:
     """The padding mask that hides tokens from every attention of a region, or why tokens may not be left out."""
     masks: set[fx.Node] = set()
     for node, spec in region.specs.items():
         hidden = None if spec.operator.padding is None else spec.operator.padding(node)
-        if isinstance(hidden, str):
-            return f"{node.name} {hidden}"
+        if isinstance(hidden, Miss):
+            return Miss(f"{node.name} {hidden.reason}", node)
         if hidden is not None:
             masks.add(hidden)
     if len(masks) != 1:
-        return f"there are {len(masks)} padding masks"
+        return Miss(f"there are {len(masks)} padding masks")
     (mask,) = masks
     if mask not in region.inputs:
-        return f"the mask {mask.name} is computed"
+        return Miss(f"the mask {mask.name} is computed")
     strangers = set(follows_of(region.inputs, mask)) - {node.name for node in _alike(region, mask)}
-    return f"{min(strangers)} has as many tokens as {mask.name}, which says nothing of them" if strangers else mask
+    return Miss(f"{min(strangers)} has as many tokens as {mask.name}, which says nothing of them") if strangers else mask
 
 
 def _alike(region: Region, mask: fx.Node) -> set[fx.Node]:

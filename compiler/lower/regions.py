@@ -10,8 +10,8 @@ from typing import Any
 from torch import fx
 
 from sparsec.ir.arguments import operands, shape_of
-from sparsec.ir.editor import Miss
 from sparsec.ir.forms import notes
+from sparsec.ir.miss import Miss
 from sparsec.ir.operands import makes_rows, sources
 from sparsec.lower.describe import spec_of
 from sparsec.lower.layouts import Geometry, Storage

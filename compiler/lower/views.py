@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from sparsec.ir.arguments import operands, shape_of
+from sparsec.ir.miss import Miss
 from sparsec.ir.operators.record import Description, Operator
 
 aten = torch.ops.aten
@@ -22,7 +23,7 @@ MOST = 1 << 20
 def reshaped(node: fx.Node, operator: Operator) -> Description:
     """Another shape, or a copy."""
     if node.target not in _LITERAL and _applied(node, (2, *shape_of(operands(node)[0]))) != (2, *shape_of(node)):
-        return f"it makes {list(node.meta['val'].shape)} of {list(operands(node)[0].meta['val'].shape)} for a batch of one only"
+        return Miss(f"it makes {list(node.meta['val'].shape)} of {list(operands(node)[0].meta['val'].shape)} for a batch of one only")
     return "alias", {}
 
 
@@ -32,9 +33,9 @@ def permuted(node: fx.Node, operator: Operator) -> Description:
     rank = len(before) + 1
     dims = [size - 2 for size in _applied(node, range(2, 2 + rank))]
     if dims[0] != 0:
-        return f"it turns the batch: {dims}"
+        return Miss(f"it turns the batch: {dims}")
     if math.prod(before) > MOST:
-        return f"it turns {math.prod(before)} elements, which are moved one by one"
+        return Miss(f"it turns {math.prod(before)} elements, which are moved one by one")
     return "permute", {"dims": tuple(dim - 1 for dim in dims[1:])}
 
 

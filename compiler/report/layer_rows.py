@@ -34,7 +34,7 @@ def explanation_of(
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
     """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: why regions failed, by node."""
-    misses = tuple((c.name, m.node, m.reason) for c in result.story.chapters for m in c.misses)
+    misses = tuple((c.name, str(m.where), m.reason) for c in result.story.chapters for m in c.misses)
     inside = {n.name for p in programs for n in p.region.specs}
     refusals = {node: reason for name, node, reason in misses if name in ("assign_layouts", "group_regions")}
     refusals |= failed

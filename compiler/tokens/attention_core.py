@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from sparsec.ir.arguments import arguments, is_identity
-from sparsec.ir.editor import Miss
 from sparsec.ir.forms import constant, is_value
+from sparsec.ir.miss import Miss
 from sparsec.tokens.axes import factor_of, is_view, number
 from sparsec.tokens.masks import LOWEST, Fill
 

@@ -9,7 +9,7 @@ from torch import fx
 from sparsec.errors import InvalidInput
 from sparsec.facts.forward import SUMS
 from sparsec.ir.arguments import arguments
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens import pruning_ops
 from sparsec.tokens.budget import TokenPruning, counts, spread

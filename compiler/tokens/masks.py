@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from sparsec.ir.miss import Miss
 from sparsec.tokens.mask_values import Pattern, follow, frontier
 
 aten = torch.ops.aten
@@ -50,15 +51,15 @@ class Bias:
     causal: bool = False
 
 
-def analyse(masks: Sequence[fx.Node | Fill], scores: Scores) -> Bias | str:
+def analyse(masks: Sequence[fx.Node | Fill], scores: Scores) -> Bias | Miss:
     """The sum of masks as one bias, or why it is none."""
     total = Bias()
     for mask in masks:
         found = _term(mask, scores)
-        if isinstance(found, str):
+        if isinstance(found, Miss):
             return found
         if found.source is not None and total.source is not None:
-            return f"two masks depend on inputs, {total.source.name} and {found.source.name}"
+            return Miss(f"two masks depend on inputs, {total.source.name} and {found.source.name}")
         pair = found.pair if total.pair is None else total.pair if found.pair is None else total.pair + found.pair
         total = replace(total if found.source is None else found, pair=pair)
     return _simplified(total)
@@ -79,7 +80,7 @@ def _simplified(bias: Bias) -> Bias:
     return replace(bias, pair=pair[:1] if bool((pair == pair[:1]).all()) else pair)
 
 
-def _term(term: fx.Node | Fill, scores: Scores) -> Bias | str:
+def _term(term: fx.Node | Fill, scores: Scores) -> Bias | Miss:
     """One mask; the sum of two where it cannot be told as a whole."""
     mask = term.mask if isinstance(term, Fill) else term
     reason = ""
@@ -89,15 +90,15 @@ def _term(term: fx.Node | Fill, scores: Scores) -> Bias | str:
             found = _bias(pattern if mask is term else _additive(pattern, term), leaf, scores)  # type: ignore[arg-type]
             if isinstance(found, Bias):
                 return found
-            reason = reason or f"{mask.name} {found}"
+            reason = reason or f"{mask.name} {found.reason}"
     reason = reason or f"{mask.name} is not a function of constants and of one value per key"
     parts = mask.args[:2]
     if mask.target is not aten.add.Tensor or mask.kwargs.get("alpha", 1) != 1 or not all(isinstance(part, fx.Node) for part in parts):
-        return reason
-    return _sum([_term(part, scores) for part in parts]) or reason  # type: ignore[arg-type]
+        return Miss(reason)
+    return _sum([_term(part, scores) for part in parts]) or Miss(reason)  # type: ignore[arg-type]
 
 
-def _sum(terms: list[Bias | str]) -> Bias | None:
+def _sum(terms: list[Bias | Miss]) -> Bias | None:
     found = [term for term in terms if isinstance(term, Bias)]
     keyed = [term for term in found if term.source is not None]
     if len(found) != len(terms) or len(keyed) > 1:
@@ -112,16 +113,18 @@ def _leaves(mask: fx.Node, scores: Scores) -> list[fx.Node]:
     return [node for node in found if node.meta["val"].numel() == scores.batch * scores.keys]
 
 
-def _bias(pattern: Pattern, leaf: fx.Node | None, scores: Scores) -> Bias | str:
+def _bias(pattern: Pattern, leaf: fx.Node | None, scores: Scores) -> Bias | Miss:
     if pattern.off.dtype not in (torch.float32, torch.float64):
-        return f"is {pattern.off.dtype}"
+        return Miss(f"is {pattern.off.dtype}")
     found = _shaped(pattern, scores)
     if found is None:
-        return f"has shape {list(pattern.off.shape)}, which does not fit scores {[scores.batch, scores.heads, scores.queries, scores.keys]}"
+        return Miss(
+            f"has shape {list(pattern.off.shape)}, which does not fit scores {[scores.batch, scores.heads, scores.queries, scores.keys]}"
+        )
     if bool(found.off.isnan().any() | found.on.isnan().any()):
-        return "holds NaN"
+        return Miss("holds NaN")
     first = _of_any_sample(found, scores)
-    if isinstance(first, str):
+    if isinstance(first, Miss):
         return first
     full = (first.off.shape[0], scores.queries, scores.keys)
     off, on, depends = (part.expand(full) for part in (first.off, first.on, first.depends))
@@ -147,18 +150,18 @@ def _shaped(pattern: Pattern, scores: Scores) -> Pattern | None:
     return Pattern(pattern.off.reshape(shape), pattern.on.reshape(shape), pattern.source.reshape(shape), pattern.affine)
 
 
-def _of_any_sample(pattern: Pattern, scores: Scores) -> Pattern | str:
+def _of_any_sample(pattern: Pattern, scores: Scores) -> Pattern | Miss:
     """[h,Tq,Tk] of each sample, where element (h, q, k) of sample n depends on element (n, k) of the input or on nothing."""
     expected = torch.arange(scores.batch * scores.keys).view(scores.batch, 1, 1, scores.keys)
     if not bool(((pattern.source == expected) | ~pattern.depends).all()):
-        return "does not give each key one value of its own sample"
+        return Miss("does not give each key one value of its own sample")
     for part in (pattern.off, pattern.on, pattern.depends):
         if not bool((part == part[:1]).all()):
-            return "differs between samples of the batch"
+            return Miss("differs between samples of the batch")
     return Pattern(pattern.off[0], pattern.on[0], pattern.source[0], pattern.affine)
 
 
-def _split(leaf: fx.Node, off: Tensor, on: Tensor, depends: Tensor, affine: bool) -> Bias | str:
+def _split(leaf: fx.Node, off: Tensor, on: Tensor, depends: Tensor, affine: bool) -> Bias | Miss:
     """off = pair + key's off, on = pair + key's on; -inf swallows what it is added to."""
     low, high = off[depends][0], on[depends][0]
     if not affine and bool((off == -torch.inf).all()):
@@ -166,22 +169,22 @@ def _split(leaf: fx.Node, off: Tensor, on: Tensor, depends: Tensor, affine: bool
     if not affine and bool((on == -torch.inf).all()):
         return Bias(leaf, -torch.inf, 0.0, pair=off)
     if not bool(depends.all()):
-        return "shares finite values between padding and pairs, which are no sum of the two"
+        return Miss("shares finite values between padding and pairs, which are no sum of the two")
     if bool((off == low).all() & (on == high).all()):
         return _in_float32(Bias(leaf, float(high), float(low), affine))
     drop = low - high
     if bool(drop.isfinite()) and bool((on + drop == off).all()):
         return _in_float32(Bias(leaf, 0.0, float(drop), affine, pair=on))
-    return "is no sum of a value per key and a value per pair"
+    return Miss("is no sum of a value per key and a value per pair")
 
 
-def _in_float32(bias: Bias) -> Bias | str:
+def _in_float32(bias: Bias) -> Bias | Miss:
     """Where float32 holds what `key_bias` computes; off + (on - off)·m, if both are there and large, it may not."""
     for value in (bias.on, bias.off):
         if float(torch.tensor(value, dtype=torch.float32)) != value:
-            return f"holds {value}, which is no float32 number"
+            return Miss(f"holds {value}, which is no float32 number")
     if bias.affine and bias.source is not None and bias.source.meta["val"].dtype is torch.float64:
-        return f"follows float64 values of {bias.source.name}"
+        return Miss(f"follows float64 values of {bias.source.name}")
     if bias.affine and bias.off and bias.on and max(abs(bias.on), abs(bias.off)) > -LOWEST:
-        return "leaves the range of float32 on the way"
+        return Miss("leaves the range of float32 on the way")
     return bias

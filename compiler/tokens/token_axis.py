@@ -12,7 +12,7 @@ from torch import fx
 
 from sparsec.facts.forward import SUMS
 from sparsec.ir.arguments import arguments
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.ir.operators import operator_of
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.token_rules import UNKNOWN, ByToken, Followed, is_tokens, token_count
@@ -28,8 +28,8 @@ def follow(start: fx.Node) -> Followed | Miss:
             found.returned = [source for source in node.all_input_nodes if source in carried]
             continue
         outcome = _treats(node).step(node, carried, found)
-        if isinstance(outcome, str):
-            return Miss(outcome, node)
+        if isinstance(outcome, Miss):
+            return outcome.at(node)
         if outcome:
             carried.add(node)
             found.carriers.append(node)

@@ -14,6 +14,7 @@ from torch import fx
 
 from sparsec.ir.arguments import arguments, is_identity
 from sparsec.ir.forms import is_value
+from sparsec.ir.miss import Miss
 from sparsec.tokens import ops as token_ops
 
 aten = torch.ops.aten
@@ -78,7 +79,7 @@ class ByToken:
     followed through it. sources: the operands whose tokens the value of a node has, one by one.
     """
 
-    step: Callable[[fx.Node, set[fx.Node], Followed], bool | str]
+    step: Callable[[fx.Node, set[fx.Node], Followed], bool | Miss]
     sources: Callable[[fx.Node], list[fx.Node]]
 
 
@@ -89,8 +90,9 @@ def _none(node: fx.Node) -> list[fx.Node]:
 def _alone(reason: Callable[[fx.Node], str]) -> ByToken:
     """An operator of one operand of tokens, which treats them one by one where there is no reason why it does not."""
 
-    def step(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
-        return _parameters(node, carried) or reason(node) or True
+    def step(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | Miss:
+        refused = _parameters(node, carried) or reason(node)
+        return Miss(refused) if refused else True
 
     def sources(node: fx.Node) -> list[fx.Node]:
         operands = [each for each in node.all_input_nodes if is_tokens(each)]
@@ -115,19 +117,19 @@ def _over_more(node: fx.Node) -> str:
     return "" if len(arguments(node)["normalized_shape"]) == 1 else "the normalisation is over more than the features of a token"
 
 
-def _attention(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
+def _attention(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | Miss:
     named = arguments(node)
     if not all(named[name] in carried for name in ("query", "key", "value")):
-        return "queries, keys and values are not of the same tokens"
+        return Miss("queries, keys and values are not of the same tokens")
     for name, kind in (("key_bias", "keys"), ("pair_bias", "pairs")):
         if named[name] in carried:
-            return f"{name} is made of tokens"
+            return Miss(f"{name} is made of tokens")
         if named[name] is not None:
             found.aligned.append(Aligned(node, name, named[name], kind))  # type: ignore[arg-type]
     return True
 
 
-def _elementwise(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
+def _elementwise(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | Miss:
     named = arguments(node)
     rank = node.meta["val"].dim()
     for name, operand in list(named.items())[:2]:
@@ -135,16 +137,16 @@ def _elementwise(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool 
             continue
         shape = operand.meta["val"].shape
         if len(shape) > 3 or rank != 3:
-            return f"{operand.name} gives the tokens a further dimension"
+            return Miss(f"{operand.name} gives the tokens a further dimension")
         if len(shape) >= 2 and shape[-2] != 1:
             found.aligned.append(Aligned(node, name, operand, "tokens"))
     return True
 
 
-def _selection(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
+def _selection(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | Miss:
     named, tokens = arguments(node), token_count(found.start)
     if named["dim"] % 3 != 1:
-        return f"{_name(node)} takes a part of the features or of the batch"
+        return Miss(f"{_name(node)} takes a part of the features or of the batch")
     if node.target is aten.select.int:
         positions = [named["index"] % tokens]
     else:
@@ -153,9 +155,9 @@ def _selection(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | 
     return False
 
 
-def _mean(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | str:
+def _mean(node: fx.Node, carried: set[fx.Node], found: Followed) -> bool | Miss:
     if [dim % 3 for dim in arguments(node)["dim"] or ()] != [1]:
-        return "the mean is not over the tokens alone"
+        return Miss("the mean is not over the tokens alone")
     found.means.append(node)
     return False
 

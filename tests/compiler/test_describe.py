@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from sparsec.doors.from_torch.capture import capture
 from sparsec.ir import ops
 from sparsec.ir.arguments import operands
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.ir.operands import residual, sources, weights
 from sparsec.ir.pipeline import Context, run
 from sparsec.lower.costs import Costs

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from sparsec.ir.editor import Editor, Miss
+from sparsec.ir.editor import Editor
+from sparsec.ir.miss import Miss
 from sparsec.lower.describe import spec_of
 from sparsec.lower.spec import KernelSpec
 from sparsec.tokens import ops as token_ops
@@ -279,6 +280,6 @@ def test_what_has_no_kernel_is_refused_with_the_reason(name):
     node = make(Graph())
     found = spec_of(node)
     assert isinstance(found, Miss)
-    assert found.node is node
+    assert found.where is node
     assert found.reason
     assert reason in found.reason

@@ -11,6 +11,7 @@ from sparsec.backends.cpu.access import layouts_of
 from sparsec.doors.captured import Captured, InputSpec
 from sparsec.doors.from_torch.capture import capture
 from sparsec.ir.editor import Editor
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, Form, run
 from sparsec.ir.symbols import Signature, SymbolSpec
 from sparsec.lower.follow import difference, followers, rearranged, smaller, unserved
@@ -95,9 +96,9 @@ def test_a_length_may_be_the_size_and_some_more():
 def test_other_axes_are_named(dims, position):
     shape = tuple(d if isinstance(d, int) else d.at(MOST) for d in dims)
     captured = replace(free(PreNorm(), tokens(2, 20)), inputs=(InputSpec("x", shape, torch.float32, dims),))
-    reason = followers(captured)
-    assert isinstance(reason, str)
-    assert reason.startswith(f"axis {position} of x follows")
+    found = followers(captured)
+    assert isinstance(found, Miss)
+    assert found.reason.startswith(f"axis {position} of x follows")
 
 
 def test_fixed_inputs_follow_nothing():

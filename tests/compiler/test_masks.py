@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
+from sparsec.ir.miss import Miss
 from sparsec.tokens.masks import Bias, Fill, Scores, analyse
 from sparsec.tokens.ops import key_bias
 from tests.strategies import Network
@@ -214,15 +215,15 @@ def test_masks_of_merged_samples_and_heads() -> None:
     mask = net.add(aten.reshape.default, net.last, [N * H, T, T])
     low = Fill(mask, -math.inf, False)
     assert analyse((low,), Scores(N, H, T, T, merged=True)) == Bias(net.values[0], 0.0, -math.inf)
-    assert "shape" in analyse((low,), SCORES)
+    assert "shape" in analyse((low,), SCORES).reason
 
 
 def refused(build: Callable[[MaskGraph], Any], dtype: torch.dtype = torch.int64, shape: tuple[int, ...] = (N, T)) -> str:
     net = MaskGraph(dtype, shape)
     found = build(net)
-    reason = analyse(found if isinstance(found, tuple) else (found,), SCORES)
-    assert isinstance(reason, str), reason
-    return reason
+    refusal = analyse(found if isinstance(found, tuple) else (found,), SCORES)
+    assert isinstance(refusal, Miss), refusal
+    return refusal.reason
 
 
 def test_masks_of_pairs_are_refused() -> None:

@@ -14,7 +14,7 @@ from sparsec.backends.cpu.families import FAMILIES
 from sparsec.facts.lattice import NOTHING
 from sparsec.facts.propagation import forward, reads_of
 from sparsec.ir import ops
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.ir.operators import OPERATORS, operator_named, operator_of
 from sparsec.ir.operators.checks import checked
 from sparsec.ir.operators.record import Operand, Operator, X

@@ -7,6 +7,7 @@ from torch import nn
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import InvalidInput
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, run
 from sparsec.lower.padding import SYMBOL, follows_of, mask_of, removable
 from sparsec.lower.regions import Region, extract
@@ -69,10 +70,10 @@ def test_inputs_with_another_number_of_tokens_do_not_follow():
 def test_a_bias_hides_tokens_only_where_nothing_of_them_is_left(off, hidden):
     found = mask_of(region(Biased(off), tokens(2, 9), MASK))
     if hidden:
-        assert not isinstance(found, str)
+        assert not isinstance(found, Miss)
         assert found.name == "mask"
     else:
-        assert found == "attention has no mask that hides padding"
+        assert found.reason == "attention has no mask that hides padding"
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,8 @@ def test_a_bias_hides_tokens_only_where_nothing_of_them_is_left(off, hidden):
 )
 def test_why_padding_stays(make, reason):
     found = mask_of(make())
-    assert isinstance(found, str)
-    assert reason in found
+    assert isinstance(found, Miss)
+    assert reason in found.reason
 
 
 def test_two_masks_are_no_mask():

@@ -88,7 +88,7 @@ def test_every_pass_is_dumped(net: Network, tmp_path: Path, monkeypatch: pytest.
     names = sorted(path.name for path in (tmp_path / "dump").iterdir())
     assert names == sorted(f"{i:02d}_{step.name}.{kind}" for i, step in enumerate(PIPELINE) for kind in ("py", "txt"))
     at = [step.name for step in PIPELINE].index("fuse_epilogue")
-    assert "sparsec_ops_conv2d" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.py").read_text()
+    assert "sparsec_ir_ops_conv2d" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.py").read_text()
     assert "fuse_epilogue: 1 changed" in (tmp_path / "dump" / f"{at:02d}_fuse_epilogue.txt").read_text()
 
 

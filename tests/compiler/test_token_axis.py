@@ -5,7 +5,7 @@ import torch
 from torch import fx
 
 from sparsec.ir.arguments import arguments
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.tokens import ops as token_ops
 from sparsec.tokens.token_axis import TokenSets, exit_of, follow, self_attentions
 from sparsec.tokens.token_rules import Followed
@@ -137,7 +137,7 @@ def test_operators_on_single_tokens_are_followed(step: tuple) -> None:
 )
 def test_operators_that_mix_tokens_are_not(step: tuple, reason: str) -> None:
     found = chained(step)
-    assert isinstance(found, Miss) and reason in found.reason and found.node.target is step[0]
+    assert isinstance(found, Miss) and reason in found.reason and found.where.target is step[0]
 
 
 def test_tokens_as_parameters_are_not_followed() -> None:
@@ -145,7 +145,7 @@ def test_tokens_as_parameters_are_not_followed() -> None:
     gate = net.add(aten.sum.dim_IntList, net.values[0], [0, 1])
     net.add(aten.layer_norm.default, net.values[0], [4], gate)
     found = follow(net.returns(net.last).values[0])
-    assert isinstance(found, Miss) and found.node is gate
+    assert isinstance(found, Miss) and found.where is gate
 
 
 def test_work_is_that_of_the_tokens_that_are_left() -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import UnsupportedModel
-from sparsec.ir.editor import Miss
+from sparsec.ir.miss import Miss
 from sparsec.lower import views
 from sparsec.lower.describe import spec_of
 from sparsec.lower.spec import KernelSpec

@@ -4,8 +4,9 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from sparsec.backends.base import Param, Refusal, Source
+from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Call, Group, Move, Task
+from sparsec.ir.miss import Miss
 from sparsec.lower.spec import KernelSpec, Schedule
 from sparsec.run.dtypes import dtype_of
 from tests.toy.backend import Toy, called
@@ -16,7 +17,7 @@ DTYPES = ("int8", "bfloat16")
 class Narrow(Toy):
     name = "narrow"
 
-    def offers(self, spec: KernelSpec) -> Refusal | None:
+    def offers(self, spec: KernelSpec) -> Miss | None:
         if not spec.dtypes:
             return super().offers(spec)
         kinds = {dtype for _, dtype in spec.dtypes}
@@ -24,7 +25,7 @@ class Narrow(Toy):
         return (
             None
             if alike and (spec.operator.is_view or spec.op in ("add", "map_to_tokens"))
-            else Refusal(f"no kernel computes {spec.op} in {', '.join(sorted(kinds))}")
+            else Miss(f"no kernel computes {spec.op} in {', '.join(sorted(kinds))}")
         )
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:

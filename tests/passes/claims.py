@@ -81,7 +81,7 @@ def is_read_where_it_matters(network: Drawn, passes: Passes) -> None:
 def tells_why(network: Drawn, passes: Passes) -> None:
     story = run(network.graph_module, passes, Context()).story
     assert [chapter.name for chapter in story.chapters] == [step.name for step in passes]
-    assert all(miss.reason and miss.node for chapter in story.chapters for miss in chapter.misses)
+    assert all(miss.reason and miss.where for chapter in story.chapters for miss in chapter.misses)
     assert all(hit.line for chapter in story.chapters for hit in chapter.hits)
 
 

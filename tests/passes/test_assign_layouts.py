@@ -11,8 +11,8 @@ from torch import fx
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.ir import ops
 from sparsec.ir.arguments import operands
-from sparsec.ir.editor import Miss
 from sparsec.ir.forms import notes
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, Result, run
 from sparsec.lower.costs import Costs
 from sparsec.lower.describe import spec_of
@@ -111,7 +111,7 @@ def test_a_conversion_is_not_made_where_it_costs_more():
 
 def test_refusals_are_misses_with_the_reason():
     net = Net()
-    result = net.laid_out(net.add(aten.cumsum.default, net.conv(net.x, 1), 1), offers=lambda spec: f"no {spec.op}")
+    result = net.laid_out(net.add(aten.cumsum.default, net.conv(net.x, 1), 1), offers=lambda spec: Miss(f"no {spec.op}"))
     reasons = [miss.reason for miss in result.story.chapters[-1].misses]
     assert len(reasons) == 2
     assert reasons[0] == "no conv2d"

@@ -8,6 +8,7 @@ from torch import fx
 
 from sparsec.ir import ops
 from sparsec.ir.arguments import RELU, Activation, arguments
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, Result, run
 from sparsec.lower.costs import Costs
 from sparsec.passes import PIPELINE, FuseDepthwisePointwise
@@ -74,7 +75,7 @@ def test_they_stay_apart_where_no_kernel_computes_the_pair() -> None:
     net.conv(integers((4, 1, 3, 3), 1, 1, 3).float(), None, 1, 1, 4)
     net.conv(integers((5, 4, 1, 1), 3, 1, 3).float())
     for refused, joins in (("depthwise_pointwise", False), ("conv2d", True), ("", True)):
-        offers = {"offers": lambda spec, refused=refused: "not here" if spec.op == refused else None}
+        offers = {"offers": lambda spec, refused=refused: Miss("not here") if spec.op == refused else None}
         result = joined(net, context=Context(costs=ALWAYS.costs, **offers))
         assert (ops.depthwise_pointwise in [node.target for node in calls(result)]) == joins
         assert ("not here" in str(result.story)) != joins

@@ -9,6 +9,7 @@ from torch import fx
 
 from sparsec.ir import ops
 from sparsec.ir.arguments import RELU, Activation
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, Result, run
 from sparsec.lower.spec import KernelSpec
 from sparsec.passes import PIPELINE, FuseEpilogue
@@ -156,7 +157,7 @@ def test_a_convolution_without_batch_is_refused() -> None:
 
 def honouring(refuses: Callable[[KernelSpec], str]) -> Context:
     """A backend with a kernel for everything else."""
-    return Context(offers=lambda spec: refuses(spec) or None)
+    return Context(offers=lambda spec: Miss(refuses(spec)) if refuses(spec) else None)
 
 
 def with_sum() -> Network:

@@ -10,6 +10,7 @@ from torch import fx
 from sparsec.backends.cpu.access import layouts_of
 from sparsec.ir import ops
 from sparsec.ir.forms import notes
+from sparsec.ir.miss import Miss
 from sparsec.ir.pipeline import Context, Result, run
 from sparsec.passes import PIPELINE
 
@@ -185,7 +186,7 @@ def test_what_no_backend_offers_is_in_no_region():
     net = Net()
     a = net.conv(net.x)
     net.graph.output((a,)).meta["val"] = None
-    result = run(fx.GraphModule(net.root, net.graph), PIPELINE, Context(offers=lambda spec: "none", keep_dense=True))
+    result = run(fx.GraphModule(net.root, net.graph), PIPELINE, Context(offers=lambda spec: Miss("none"), keep_dense=True))
     assert members(result) == {}
 
 

@@ -177,7 +177,7 @@ def refused(graph_module: fx.GraphModule, **option: Any) -> tuple[str, str]:
     result = pruned(graph_module, **option)
     assert str(result.graph_module.graph) == str(graph_module.graph)
     (miss,) = result.story.chapters[0].misses
-    return miss.node, miss.reason
+    return miss.where, miss.reason
 
 
 def test_returned_tokens_are_refused_unless_allowed() -> None:

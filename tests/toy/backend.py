@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import tvm
 
-from sparsec.backends.base import Executor, Machine, Param, Refusal, Source
+from sparsec.backends.base import Executor, Machine, Param, Source
 from sparsec.backends.interpreter import Interpreter, Kernel
 from sparsec.backends.plain import Plain
 from sparsec.backends.plan import Buffer, Call, Group, Move, Task
+from sparsec.ir.miss import Miss
 from sparsec.lower.spec import KernelSpec, Schedule
 from sparsec.run.program import Program
 from tests.toy import kernels
@@ -31,13 +32,13 @@ class Toy(Plain):
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or this_machine()
 
-    def offers(self, spec: KernelSpec) -> Refusal | None:
+    def offers(self, spec: KernelSpec) -> Miss | None:
         attributes = NONE | dict(spec.attributes)
         known = spec.operator.is_view or spec.op in (*AFFINE, "add", "layer_norm", "attention")
         known &= attributes["activation"] in ("none", "clamp", "gelu")
         plain = spec.residual is None and not spec.dtypes and not attributes.get("causal")
         short = len(spec.inputs) <= {"add": 2, "attention": 3}.get(spec.op, 1) and not (spec.op == "attention" and spec.weights)
-        return None if known and plain and short else Refusal(f"the toy has no {spec.op} like this")
+        return None if known and plain and short else Miss(f"the toy has no {spec.op} like this")
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         return (kernel_of(task.spec),)

@@ -30,6 +30,7 @@ from sparsec.doors.from_torch.exporting import quiet_shapes
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.numbers import of_each_sample
 from sparsec.doors.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.ir.miss import Miss
 from sparsec.ir.symbols import LARGEST, Signature
 
 #: Ways through the code that are looked at.
@@ -120,9 +121,11 @@ def dependence_on_batch(module: nn.Module, args: Sequence[Any], kwargs: Mapping[
     return alone, 2 if alone else 0
 
 
-def _difference(here: list[Call] | str, there: list[Call] | str, batch: int, another: int) -> str:
-    if isinstance(here, str) or isinstance(there, str):
-        return f"with a batch of {another}: {there if isinstance(there, str) else here}"
+def _difference(here: list[Call] | Miss, there: list[Call] | Miss, batch: int, another: int) -> str:
+    if isinstance(there, Miss):
+        return f"with a batch of {another}: {there.reason}"
+    if isinstance(here, Miss):
+        return f"with a batch of {another}: {here.reason}"
     pairs = zip_longest(here, there)
     differences = (_depends(a, b, batch, another) if a and b and a.name == b.name else "other functions run" for a, b in pairs)
     return next(filter(None, differences), "")
@@ -203,23 +206,23 @@ def unlike_one(
     """
     usual = {name: max(size, 2) for name, size in sizes.items()}
     here = _calls_on(module, args, kwargs, signature.shapes(usual))
-    if isinstance(here, str):
+    if isinstance(here, Miss):
         return set(), None
     found = set()
     for name in usual:
         there = _calls_on(module, args, kwargs, signature.shapes({**usual, name: 1}))
-        if isinstance(there, str) or [call.kind for call in there] != [call.kind for call in here]:
+        if isinstance(there, Miss) or [call.kind for call in there] != [call.kind for call in here]:
             found.add(name)
     return found, here[-1].numbers[0]
 
 
-def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[Call] | str:
+def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> list[Call] | Miss:
     """The functions of a call with ``batch`` samples, or how it fails."""
     tensors = [leaf for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))) if isinstance(leaf, Tensor)]
     return _calls_on(module, args, kwargs, [(batch, *x.shape[1:]) if x.dim() else () for x in tensors])
 
 
-def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[Call] | str:
+def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[Call] | Miss:
     """The functions of a call with tensors of these shapes, or how it fails."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), CallLog() as log:
@@ -229,5 +232,5 @@ def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         try:
             results = module(*given, **named)
         except Exception as error:
-            return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            return Miss(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return [*log.calls, returned(results)]

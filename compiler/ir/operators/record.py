@@ -12,11 +12,12 @@ from torch import fx
 from sparsec.facts.backward import Channels, Reads
 from sparsec.facts.lattice import Fact
 from sparsec.ir.arguments import tensor_places
+from sparsec.ir.miss import Miss
 from sparsec.tokens.token_rules import UNKNOWN, ByToken
 
 Shape = tuple[int, ...]
 #: The name of an operator of specs and its attributes, or the reason why there is no spec.
-Description = tuple[str, Mapping[str, Any]] | str
+Description = tuple[str, Mapping[str, Any]] | Miss
 #: "each": a result of tokens has those of the first operand, one by one, and perhaps some before them. "shape": so where its shape is that
 #: of the operand. "ends": it takes any number of tokens, and makes none. "fixed": how many there are is known when compiling. "none": the
 #: same, it is none of tokens or makes something else of them.
@@ -91,7 +92,7 @@ class Operator:
     backward: Callable[[fx.Node, Channels], Reads] | None = None
     multiply_adds: Callable[[fx.Node], int] | None = None
     by_token: ByToken = UNKNOWN
-    padding: Callable[[fx.Node], fx.Node | str | None] | None = None
+    padding: Callable[[fx.Node], fx.Node | Miss | None] | None = None
 
     @property
     def activations(self) -> tuple[Operand, ...]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparsec.backends.base import Refusal
 from sparsec.backends.cpu.families import DEPTHWISE, FAMILIES
 from sparsec.backends.cpu.vectors import vector_matrix
 from sparsec.backends.family import choose
 from sparsec.backends.x86.backend import X86
+from sparsec.ir.miss import Miss
 from sparsec.lower.spec import KernelSpec
 
 BACKEND = X86()
@@ -61,7 +61,7 @@ def test_offered(name):
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_with_a_reason(reason):
     refusal = BACKEND.offers(REFUSED[reason])
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Miss)
     assert reason in refusal.reason
 
 

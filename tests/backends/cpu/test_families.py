@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsec.backends.base import Machine, Refusal
+from sparsec.backends.base import Machine
 from sparsec.backends.cpu.families import FAMILIES
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Buffer
 from sparsec.backends.x86.backend import X86
+from sparsec.ir.miss import Miss
 from sparsec.ir.operators import operator_named
 from sparsec.lower.layouts import Storage
 from sparsec.lower.spec import KernelSpec
@@ -43,7 +44,7 @@ FOREIGN = {
 }
 
 
-def family_of(spec: KernelSpec) -> Family | Refusal:
+def family_of(spec: KernelSpec) -> Family | Miss:
     return choose(FAMILIES, spec)
 
 
