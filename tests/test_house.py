@@ -47,7 +47,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     run([sys.executable, "-c", "import numpy as np; np.save('x.npy', np.ones((1, 3, 224, 224), np.float32))"], tmp_path)
     for command in given:
         arguments = ["--help"] if command[1] in MEASURING else command[2:]
-        run([sys.executable, "-m", "sparsec.cli", command[1], *arguments], tmp_path)
+        run([sys.executable, "-m", "sparsec", command[1], *arguments], tmp_path)
 
 
 def test_the_makefile_knows_its_targets_and_ci_calls_them() -> None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"compiler": "sparsec", "passes": "sparsec.passes", "backends": "sparsec.backends", "autotune": "sparsec.autotune"}
 # Rooms of `compiler/`; what lies at its top is the front, but for what all may import.
-ROOMS = {"run", "tools", "ir", "facts", "lower", "tokens", "doors", "report", "bench"}
+ROOMS = {"run", "tools", "ir", "facts", "lower", "tokens", "doors", "report", "bench", "cli"}
 FOR_ALL = {"errors", "settings"}
 CORE = {"ir", "facts", "lower", "tokens"}
 BELOW = {
@@ -22,7 +22,7 @@ BELOW = {
     "backends": {"run", "tools", *CORE, "backends"},
     "autotune": {"run", "tools", *CORE, "backends", "autotune"},
     "doors": {"run", "tools", *CORE, "doors"},
-    **{room: {*ROOMS, "passes", "backends", "autotune", "front"} for room in ("front", "report", "bench")},
+    **{room: {*ROOMS, "passes", "backends", "autotune", "front"} for room in ("front", "report", "bench", "cli")},
 }
 # The door of torch.compile compiles at the first call; settings read what `token_pruning` means.
 ALSO = {"sparsec.doors.torch_compile.backend": {"front", "backends"}, "sparsec.settings": {"tokens"}}

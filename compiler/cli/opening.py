@@ -1,0 +1,49 @@
+"""What the command line names, as models and compiled models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from sparsec.errors import InvalidInput
+
+
+def compile_named(
+    model: str, shapes: Sequence[str], tune: str, threads: int | None, options: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Any, float]:
+    """The compiled model and the seconds that took."""
+    opened = opened_model(model, shapes)
+    from sparsec import driver
+
+    begin = time.perf_counter()
+    return driver.compile(*opened, **{**options, "tune": tune, "threads": threads}), time.perf_counter() - begin
+
+
+def opened_model(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:
+    """A model with its example inputs, as ``sparsec.compile`` takes them."""
+    from sparsec.doors.factories import checked_path, is_model_file, make_model
+
+    if not is_model_file(model):
+        return make_model(model, shapes)
+    path = checked_path(model)
+    from sparsec.doors.open import with_shapes
+
+    return with_shapes(path, shapes)
+
+
+def factory_named(model: str, batch: int, shapes: Sequence[str]) -> str:
+    """The name of a factory that a benchmark's processes can call, tried once."""
+    from sparsec.doors.factories import checked_path, is_model_file, make_model
+
+    if not is_model_file(model):
+        make_model(model, shapes)
+        return model
+    if shapes:
+        raise InvalidInput("A model file has its shapes.", where=model, hint="Give --batch instead of --input.")
+    path = checked_path(model)
+    from sparsec.doors.file_factories import name_of, opened
+
+    opened(path, batch)
+    return name_of(path, batch)
