@@ -149,3 +149,13 @@ def looked_up() -> Program:
     """``pair()`` whose second input is float32 and whose first is an index into 5 rows, moved as it is."""
     program = pair()
     return replace(program, inputs=(replace(program.inputs[0], dtype="int32", limit=5), program.inputs[1]))
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normal float32 numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    """What ``chain()`` computes."""
+    return (x * 3 + 1) * 2 + np.float32(0.5)
