@@ -10,12 +10,12 @@ dense kxk stencil.
 from __future__ import annotations
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
 from sparsec.backends.cpu import script, shares
 from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.vector import Vector
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.planes import lines_read, wide_planes
 from sparsec.backends.cpu.registers import load_below, store, store_below
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry

@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import tirx
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.shares import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
+from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.vector import Vector
 

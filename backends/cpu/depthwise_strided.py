@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.depthwise import outputs, shifted, total
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.shares import PARAMS, ROWS, row_range, tile_range
+from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 

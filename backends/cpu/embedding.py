@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.cpu.token_moves import pack_block
 from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector

@@ -19,7 +19,7 @@ import tvm
 from tvm.script import tirx as T
 
 from sparsec.backends.base import Source
-from sparsec.backends.cpu import script
+from sparsec.backends.cpu import parsing
 from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH
 
 
@@ -57,9 +57,9 @@ def _dispatch(calls: Sequence[tuple[tvm.ir.GlobalVar, Source]], record: Any, beg
 def _step(calls: Sequence[tuple[tvm.ir.GlobalVar, Source]]) -> Any:
     """One record over one range of units."""
 
-    @script.prim_func(private=True)
+    @parsing.prim_func(private=True)
     def step(record_: T.handle("int64"), begin: T.int32, end: T.int32, slot: T.int64) -> T.int32:
-        record = T.decl_buffer((script.FAR,), "int64", data=record_, align=8)
+        record = T.decl_buffer((parsing.FAR,), "int64", data=record_, align=8)
         T.evaluate(_dispatch(calls, record, begin, end, slot))
         return T.int32(0)
 
@@ -69,9 +69,9 @@ def _step(calls: Sequence[tuple[tvm.ir.GlobalVar, Source]]) -> Any:
 def _strip(step: tvm.ir.GlobalVar) -> Any:
     """One strip of a group through all its records."""
 
-    @script.prim_func(private=True)
+    @parsing.prim_func(private=True)
     def strip(records_: T.handle("int64"), first: T.int64, count: T.int32, begin: T.int32, end: T.int32, slot: T.int64) -> T.int32:
-        records = T.decl_buffer((script.FAR,), "int64", data=records_, align=8)
+        records = T.decl_buffer((parsing.FAR,), "int64", data=records_, align=8)
         for k in range(count):
             T.evaluate(_call(step, [T.address_of(records[(first + T.Cast("int64", k)) * T.int64(RECORD_WIDTH)]), begin, end, slot]))
         return T.int32(0)
@@ -82,7 +82,7 @@ def _strip(step: tvm.ir.GlobalVar) -> Any:
 def _strips(strip: tvm.ir.GlobalVar) -> Any:
     """The share of one thread in one group."""
 
-    @script.prim_func(private=True)
+    @parsing.prim_func(private=True)
     def strips(records_: T.handle("int64"), group_: T.handle("int64"), thread: T.int32) -> T.int32:
         group = T.decl_buffer((GROUP_WIDTH,), "int64", data=group_, align=8)
         for s in range(T.Cast("int32", group[4])):
@@ -118,7 +118,7 @@ def module(kernels: Sequence[Source]) -> tvm.IRModule:
     functions[strip] = _strip(step)
     functions[strips] = _strips(strip)
 
-    @script.prim_func
+    @parsing.prim_func
     def sparsec_share(records: T.int64, group: T.int64, thread: T.int32):
         T.func_attr({"global_symbol": "sparsec_share"})
         T.evaluate(_call(strips, [T.reinterpret("handle", records), T.reinterpret("handle", group), thread]))

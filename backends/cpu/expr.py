@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
-from tvm.script import tirx as T
+from sparsec.backends.cpu.tir import T, tirx
 
 #: Activations that a kernel epilogue can apply. "clamp" covers none, relu, relu6 and any hardtanh through run-time bounds.
 ACTIVATIONS = ("clamp", "silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "gelu_tanh", "tanh")

@@ -18,13 +18,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.gemv import add_residual, index_dtype, outputs_touched, pad_bias
 from sparsec.backends.cpu.registers import load, pick, store_below
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.vector import Vector
 

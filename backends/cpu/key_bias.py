@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, over, reads, writes
 
 #: How a mask's dtype is read.

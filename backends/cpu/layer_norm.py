@@ -10,10 +10,10 @@ back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mea
 from __future__ import annotations
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import over, packed, reads, writes
 from sparsec.backends.vector import Vector
 

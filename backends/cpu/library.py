@@ -10,13 +10,12 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-
-import tvm
-from tvm.support.cc import get_cc
+from typing import Any
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.cpu import checks, executor
+from sparsec.backends.cpu import checks
 from sparsec.errors import MachineError
 from sparsec.run.files import contents
 from sparsec.run.forks import opened_in_children
@@ -38,8 +37,10 @@ _OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "
 _FORMAT = "3"
 
 
-def target(machine: Machine) -> tvm.target.Target:
+def target(machine: Machine) -> Any:
     """LLVM target with the machine's own features and tuning."""
+    import tvm
+
     features = [*(f"+{name}" for name in machine.features), *machine.tuning]
     return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
 
@@ -47,7 +48,7 @@ def target(machine: Machine) -> tvm.target.Target:
 @lru_cache(maxsize=1)
 def _source_digest() -> str:
     """Digest of this package's own sources and of TVM's version: a changed kernel is a changed library."""
-    digest = hashlib.sha256(tvm.__version__.encode())
+    digest = hashlib.sha256(version("apache-tvm").encode())
     for path in (*sorted(Path(__file__).parent.glob("*.py")), _POOL, _EXTENTS):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -73,6 +74,12 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         if _is_whole(path):
             return path
         logger.warning("The kernel library %s in the cache is damaged. It is made again.", path)
+    # A second and 150 MiB, which a library in the cache does not take.
+    import tvm
+    from tvm.support.cc import get_cc
+
+    from sparsec.backends.cpu import executor
+
     with _parsing:
         module = executor.module(kernels)
     compiled = tvm.compile(module, target=target(machine))
@@ -98,6 +105,8 @@ def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
 
     MachineError where the kernel cannot be had alone, or linking fails.
     """
+    import tvm
+
     with _parsing:
         function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _PLAIN_C)
     compiled = tvm.compile(tvm.IRModule({kernel.symbol: function}), target=target(machine))

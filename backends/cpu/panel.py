@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param
 from sparsec.backends.cpu import shares
 from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, Step, over, reads, writes
 
 

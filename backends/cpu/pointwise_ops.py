@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.registers import load, load_below, store, store_below
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.vector import Vector
 

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import is_nan
 from sparsec.backends.cpu.registers import fold, load, merge_from, store, store_below
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry

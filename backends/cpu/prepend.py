@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm.script import tirx as T
-
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.vector import Permute, Vector
 
 Merge = Callable[[Any, Any], Any]

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry, Storage

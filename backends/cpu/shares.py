@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan
 from sparsec.backends.plan import Buffer, Call, Group
 from sparsec.run.affine import scaled

@@ -21,13 +21,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from tvm import tirx
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script, shares
 from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
 from sparsec.backends.cpu.shares import row_range, tile_range
+from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Let, Need, Scan, over, reads
 from sparsec.backends.vector import Vector
 

@@ -11,13 +11,13 @@ from operator import add
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.attention import Masks
 from sparsec.backends.cpu.expr import exp_nonpositive, is_nan
 from sparsec.backends.cpu.registers import fold, load_below, store
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, Span, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 

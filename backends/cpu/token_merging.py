@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import exp_nonpositive, is_nan, let, polynomial
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.cpu.token_choice import below, tokens_of
 from sparsec.backends.extents import Need, over, reads, writes
 from sparsec.backends.vector import Vector

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, load_below, square, store, store_below, transpose
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, over, packed, reads, writes
 from sparsec.backends.vector import Vector
 

@@ -6,10 +6,10 @@ y[t, f] = x[t, f] + table[t, f]
 from __future__ import annotations
 
 import numpy as np
-from tvm.script import tirx as T
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, packed, reads, writes
 from sparsec.backends.vector import Vector
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from operator import add
 
-from tvm.script import tirx as T
-
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import fold
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
 

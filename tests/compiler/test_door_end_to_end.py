@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+import tvm
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparsec.backends.cpu import library
 from sparsec.doors.torch_compile import backend as torch_backend
 
 # Whole compilations: the fast set has the parts.
@@ -55,13 +55,13 @@ def fresh(monkeypatch, tmp_path_factory):
 def builds(monkeypatch):
     """The kernel libraries that are compiled, not found, during a test."""
     compiled = []
-    real = library.tvm.compile
+    real = tvm.compile
 
     def counted(*args, **kwargs):
         compiled.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(library.tvm, "compile", counted)
+    monkeypatch.setattr(tvm, "compile", counted)
     return compiled
 
 
