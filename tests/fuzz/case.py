@@ -37,7 +37,7 @@ class Case:
     inputs: names in `inputs.KINDS`. sizes: for each set of inputs (batch, height, width, tokens, features). returns: the results, in
     ``structure`` "one", "tuple", "list", "dict", "sizes" (with numbers of their shapes) or "names" (a dict whose keys say the batch).
     zeros: a pattern of `prelude.seeded`. door: a name in `doors.DOORS`. inductor: whether what no region covers is compiled by Inductor,
-    rather than run as it is. writes: whether it may write to its inputs.
+    rather than run as it is. writes: whether it may write to its inputs. channels_last: whether weights of convolutions are stored so.
     """
 
     seed: int
@@ -51,6 +51,7 @@ class Case:
     actions: tuple[Action, ...] = (Action("call", (0,)),)
     inductor: bool = False
     writes: bool = False
+    channels_last: bool = False
 
     def to_json(self) -> str:
         """One line."""

@@ -50,6 +50,7 @@ EVENTS = (
                           "check(torch.compile(twin, backend='sparse'), twin, inputs)"), live=True),
     Event("train and eval", 0.7, ("model.train()", "model.eval()")),
     Event("to double and back", 0.7, ("model.double().float()",)),
+    Event("channels last", 0.5, ("model.to(memory_format=torch.«channels_last|contiguous_format»)",)),
     Event("requires_grad off", 0.5, ("model.requires_grad_(«False|True»)",)),
     Event("functional call", 0.7, (
         "changed = {name: torch.randn_like(p) for name, p in model.named_parameters()}",

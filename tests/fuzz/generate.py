@@ -33,6 +33,7 @@ def draw_case(seed: int, among: tuple[str, ...] = (), without: tuple[str, ...] =
     sizes = (first, *(inputs.other_sizes(draw, first) for _ in range(draw.choice((1, 2)))))
     zeros = draw.choice(("90%", "mixed", "none", *PATTERNS[1:]))
     case = Case(seed, door.name, kinds, sizes, zeros=zeros, inductor=draw.random() < 0.04, writes=draw.random() < 0.1)
+    case = replace(case, channels_last=draw.random() < 0.1)
     emitter = Emitter(case)
     steps = _steps(draw, emitter, [idiom for idiom in ALL if idiom.name not in without], 3 if door.attention else 0)
     returns, structure = _returns(draw, emitter, steps, numbers="structure=False" not in door.checks)

@@ -80,10 +80,11 @@ def _result(case: Case, emitter: Emitter) -> str:
 
 
 def _make(case: Case) -> list[str]:
+    order = ".to(memory_format=torch.channels_last)" if case.channels_last else ""
     return [
         "def make(number):",
         f"    torch.manual_seed({case.seed} + number)",
-        f'    return seeded(Model(), "{case.zeros}", {case.seed} + number)',
+        f'    return seeded(Model(), "{case.zeros}", {case.seed} + number){order}',
     ]
 
 

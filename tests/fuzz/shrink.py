@@ -44,6 +44,8 @@ def _simpler(case: Case) -> Iterator[Case]:
     yield from _simpler_inputs(case)
     if case.inductor:
         yield replace(case, inductor=False)
+    if case.channels_last:
+        yield replace(case, channels_last=False)
     if case.zeros != "none":
         yield replace(case, zeros="none")
         yield replace(case, zeros="90%")

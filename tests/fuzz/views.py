@@ -41,6 +41,7 @@ VIEWS = (
     Idiom("unsqueeze", "23", 1.5, ("$y = {x}.unsqueeze(«1|-1|2»)",)),
     Idiom("reshape halves", "34", 1, ("$y = {x}.reshape({x}.shape[0], 2, {x}.shape[1] // 2, *{x}.shape[2:]).«sum(1)|transpose(1, 2).flatten(1, 2)|mean(2)|flatten(2)»",), "x.shape[1] % 2 == 0"),
     Idiom("clone", "234", 0.5, ("$y = {x}.«clone()|contiguous()|detach()|to({x}.dtype)|float().to({x}.dtype)»",)),
+    Idiom("order in memory", "4", 0.7, ("$y = {x}.«contiguous|to»(memory_format=torch.«channels_last|contiguous_format»)",)),
     Idiom("flip", "34", 0.5, ("$y = {x}.flip(«-1|1|(1, 2)»)",)),
     Idiom("softmax", "34", 1, ("$y = {x}.«softmax(-1)|softmax(1)|log_softmax(-1)»",)),
     Idiom("reduction", "34", 1, ("$y = {x}.«mean(1, keepdim=True)|sum(-1, keepdim=True)|amax(1)|mean(-1)|cumsum(1)|std(-1, keepdim=True)|norm(dim=-1)»",)),

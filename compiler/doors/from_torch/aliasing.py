@@ -126,7 +126,7 @@ def aliasing_of(results: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> tuple[
     if returned == list(results):
         return None, returned
     made = tuple(_result(node, source, returned, inputs) for node, source in zip(results, sources, strict=True))
-    return Aliasing(made, {i: _order(node) for i, node in enumerate(returned) if shown[node] > 1}), returned
+    return Aliasing(made, {i: order_of(node) for i, node in enumerate(returned) if shown[node] > 1}), returned
 
 
 def _result(node: fx.Node, source: fx.Node, returned: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> Result:
@@ -147,7 +147,8 @@ def _chain(node: fx.Node, source: fx.Node) -> Chain:
     return tuple(reversed(steps))
 
 
-def _order(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def order_of(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes of a value, and its dimensions from the outermost in memory to the innermost."""
     value = node.meta["val"]
     sizes, strides = tuple(value.shape), value.stride()
     # Dimensions of one element have strides that say nothing: they stay in front of the dimension that follows them.

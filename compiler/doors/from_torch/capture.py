@@ -26,6 +26,7 @@ from sparsec.doors.from_torch.exporting import first_line, quiet_export, uncaptu
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.lower import Lowered, lower
 from sparsec.doors.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.doors.from_torch.sharing import as_in_eager
 from sparsec.doors.from_torch.state import dependence_on_calls
 from sparsec.doors.from_torch.strides import Asked
 from sparsec.doors.from_torch.writes import refuse_unfollowed_writes
@@ -60,14 +61,19 @@ def capture(
         module = unwrapped(source)
         _check_module(module)
         with plain_weights(module), unchanged(module):
-            described = _captured(module, args, kwargs, dynamic_shapes)
-            _check_calls(module, args, kwargs)
-            if described.symbols:
-                described = replace(described, signature=_above_one(module, args, kwargs, described))
-            if not described.fixed_batch:
-                return described
-            reason, least = dependence_on_batch(module, args, kwargs)
-            return replace(described, one_batch=reason, least_batch=least)
+            described = _of_module(module, args, kwargs, dynamic_shapes)
+        return as_in_eager(described, module, args, kwargs)
+
+
+def _of_module(module: nn.Module, args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
+    described = _captured(module, args, kwargs, dynamic_shapes)
+    _check_calls(module, args, kwargs)
+    if described.symbols:
+        described = replace(described, signature=_above_one(module, args, kwargs, described))
+    if not described.fixed_batch:
+        return described
+    reason, least = dependence_on_batch(module, args, kwargs)
+    return replace(described, one_batch=reason, least_batch=least)
 
 
 def _check_calls(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
