@@ -22,7 +22,7 @@ def to_storage(x: np.ndarray, storage: Storage) -> np.ndarray:
     if storage.layout == "flat":
         pixels(body, storage)[...] = x
     elif storage.layout == "packed":
-        space = storage.space
+        space = storage.index_space
         rows = np.full((storage.channels, space.tiles * space.tile), np.nan, np.float32)
         rows[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width] = x
         body[:] = rows.reshape(storage.channels, space.tiles, space.tile).swapaxes(0, 1).reshape(-1)
@@ -33,12 +33,12 @@ def to_storage(x: np.ndarray, storage: Storage) -> np.ndarray:
 
 def pixels(body: np.ndarray, storage: Storage) -> np.ndarray:
     """The [C, H, W] pixels of a ``flat`` storage, as a view."""
-    return rows(body, storage)[:, :, : storage.space.width]
+    return rows(body, storage)[:, :, : storage.index_space.width]
 
 
 def rows(body: np.ndarray, storage: Storage) -> np.ndarray:
     """The [C, H, pitch] pixels and pad columns of a ``flat`` storage, as a view."""
-    space = storage.space
+    space = storage.index_space
     channels = body.reshape(storage.channels, space.stride)
     return channels[:, space.front : space.front + space.pixels].reshape(storage.channels, space.height, space.pitch)
 
@@ -49,7 +49,7 @@ def from_storage(stored: np.ndarray, storage: Storage) -> np.ndarray:
     if storage.layout == "flat":
         return pixels(body, storage)
     if storage.layout == "packed":
-        space = storage.space
+        space = storage.index_space
         flat = body.reshape(space.tiles, storage.channels, space.tile).swapaxes(0, 1).reshape(storage.channels, -1)
         return flat[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width]
     return body

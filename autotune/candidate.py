@@ -109,9 +109,9 @@ class Bench:
         storage, stored = self.job.task.target.storage, self._output.one(0)
         if storage.layout == "flat":
             body = stored[: storage.elements]
-            if np.any(rows(body, storage)[:, :, storage.space.width :] != 0):
+            if np.any(rows(body, storage)[:, :, storage.index_space.width :] != 0):
                 raise Wrong("wrong result: pad columns are not zero")
-            if not np.isnan(body.reshape(storage.channels, -1)[:, : storage.space.front]).all():
+            if not np.isnan(body.reshape(storage.channels, -1)[:, : storage.index_space.front]).all():
                 raise Wrong("wrong result: it wrote into the margin")
         return deviation(from_storage(stored, storage), self._reference)
 

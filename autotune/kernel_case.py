@@ -105,7 +105,7 @@ def _shape(storage: Storage) -> tuple[int, ...]:
     """Shape of a stored value in the order of its axes in memory."""
     space = storage.geometry
     if storage.layout == "rows":
-        return (storage.space.width, max(storage.channels, 1))
+        return (storage.index_space.width, max(storage.channels, 1))
     return (storage.channels,) if space is None else (storage.channels, space.height, space.width)
 
 

@@ -39,7 +39,7 @@ def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
 def _pool(buffer: Buffer) -> Hashable:
     """Flat maps of one geometry and one size of number have rows of the same bytes."""
     shared = buffer.storage.layout == "flat" and not buffer.slot
-    return (buffer.storage.space, dtype_of(buffer.storage.dtype).nbytes) if shared else None
+    return (buffer.storage.index_space, dtype_of(buffer.storage.dtype).nbytes) if shared else None
 
 
 def pack(tenants: Sequence[_Tenant]) -> tuple[dict[Buffer, int], int]:

@@ -126,7 +126,7 @@ def _patch(table: Literal["records", "groups"], index: int, count: Count) -> Pat
 
 def _sizes(plan: Plan, least: Mapping[str, int]) -> tuple[Size, ...]:
     """The run-time sizes that inputs decide."""
-    counts = [b.storage.space.count for b in plan.inputs if b.storage.follows]
+    counts = [b.storage.index_space.count for b in plan.inputs if b.storage.follows]
     found = {count.follows.symbol: count.most for count in counts if isinstance(count, Count)}
     return tuple(Size(name, least.get(name, 1), most) for name, most in sorted(found.items()))
 
@@ -150,6 +150,6 @@ def _port(name: str, buffer: Buffer, limits: Mapping[tuple[str, int], int]) -> P
     if storage.layout != "rows":
         space = () if storage.geometry is None else (storage.geometry.height, storage.geometry.width)
         return Port(name, (storage.channels, *space), storage.dtype)
-    tokens, limit = storage.space, limits.get(buffer.port) if buffer.port else None
+    tokens, limit = storage.index_space, limits.get(buffer.port) if buffer.port else None
     shape = (tokens.width, storage.channels) if storage.channels else (tokens.width,)
     return Port(name, shape, storage.dtype, tokens.follows, limit)

@@ -5,10 +5,10 @@ and what earlier steps named. ``up(a, b)`` is a / b rounded up, ``most`` and ``l
 
     Need("run_count > 0")                         else the call is refused
     Let("last", "least(count, end * 16) - 1")     a name for a number
-    Scan("row", "0", "rows + 1", ordered=True)    reads row[0 .. rows]: from here on row_low and row_high bound the values
-    Reads("x", over("begin", "end", "x_tile"), over("0", "channels", "x_row"), width=64)
+    Scan("row_start", "0", "rows + 1", ordered=True)    reads row_start[0 .. rows]: row_start_low and row_start_high bound the values
+    Reads("x", over("begin", "end", "x_tile"), over("0", "channels", "x_channel"), width=64)
 
-The last one: elements i * x_tile + j * x_row + [0, 64) for begin <= i < end and 0 <= j < channels, none where a span is empty. What a
+The last one: elements i * x_tile + j * x_channel + [0, 64) for begin <= i < end and 0 <= j < channels, none where a span is empty. What a
 part of the units touches has to be among what all of them touch. Saying more than the kernel touches is sound, less is not.
 """
 

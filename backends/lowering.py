@@ -124,7 +124,9 @@ def _check_layouts(task: Task, backend: Backend) -> None:
 
 def _written(storage: Storage, node: fx.Node) -> Storage:
     """The storage that a kernel writes: numbers per token that come from an operator on vectors are one."""
-    return Storage("vector", storage.space.count, dtype=storage.dtype) if storage.layout == "rows" and not makes_rows(node) else storage
+    return (
+        Storage("vector", storage.index_space.count, dtype=storage.dtype) if storage.layout == "rows" and not makes_rows(node) else storage
+    )
 
 
 def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | None:
@@ -186,9 +188,9 @@ def _planes(state: _State, value: Value, spec: KernelSpec, layouts: Layouts) -> 
     if key not in state.derived:
         channels, height, width = spec.inputs[0]
         dtype = value.buffer.storage.dtype
-        rows, flat = dense(spec.inputs[0], dtype), Storage("flat", channels, state.region.space(height, width), dtype)
+        rows, flat = dense(spec.inputs[0], dtype), Storage("flat", channels, state.region.index_space(height, width), dtype)
         source = _as(state, value, rows if lies_as(value, rows) else flat)
-        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.space(*spec.output[1:]), dtype))
+        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.index_space(*spec.output[1:]), dtype))
         state.steps.append(Move(source, made, step=step))
         state.derived[key] = made
     return state.derived[key]

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.cpu import library
+from sparsec.backends.cpu import library, panel_costs
 from sparsec.backends.cpu.block import block, pack_block
-from sparsec.backends.cpu.panel_costs import Work, space
-from sparsec.backends.cpu.shares import one_run, units_of
+from sparsec.backends.cpu.panel_costs import Work
+from sparsec.backends.cpu.partition import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.x86.machine import machine as this_machine
 from sparsec.lower.layouts import Geometry
@@ -115,7 +115,7 @@ class Candidate:
         self.x = rng.standard_normal((g.tiles, inputs, g.tile), np.float32)
         self.mask = np.zeros(g.tiles * g.tile, np.float32)
         self.mask[: g.pixels].reshape(g.height, g.pitch)[:, : g.width] = 1
-        scalars = {"rows": outputs, "x_tile": inputs * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": 0, "r_row": 0}
+        scalars = {"rows": outputs, "x_tile": inputs * g.tile, "y_tile": g.tile, "y_channel": g.stride, "r_tile": 0, "r_channel": 0}
         runs = one_run((len(constants["row"]) - 1) // constants.get("parts", 1))
         scalars |= {"runs": runs} | units_of(g.tiles, runs, by_rows=False)[1]
         self.arguments = constants | scalars | {"mask": self.mask, "lo": _CLAMP[0], "hi": _CLAMP[1]}
@@ -187,7 +187,7 @@ def one_call(source: Source, arguments: Mapping[str, Any], number: int, units: i
 def measure_all(layers: Sequence[Layer], machine: Machine, passes: int) -> list[list[Candidate]]:
     """The candidates of every layer, measured in turns."""
     rng = np.random.default_rng(1)
-    rows = [[Candidate(layer, schedule, machine, rng) for _, schedule in space(layer.work(), machine)] for layer in layers]
+    rows = [[Candidate(layer, schedule, machine, rng) for _, schedule in panel_costs.candidates(layer.work(), machine)] for layer in layers]
     sources = {c.source.symbol: c.source for row in rows for c in row}
     path = library.build(list(sources.values()), machine, None)
     for row in rows:

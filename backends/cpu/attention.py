@@ -59,7 +59,10 @@ PARAMS = (
     *(Param(n, "act") for n in ("q", "k", "v", "y", "scores", "key_bias")),
     Param("pair_bias", "ptr"),
     *(Param(n, "i32") for n in ("tiles", "queries", "keys", "dim", "value_dim")),
-    *(Param(n, "i32") for n in ("q_width", "q_tile", "q_row", "y_width", "y_tile", "y_row", "k_tile", "v_tile", "pair_head", "pair_row")),
+    *(
+        Param(n, "i32")
+        for n in ("q_width", "q_tile", "q_channel", "y_width", "y_tile", "y_channel", "k_tile", "v_tile", "pair_head", "pair_row")
+    ),
     Param("scale", "f32"),
 )
 
@@ -84,16 +87,16 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
         return b * rows if tile % rows == 0 else T.min(b * rows, tile - rows)
 
     def kernel(
-        q, k, v, y, scores, key_bias, pair_bias, tiles, queries, keys, dim, value_dim, q_width, q_tile, q_row, y_width, y_tile, y_row,
-        k_tile, v_tile, pair_head, pair_row, scale, begin, end,
+        q, k, v, y, scores, key_bias, pair_bias, tiles, queries, keys, dim, value_dim, q_width, q_tile, q_channel, y_width, y_tile,
+        y_channel, k_tile, v_tile, pair_head, pair_row, scale, begin, end,
     ):  # fmt: skip
         for u in range(end - begin):
             blocks: T.let = T.truncdiv(q_width, width) * tiles
             head: T.let = T.truncdiv(begin + u, blocks)
             i0: T.let = (begin + u - head * blocks) * width
             if i0 < queries:
-                q0: T.let = T.truncdiv(i0, q_width) * q_tile + T.truncmod(i0, q_width) + head * dim * q_row
-                y0: T.let = T.truncdiv(i0, y_width) * y_tile + T.truncmod(i0, y_width) + head * value_dim * y_row
+                q0: T.let = T.truncdiv(i0, q_width) * q_tile + T.truncmod(i0, q_width) + head * dim * q_channel
+                y0: T.let = T.truncdiv(i0, y_width) * y_tile + T.truncmod(i0, y_width) + head * value_dim * y_channel
                 # Through memory: as an expression it is simplified in every index below, which doubles the compile time.
                 seen = T.alloc_buffer((1,), "int32", scope="global")
                 seen[0] = masks.limit(keys, i0 + width)
@@ -110,7 +113,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
                         acc = panel.allocate()
                         panel.fill(acc, lambda r: T.float32(0))
                         for d in range(dim):
-                            panel.multiply_add(acc, lambda r: k[k0 + d * tile + r], q, q0 + d * q_row)
+                            panel.multiply_add(acc, lambda r: k[k0 + d * tile + r], q, q0 + d * q_channel)
                         panel.store(scores, lambda r: (j0 + r) * width, lambda r, e: acc[r][e] * scale, lambda r: T.bool(True))
                 for j in range(limit):
                     panel.row(
@@ -141,7 +144,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
                             panel.multiply_add(out, lambda r: v[v0 + r * tile + j], scores, (t * tile + j) * width)
                     panel.store(
                         y,
-                        lambda r: y0 + (b * rows + r) * y_row,
+                        lambda r: y0 + (b * rows + r) * y_channel,
                         lambda r, e: out[r][e] * total[e],
                         lambda r: b * rows + r < value_dim,
                     )
@@ -160,7 +163,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
             "q",
             over(0, "last / q_width + 1", "q_tile"),
             over(0, f"least(q_width, last + {width})"),
-            over("heads_first * dim", "heads_end * dim", "q_row"),
+            over("heads_first * dim", "heads_end * dim", "q_channel"),
         ),
         reads("k", over(*tokens, "k_tile"), over("heads_first * dim", "heads_end * dim", tile), width=tile),
         writes("scores", over(0, f"up(limit, {tile}) * {tile}", width), width=width),
@@ -176,7 +179,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
             "y",
             over(0, "last / y_width + 1", "y_tile"),
             over(0, f"least(y_width, last + {width})"),
-            over("heads_first * value_dim", "heads_end * value_dim", "y_row"),
+            over("heads_first * value_dim", "heads_end * value_dim", "y_channel"),
         ),
     )
     return script.kernel(symbol, PARAMS, kernel, steps)

@@ -41,11 +41,11 @@ def attention_call(task: Task, machine: Machine) -> Call:
     pair_bias = task.weights[0] if task.weights else None
     masks = Masks(len(task.sources) > 3, pair_bias is not None, bool(spec["causal"]))
     rows, vectors = panel_of(q.storage, k.storage, task.target.storage, masks.causal, machine)
-    if v.storage.space.tile != k.storage.space.tile:
-        raise ValueError(f"{task.node}: tiles of {k.storage.space.tile} keys and of {v.storage.space.tile} values")
+    if v.storage.index_space.tile != k.storage.index_space.tile:
+        raise ValueError(f"{task.node}: tiles of {k.storage.index_space.tile} keys and of {v.storage.index_space.tile} values")
     width, heads = vectors * machine.vector.lanes("float32"), int(spec["heads"])
-    queries, keys, tile = q.storage.space.count, k.storage.space.count, k.storage.space.tile
-    slot = k.storage.space.tiles * tile * width
+    queries, keys, tile = q.storage.index_space.count, k.storage.index_space.count, k.storage.index_space.tile
+    slot = k.storage.index_space.tiles * tile * width
     scores = Buffer(f"{task.node}.scores", Storage("vector", slot), slot=slot)
     bias = _NOTHING if pair_bias is None else pack_pair_bias(pair_bias, width)
     return Call(
@@ -57,7 +57,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
         constants={"pair_bias": bias},
         scalars={
             "scale": float(spec["scale"]),
-            "tiles": q.storage.space.tiles,
+            "tiles": q.storage.index_space.tiles,
             "queries": queries,
             "keys": keys,
             "dim": q.storage.channels // heads,
@@ -69,7 +69,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
             **_steps("q", q.storage),
             **_steps("y", task.target.storage),
         },
-        units=scaled(q.storage.space.tiles, heads * (q.storage.space.tile // width)),
+        units=scaled(q.storage.index_space.tiles, heads * (q.storage.index_space.tile // width)),
         flops=2 * _pairs(queries, keys, 1, masks.causal) * (q.storage.channels + v.storage.channels),
         bytes=sum(b.storage.nbytes for b in (*task.sources, task.target)) + bias.nbytes,
         detail={"schedule": {"kernel": "attention", "rows": rows, "vectors": vectors}},
@@ -77,7 +77,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
 
 
 def _steps(name: str, storage: Storage) -> dict[str, int]:
-    return {f"{name}_width": storage.space.tile, f"{name}_tile": storage.tile_step, f"{name}_row": storage.row_step}
+    return {f"{name}_width": storage.index_space.tile, f"{name}_tile": storage.tile_step, f"{name}_channel": storage.channel_step}
 
 
 def panel_of(q: Storage, k: Storage, y: Storage, causal: bool, machine: Machine) -> tuple[int, int]:
@@ -85,11 +85,11 @@ def panel_of(q: Storage, k: Storage, y: Storage, causal: bool, machine: Machine)
     lanes = machine.vector.lanes("float32")
 
     def time(panel: tuple[int, int, float]) -> float:
-        return panel[2] * _pairs(q.space.count, k.space.count, panel[1] * lanes, causal)
+        return panel[2] * _pairs(q.index_space.count, k.index_space.count, panel[1] * lanes, causal)
 
-    fitting = [p for p in machine.panels.attention if not (q.space.tile % (p[1] * lanes) or y.space.tile % (p[1] * lanes))]
+    fitting = [p for p in machine.panels.attention if not (q.index_space.tile % (p[1] * lanes) or y.index_space.tile % (p[1] * lanes))]
     if not fitting:
-        raise ValueError(f"tiles of {q.space.tile} and {y.space.tile} queries do not hold whole vectors of {lanes}")
+        raise ValueError(f"tiles of {q.index_space.tile} and {y.index_space.tile} queries do not hold whole vectors of {lanes}")
     rows, vectors, _ = min(fitting, key=time)
     return rows, vectors
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsec.backends.base import Executor, Machine, Source
-from sparsec.backends.cpu import library, moves, shares
+from sparsec.backends.cpu import library, moves, partition
 from sparsec.backends.cpu.access import layouts_of, pads_of
 from sparsec.backends.cpu.families import FAMILIES, JOINED, PRODUCT
+from sparsec.backends.cpu.matvec_calls import vector_matrix, vector_verdict
 from sparsec.backends.cpu.panel_costs import Work, best_tile
 from sparsec.backends.cpu.products import nominal_work, work_of
-from sparsec.backends.cpu.vectors import vector_matrix, vector_verdict
 from sparsec.backends.cpu.verdict import Verdict, compare
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Call, Group, Move, Task
@@ -64,7 +64,7 @@ class Cpu:
         stays_dense = call.kind == "dense"
         if not task.target.storage.is_map:
             return vector_verdict(vector_matrix(task), self.machine, stays_dense)
-        return compare(work_of(task, self.machine), self.machine, task.target.storage.space.tile, stays_dense)
+        return compare(work_of(task, self.machine), self.machine, task.target.storage.index_space.tile, stays_dense)
 
     def layouts(self, spec: KernelSpec) -> Layouts:
         """How the kernels of ``spec`` read and write maps."""
@@ -83,7 +83,7 @@ class Cpu:
         for spec in region.specs.values():
             if choose(FAMILIES, spec) in (PRODUCT, JOINED):
                 size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
-                works[size].append(nominal_work(spec, region.space(*size), self.machine))
+                works[size].append(nominal_work(spec, region.index_space(*size), self.machine))
         tiles = {size: best_tile(found, self.machine, TILES) for size, found in works.items()}
         return replace(region, tiles=tiles | self._token_tiles(region, works))
 
@@ -106,7 +106,7 @@ class Cpu:
 
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""
-        return shares.settle(groups)
+        return partition.settle(groups)
 
     def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
         """Whether one kernel copies a value of ``shape`` from one storage to the other."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparsec.backends.base import Source
-from sparsec.backends.cpu import script, shares
+from sparsec.backends.cpu import partition, script
 from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
-from sparsec.backends.cpu.shares import row_range, tile_range
+from sparsec.backends.cpu.partition import row_range, tile_range
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, over, reads
 from sparsec.backends.vector import Vector
@@ -23,8 +23,8 @@ from sparsec.backends.vector import Vector
 def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activation: str, residual: bool, masked: bool) -> Source:
     """The kernel for panels of ``rows`` channels x ``vectors * lanes`` pixels on tiles of ``tile`` pixels (a multiple of the panel's).
 
-    Parameters are those of ``spmm``. ``row`` counts blocks per row block, ``rows`` is the number of channels to store (it need not be a
-    multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``shares``).
+    Parameters are those of ``spmm``. ``row_start`` counts blocks per row block, ``rows`` is the number of channels to store (it need not
+    be a multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``partition``).
     """
     lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked)
@@ -33,8 +33,8 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
     symbol = f"block_l{lanes}_r{rows}_v{vectors}_t{tile}_{index}_{epilogue.suffix}"
 
     def kernel(
-        x, y, residual, value, offset, row, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_row, r_tile, r_row, lo, hi,
-        begin, end,
+        x, y, residual, value, offset, row_start, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_channel, r_tile,
+        r_channel, lo, hi, begin, end,
     ):  # fmt: skip
         first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
         for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
@@ -44,19 +44,19 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
                 for s in range(tile // panel.width):
                     acc = panel.allocate()
                     panel.fill(acc, lambda r: bias[b * panel.rows + r])
-                    for j in range(row[b + 1] - row[b]):
+                    for j in range(row_start[b + 1] - row_start[b]):
                         panel.multiply_add(
                             acc,
-                            lambda r: value[(row[b] + j) * panel.rows + r],
+                            lambda r: value[(row_start[b] + j) * panel.rows + r],
                             x,
-                            (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row[b] + j]),
+                            (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row_start[b] + j]),
                         )
                     panel.store(
                         y,
-                        lambda r: (first + i) * y_tile + (b * panel.rows + r) * y_row + s * panel.width,
+                        lambda r: (first + i) * y_tile + (b * panel.rows + r) * y_channel + s * panel.width,
                         lambda r, e: epilogue(
                             acc[r][e],
-                            lambda: residual[(first + i) * r_tile + (b * panel.rows + r) * r_row + s * panel.width + e],
+                            lambda: residual[(first + i) * r_tile + (b * panel.rows + r) * r_channel + s * panel.width + e],
                             lambda: mask[(first + i) * tile + s * panel.width + e],
                             lo,
                             hi,
@@ -65,10 +65,10 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
                     )
 
     steps = (
-        *shares.TOUCHES,
-        Scan("row", "runs_low", "runs_high + 1", ordered=True),
-        reads("value", over("row_low", "row_high", rows), width=rows),
-        reads("bias", over(*shares.ROWS, rows), width=rows),
+        *partition.TOUCHES,
+        Scan("row_start", "runs_low", "runs_high + 1", ordered=True),
+        reads("value", over("row_start_low", "row_start_high", rows), width=rows),
+        reads("bias", over(*partition.ROWS, rows), width=rows),
         *touches(tile, residual, masked, (f"runs_low * {rows}", f"least(runs_high * {rows}, rows)")),
     )
     return script.kernel(symbol, params(index), kernel, steps)
@@ -84,7 +84,7 @@ def pack_block(weight: np.ndarray, offsets: np.ndarray, rows: int, index: str, b
         bias: [N], zeros if None.
 
     Returns:
-        ``value`` [blocks, rows], ``offset`` [blocks], ``row`` [ceil(N / rows) + 1], ``bias`` [ceil(N / rows) * rows].
+        ``value`` [blocks, rows], ``offset`` [blocks], ``row_start`` [ceil(N / rows) + 1], ``bias`` [ceil(N / rows) * rows].
     """
     count = -(-weight.shape[0] // rows)
     padded = np.zeros((count * rows, weight.shape[1]), np.float32)
@@ -96,6 +96,6 @@ def pack_block(weight: np.ndarray, offsets: np.ndarray, rows: int, index: str, b
     return {
         "value": np.ascontiguousarray(blocks[present]),
         "offset": np.asarray(offsets)[np.nonzero(present)[1]].astype(index),
-        "row": np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int32),
+        "row_start": np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int32),
         "bias": full_bias,
     }

@@ -29,15 +29,15 @@ def copy_rows(vector: Vector) -> Source:
     Units of work are channels.
     """
     lanes = vector.lanes("float32")
-    names = ("height", "width", "fill", "x_pitch", "x_row", "y_pitch", "y_row")
+    names = ("height", "width", "fill", "x_pitch", "x_channel", "y_pitch", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
-    def kernel(x, y, height, width, fill, x_pitch, x_row, y_pitch, y_row, begin, end):
+    def kernel(x, y, height, width, fill, x_pitch, x_channel, y_pitch, y_channel, begin, end):
         whole: T.let = width // lanes
         for i in range(end - begin):
             for h in range(height):
-                x0: T.let = (begin + i) * x_row + h * x_pitch
-                y0: T.let = (begin + i) * y_row + h * y_pitch
+                x0: T.let = (begin + i) * x_channel + h * x_pitch
+                y0: T.let = (begin + i) * y_channel + h * y_pitch
                 for v in range(whole):
                     for e in T.vectorized(lanes):
                         y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
@@ -48,8 +48,8 @@ def copy_rows(vector: Vector) -> Source:
 
     steps = (
         Need("width >= 0 && fill >= 0"),
-        reads("x", over("begin", "end", "x_row"), over(0, "height", "x_pitch"), width="width"),
-        writes("y", over("begin", "end", "y_row"), over(0, "height", "y_pitch"), width="width + fill"),
+        reads("x", over("begin", "end", "x_channel"), over(0, "height", "x_pitch"), width="width"),
+        writes("y", over("begin", "end", "y_channel"), over(0, "height", "y_pitch"), width="width + fill"),
     )
     return script.kernel(f"copy_rows_l{lanes}", params, kernel, steps)
 
@@ -58,18 +58,18 @@ def nchw_to_flat(geometry: Geometry) -> Arguments:
     """Scalars of ``copy_rows`` for contiguous [C, H, W] -> flat; writes p in [0, H * pitch), pad columns as zero."""
     g = geometry
     rows = _rows(g, g.pitch - g.width)
-    return rows | {"x_pitch": g.width, "x_row": g.height * g.width, "y_pitch": g.pitch, "y_row": g.stride}
+    return rows | {"x_pitch": g.width, "x_channel": g.height * g.width, "y_pitch": g.pitch, "y_channel": g.stride}
 
 
 def flat_to_nchw(geometry: Geometry) -> Arguments:
     """Scalars of ``copy_rows`` for flat -> contiguous [C, H, W]."""
     g = geometry
-    return _rows(g, 0) | {"x_pitch": g.pitch, "x_row": g.stride, "y_pitch": g.width, "y_row": g.height * g.width}
+    return _rows(g, 0) | {"x_pitch": g.pitch, "x_channel": g.stride, "y_pitch": g.width, "y_channel": g.height * g.width}
 
 
 def copy_vector(length: int) -> Arguments:
     """Scalars of ``copy_rows`` for contiguous [C] or [C, 1, 1] <-> vector, all in one unit of work."""
-    return {"height": 1, "width": length, "fill": 0, "x_pitch": 0, "x_row": 0, "y_pitch": 0, "y_row": 0}
+    return {"height": 1, "width": length, "fill": 0, "x_pitch": 0, "x_channel": 0, "y_pitch": 0, "y_channel": 0}
 
 
 def _rows(g: Geometry, fill: int) -> dict[str, int]:
@@ -82,16 +82,16 @@ def _rows(g: Geometry, fill: int) -> dict[str, int]:
 def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
     """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
 
-    x is [C, height, width], channels at ``x_row`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height`` rows at
-    ``y_pitch``, channels at ``y_row``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and shuffled apart.
-    Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units. Long steps have a
-    kernel of their own.
+    x is [C, height, width], channels at ``x_channel`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height``
+    rows at ``y_pitch``, channels at ``y_channel``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and
+    shuffled apart. Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units.
+    Long steps have a kernel of their own.
     """
     lanes = vector.lanes("float32")
     if step > _SHUFFLED:
         return wide_planes(vector, step)
     kept, lines = (1, 1) if only_first else (step, step)
-    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    names = ("height", "width", "x_channel", "x_pitch", "y_height", "y_pitch", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
     def store_columns(y: Any, y0: Any, pixels: Any, limit: Any) -> None:
@@ -103,12 +103,12 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
             else:
                 store_below(vector, y, y0[b], column, limit)
 
-    def kernel(x, y, height, width, x_row, x_pitch, y_height, y_pitch, y_row, begin, end):
+    def kernel(x, y, height, width, x_channel, x_pitch, y_height, y_pitch, y_channel, begin, end):
         for i in range(end - begin):
             for h in range(y_height):
                 line: T.let = h * step + (begin + i) % lines
-                x0: T.let = (begin + i) // lines * x_row + line * x_pitch
-                y0: T.let = (begin + i) * kept * y_row + h * y_pitch
+                x0: T.let = (begin + i) // lines * x_channel + line * x_pitch
+                y0: T.let = (begin + i) * kept * y_channel + h * y_pitch
                 present: T.let = T.Select(line < height, width, T.int32(0))
                 whole: T.let = present // (step * lanes)
                 pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
@@ -116,19 +116,21 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
                     for j in T.unroll(step):
                         for e in T.vectorized(lanes):
                             pixels[j * lanes + e] = x[x0 + (v * step + j) * lanes + e]
-                    store_columns(y, [y0 + b * y_row + v * lanes for b in range(kept)], pixels, None)
+                    store_columns(y, [y0 + b * y_channel + v * lanes for b in range(kept)], pixels, None)
                 for v in range((y_pitch + lanes - 1) // lanes - whole):
                     for j in T.unroll(step):
                         at: T.let = ((whole + v) * step + j) * lanes
                         store(vector, pixels, j * lanes, load_below(vector, x, x0 + at, present - at))
                     last: T.let = (whole + v) * lanes
-                    store_columns(y, [y0 + b * y_row + last for b in range(kept)], pixels, y_pitch - last)
+                    store_columns(y, [y0 + b * y_channel + last for b in range(kept)], pixels, y_pitch - last)
 
     steps = (
         *lines_read(lines, step),
         # Whole vectors of a line that is longer than the planes' rows go past these.
         Let("written", f"most(y_pitch, width / {step * lanes} * {lanes})"),
-        writes("y", over("begin", "end", f"{kept} * y_row"), over(0, kept, "y_row"), over(0, "y_height", "y_pitch"), width="written"),
+        writes(
+            "y", over("begin", "end", f"{kept} * y_channel"), over(0, kept, "y_channel"), over(0, "y_height", "y_pitch"), width="written"
+        ),
     )
     return script.kernel(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, kernel, steps)
 
@@ -140,14 +142,14 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
     """
     lanes = vector.lanes("float32")
     tile = lanes * vectors
-    names = ("channels", "x_tile", "x_row", "y_tile", "y_row")
+    names = ("channels", "x_tile", "x_channel", "y_tile", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
 
-    def kernel(x, y, mask, channels, x_tile, x_row, y_tile, y_row, begin, end):
+    def kernel(x, y, mask, channels, x_tile, x_channel, y_tile, y_channel, begin, end):
         for i in range(end - begin):
             for c in range(channels):
-                x0: T.let = (begin + i) * x_tile + c * x_row
-                y0: T.let = (begin + i) * y_tile + c * y_row
+                x0: T.let = (begin + i) * x_tile + c * x_channel
+                y0: T.let = (begin + i) * y_tile + c * y_channel
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         if masked:
@@ -159,8 +161,8 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
 
     units, channels = ("begin", "end"), (0, "channels")
     steps = (
-        reads("x", over(*units, "x_tile"), over(*channels, "x_row"), width=tile),
-        writes("y", over(*units, "y_tile"), over(*channels, "y_row"), width=tile),
+        reads("x", over(*units, "x_tile"), over(*channels, "x_channel"), width=tile),
+        writes("y", over(*units, "y_tile"), over(*channels, "y_channel"), width=tile),
         *([reads("mask", over(*units, tile), width=tile)] * masked),
     )
     return script.kernel(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, kernel, steps)

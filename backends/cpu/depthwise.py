@@ -17,7 +17,7 @@ import numpy as np
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate
-from sparsec.backends.cpu.shares import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
+from sparsec.backends.cpu.partition import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.vector import Vector
@@ -43,8 +43,8 @@ def outputs(tile: int, kernel: int, masked: bool, residual: bool) -> tuple[Step,
         *TOUCHES,
         reads("weight", over(*ROWS, kernel**2), width=kernel**2),
         reads("bias", over(*ROWS)),
-        writes("y", over(*TILES, "y_tile"), over(*ROWS, "y_row"), width=tile),
-        *([reads("residual", over(*TILES, "r_tile"), over(*ROWS, "r_row"), width=tile)] * residual),
+        writes("y", over(*TILES, "y_tile"), over(*ROWS, "y_channel"), width=tile),
+        *([reads("residual", over(*TILES, "r_tile"), over(*ROWS, "r_channel"), width=tile)] * residual),
         *([reads("mask", over(*TILES, tile), width=tile)] * masked),
     )
 
@@ -64,9 +64,9 @@ def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
 
 def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
-    of channels (see ``shares``).
+    of channels (see ``partition``).
 
-    ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_row`` is its elements per channel, ``pitch`` its
+    ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_channel`` is its elements per channel, ``pitch`` its
     elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
     """
     lanes = vector.lanes("float32")
@@ -81,11 +81,11 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
         Param("mask", "ptr"),
         *PARAMS,
         Param("channels", "i32"),
-        Param("x_row", "i32"),
+        Param("x_channel", "i32"),
         Param("pitch", "i32"),
         Param("y_tile", "i32"),
-        Param("y_row", "i32"),
-        *([Param("r_tile", "i32"), Param("r_row", "i32")] * residual),
+        Param("y_channel", "i32"),
+        *([Param("r_tile", "i32"), Param("r_channel", "i32")] * residual),
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
@@ -116,8 +116,8 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
         return total(shifted(span(old, j * lanes), span(s, j * lanes), j - r, lanes) for j in range(r + 1, kernel))
 
     def stencil(
-        x, y, weight, bias, mask, runs, run_count, all_tiles, x_row, pitch, y_tile, y_row, lo, hi,
-        begin, end, residual=None, r_tile=0, r_row=0,
+        x, y, weight, bias, mask, runs, run_count, all_tiles, x_channel, pitch, y_tile, y_channel, lo, hi,
+        begin, end, residual=None, r_tile=0, r_channel=0,
     ):  # fmt: skip
         tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
         tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
@@ -131,28 +131,28 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
             for t in T.unroll(kernel * kernel):
                 w[t] = weight[c * (kernel * kernel) + t]
             w[kernel * kernel] = bias[c]
-            columns(old, w, x, c * x_row + tile0 * tile, pitch)
-            add(old, r, beside(w, x, c * x_row + tile0 * tile, pitch))
+            columns(old, w, x, c * x_channel + tile0 * tile, pitch)
+            add(old, r, beside(w, x, c * x_channel + tile0 * tile, pitch))
             for i in range(tiles):
                 for v in T.unroll(vectors):
-                    columns(s, w, x, c * x_row + (tile0 + i) * tile + (v + 1) * lanes, pitch)
+                    columns(s, w, x, c * x_channel + (tile0 + i) * tile + (v + 1) * lanes, pitch)
                     out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
                     add(s, r, left(old, s))
                     for j in T.unroll(kernel):
                         old[T.Ramp(j * lanes, 1, lanes)] = s[T.Ramp(j * lanes, 1, lanes)]
                     if added:
                         for e in T.vectorized(lanes):
-                            out[e] = out[e] + residual[(tile0 + i) * r_tile + c * r_row + v * lanes + e]
+                            out[e] = out[e] + residual[(tile0 + i) * r_tile + c * r_channel + v * lanes + e]
                     for e in T.vectorized(lanes):
                         out[e] = activate(activation, out[e], lo, hi)
                     if masked:
                         for e in T.vectorized(lanes):
                             out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
                     for e in T.vectorized(lanes):
-                        y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
+                        y[(tile0 + i) * y_tile + c * y_channel + v * lanes + e] = out[e]
 
     steps = (
         *outputs(tile, kernel, masked, residual),
-        reads("x", over(*ROWS, "x_row"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
+        reads("x", over(*ROWS, "x_channel"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
     )
     return script.kernel(symbol, params, stencil, steps)

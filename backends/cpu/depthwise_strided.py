@@ -18,7 +18,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.depthwise import outputs, shifted, total
 from sparsec.backends.cpu.expr import activate
-from sparsec.backends.cpu.shares import PARAMS, ROWS, row_range, tile_range
+from sparsec.backends.cpu.partition import PARAMS, ROWS, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
 from sparsec.backends.vector import Vector
@@ -31,9 +31,9 @@ def scratch_elements(tiles: int, tile: int, pitch: int) -> int:
 
 def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
     """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output
-    tiles or runs of channels (see ``shares``).
+    tiles or runs of channels (see ``partition``).
 
-    ``x`` is flat with ``pad >= (kernel - 1) / 2``; ``x_row`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
+    ``x`` is flat with ``pad >= (kernel - 1) / 2``; ``x_channel`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
     be set. ``masked`` zeroes pad positions of a flat output. A residual is a map on the output's index space.
     """
@@ -50,14 +50,14 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         Param("mask", "ptr"),
         *PARAMS,
         Param("channels", "i32"),
-        Param("x_row", "i32"),
+        Param("x_channel", "i32"),
         Param("x_pitch", "i32"),
         Param("height", "i32"),
         Param("width", "i32"),
         Param("pitch", "i32"),
         Param("y_tile", "i32"),
-        Param("y_row", "i32"),
-        *([Param("r_tile", "i32"), Param("r_row", "i32")] * residual),
+        Param("y_channel", "i32"),
+        *([Param("r_tile", "i32"), Param("r_channel", "i32")] * residual),
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
@@ -91,8 +91,8 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         return value + other[at] if residual else value
 
     def stencil(
-        x, y, scratch, weight, bias, mask, runs, run_count, all_tiles, x_row, x_pitch, height, width, pitch,
-        y_tile, y_row, lo, hi, begin, end, residual=None, r_tile=0, r_row=0,
+        x, y, scratch, weight, bias, mask, runs, run_count, all_tiles, x_channel, x_pitch, height, width, pitch,
+        y_tile, y_channel, lo, hi, begin, end, residual=None, r_tile=0, r_channel=0,
     ):  # fmt: skip
         tile0: T.let = tile_range(all_tiles, run_count, begin, end)[0]
         tiles: T.let = tile_range(all_tiles, run_count, begin, end)[1]
@@ -112,14 +112,14 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
             w[kernel * kernel] = bias[c]
             for oh in range(last - first):
                 for step in range(steps):
-                    columns(s, half, w, x, c * x_row + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
+                    columns(s, half, w, x, c * x_channel + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
                     scratch[T.Ramp(oh * pitch + step * (lanes - r), 1, lanes)] = row_sum(s)
             for i in range(tiles):
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         out[e] = activate(
                             activation,
-                            plus(scratch[skip + i * tile + v * lanes + e], residual, (tile0 + i) * r_tile + c * r_row + v * lanes + e),
+                            plus(scratch[skip + i * tile + v * lanes + e], residual, (tile0 + i) * r_tile + c * r_channel + v * lanes + e),
                             lo,
                             hi,
                         )
@@ -127,7 +127,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
                         for e in T.vectorized(lanes):
                             out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
                     for e in T.vectorized(lanes):
-                        y[(tile0 + i) * y_tile + c * y_row + v * lanes + e] = out[e]
+                        y[(tile0 + i) * y_tile + c * y_channel + v * lanes + e] = out[e]
 
     steps = (
         Need("pitch > 0"),
@@ -138,7 +138,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         Let("steps", f"(width + {lanes - r - 1}) / {lanes - r}"),
         reads(
             "x",
-            over(*ROWS, "x_row"),
+            over(*ROWS, "x_channel"),
             over("row_first", "row_end", "2 * x_pitch"),
             over(-r, kernel - r, "x_pitch"),
             over(0, "steps", 2 * (lanes - r)),

@@ -8,12 +8,12 @@ from typing import Any
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu import expr
 from sparsec.backends.cpu.attention_calls import attention_breach, attention_groups
+from sparsec.backends.cpu.matvec_calls import elementwise_breach, elementwise_groups, gemv_groups, gemv_kernels, gemv_schedules, is_vector
 from sparsec.backends.cpu.pool_calls import global_pool_breach, global_pool_groups, window_pool_breach, window_pool_groups
 from sparsec.backends.cpu.products import product_breach, product_groups, product_kernels, product_schedules
 from sparsec.backends.cpu.pruning import pruning_breach, pruning_groups
 from sparsec.backends.cpu.stencils import depthwise_breach, depthwise_groups, is_depthwise, pair_breach, pair_groups, pair_kernels
 from sparsec.backends.cpu.tokens import token_breach, token_groups
-from sparsec.backends.cpu.vectors import elementwise_breach, elementwise_groups, gemv_groups, gemv_kernels, gemv_schedules, is_vector
 from sparsec.backends.family import ALIKE, ANY, DIMS, NUMBER, PAIR, WHOLE, Family
 from sparsec.backends.plan import Group, Task
 from sparsec.lower.layouts import LAYOUTS

@@ -30,7 +30,7 @@ def _params(index: str) -> tuple[Param, ...]:
         *(Param(n, "act") for n in ("x", "y", "residual")),
         Param("value", "ptr"),
         Param("index", "ptr", index),
-        Param("row", "ptr", "int32"),
+        Param("row_start", "ptr", "int32"),
         Param("bias", "ptr"),
         Param("outputs", "i32"),
         Param("lo", "f32"),
@@ -46,8 +46,8 @@ def index_dtype(inputs: int) -> str:
 def pack_blocks(weight: np.ndarray, bias: np.ndarray | None, block: int, dense: bool = False) -> dict[str, np.ndarray]:
     """Constants of ``gemv_blocks`` for weight [N, K], ``block`` = lanes * vectors.
 
-    Block b keeps the inputs of ``index[row[b]:row[b + 1]]`` (those with a nonzero among its outputs; all where ``dense``), each with
-    ``block`` consecutive values; outputs past N have zero weights.
+    Block b keeps the inputs of ``index[row_start[b]:row_start[b + 1]]`` (those with a nonzero among its outputs; all where ``dense``), each
+    with ``block`` consecutive values; outputs past N have zero weights.
     """
     n, k = weight.shape
     blocks = -(-n // block)
@@ -55,8 +55,8 @@ def pack_blocks(weight: np.ndarray, bias: np.ndarray | None, block: int, dense: 
     padded[:n] = weight
     columns = padded.reshape(blocks, block, k).swapaxes(1, 2)
     b, j = np.nonzero(np.ones((blocks, k), bool) if dense else (columns != 0).any(axis=2))
-    row = np.searchsorted(b, np.arange(blocks + 1)).astype(np.int32)
-    return {"value": columns[b, j], "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, blocks * block)}
+    row_start = np.searchsorted(b, np.arange(blocks + 1)).astype(np.int32)
+    return {"value": columns[b, j], "index": j.astype(index_dtype(k)), "row_start": row_start, "bias": pad_bias(bias, n, blocks * block)}
 
 
 def pack_rows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[str, np.ndarray]:
@@ -64,9 +64,9 @@ def pack_rows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[s
     n, k = weight.shape
     rows = -(-n // lanes) * lanes
     i, j = np.nonzero(weight)
-    row = np.searchsorted(i, np.arange(rows + 1)).astype(np.int32)
+    row_start = np.searchsorted(i, np.arange(rows + 1)).astype(np.int32)
     value = weight[i, j].astype(np.float32)
-    return {"value": value, "index": j.astype(index_dtype(k)), "row": row, "bias": pad_bias(bias, n, rows)}
+    return {"value": value, "index": j.astype(index_dtype(k)), "row_start": row_start, "bias": pad_bias(bias, n, rows)}
 
 
 def pad_bias(bias: np.ndarray | None, outputs: int, padded: int) -> np.ndarray:
@@ -104,15 +104,15 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
         for v in range(vectors):
             store_below(vector, y, n0 + v * lanes, load(vector, acc, v * lanes), outputs - n0 - v * lanes)
 
-    def kernel(x, y, residual, value, index, row, bias, outputs, lo, hi, begin, end):
+    def kernel(x, y, residual, value, index, row_start, bias, outputs, lo, hi, begin, end):
         for i in range(end - begin):
             n0: T.let = (begin + i) * block
-            first: T.let = row[begin + i]
+            first: T.let = row_start[begin + i]
             acc = T.alloc_buffer((block,), "float32", scope="global")
             for v in T.unroll(vectors):
                 for e in T.vectorized(lanes):
                     acc[v * lanes + e] = bias[n0 + v * lanes + e]
-            for j in range(row[begin + i + 1] - first):
+            for j in range(row_start[begin + i + 1] - first):
                 factor: T.let = x[T.Cast("int32", index[first + j])]
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
@@ -125,9 +125,9 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
             store(y, n0, acc, outputs)
 
     steps = (
-        Scan("row", "begin", "end + 1", ordered=True),
-        reads("value", over("row_low", "row_high", block), width=block),
-        Scan("index", "row_low", "row_high"),
+        Scan("row_start", "begin", "end + 1", ordered=True),
+        reads("value", over("row_start_low", "row_start_high", block), width=block),
+        Scan("index", "row_start_low", "row_start_high"),
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(block, residual),
     )
@@ -138,13 +138,13 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
     """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
     lanes, added = vector.lanes("float32"), residual
 
-    def kernel(x, y, residual, value, index, row, bias, outputs, lo, hi, begin, end):
+    def kernel(x, y, residual, value, index, row_start, bias, outputs, lo, hi, begin, end):
         for i in range(end - begin):
             n0: T.let = (begin + i) * lanes
             out = T.alloc_buffer((lanes,), "float32", scope="global")
             for k in range(lanes):
-                first: T.let = row[n0 + k]
-                rounds: T.let = (row[n0 + k + 1] - first) // SUMS
+                first: T.let = row_start[n0 + k]
+                rounds: T.let = (row_start[n0 + k + 1] - first) // SUMS
                 sums = T.alloc_buffer((SUMS,), "float32", scope="global")
                 for u in T.unroll(SUMS):
                     sums[u] = T.float32(0)
@@ -152,7 +152,7 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
                     for u in T.unroll(SUMS):
                         at: T.let = first + j * SUMS + u
                         sums[u] = sums[u] + value[at] * x[T.Cast("int32", index[at])]
-                for j in range(row[n0 + k + 1] - first - rounds * SUMS):
+                for j in range(row_start[n0 + k + 1] - first - rounds * SUMS):
                     rest: T.let = first + rounds * SUMS + j
                     sums[0] = sums[0] + value[rest] * x[T.Cast("int32", index[rest])]
                 out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
@@ -165,9 +165,9 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
             store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
 
     steps = (
-        Scan("row", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
-        reads("value", over("row_low", "row_high")),
-        Scan("index", "row_low", "row_high"),
+        Scan("row_start", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
+        reads("value", over("row_start_low", "row_start_high")),
+        Scan("index", "row_start_low", "row_start_high"),
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(lanes, residual),
     )

@@ -35,7 +35,8 @@ PAIR = 2
 def pack_windows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dict[str, np.ndarray]:
     """Constants of ``gemv_windows`` for weight [N, K] with K >= 2 * lanes.
 
-    Steps ``row[u]`` to ``row[u + 1]`` make the outputs of unit u; a step has a ``base`` and per lane a ``pick`` and a ``value``.
+    Steps ``row_start[u]`` to ``row_start[u + 1]`` make the outputs of unit u; a step has a ``base`` and per lane a ``pick`` and a
+    ``value``.
     """
     n, k = weight.shape
     if k < 2 * lanes:
@@ -51,7 +52,7 @@ def pack_windows(weight: np.ndarray, bias: np.ndarray | None, lanes: int) -> dic
         "value": value[keep],
         "pick": np.where(busy, column - base[:, :, None], 0)[keep].astype(np.uint8),
         "base": base[keep].astype(index_dtype(k)),
-        "row": np.concatenate([[0], np.cumsum(steps)]).astype(np.int32),
+        "row_start": np.concatenate([[0], np.cumsum(steps)]).astype(np.int32),
         "bias": pad_bias(bias, n, units * lanes),
     }
 
@@ -92,7 +93,7 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
         Param("value", "ptr"),
         Param("pick", "ptr", "uint8"),
         Param("base", "ptr", index),
-        Param("row", "ptr", "int32"),
+        Param("row_start", "ptr", "int32"),
         Param("bias", "ptr"),
         Param("outputs", "i32"),
         Param("lo", "f32"),
@@ -108,16 +109,16 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
             total = T.Ramp(p * lanes, 1, lanes)
             T.buffer_store(acc, acc[total] + chosen * value[here], [total])
 
-    def kernel(x, y, residual, value, pick, base, row, bias, outputs, lo, hi, begin, end):
+    def kernel(x, y, residual, value, pick, base, row_start, bias, outputs, lo, hi, begin, end):
         for i in range(end - begin):
             n0: T.let = (begin + i) * lanes
-            first: T.let = row[begin + i]
+            first: T.let = row_start[begin + i]
             acc = T.alloc_buffer((PAIR * lanes,), "float32", scope="global")
             for e in T.vectorized(lanes):
                 acc[e] = bias[n0 + e]
             for e in T.vectorized(lanes):
                 acc[lanes + e] = T.float32(0)
-            for s in range((row[begin + i + 1] - first) // PAIR):
+            for s in range((row_start[begin + i + 1] - first) // PAIR):
                 advance(acc, x, value, pick, base, first + s * PAIR)
             for e in T.vectorized(lanes):
                 acc[e] = acc[e] + acc[lanes + e]
@@ -128,10 +129,10 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
             store_below(vector, y, n0, load(vector, acc, 0), outputs - n0)
 
     steps = (
-        Scan("row", "begin", "end + 1", ordered=True),
-        reads("value", over("row_low", "row_high", lanes), width=lanes),
-        reads("pick", over("row_low", "row_high", lanes), width=lanes),
-        Scan("base", "row_low", "row_high"),
+        Scan("row_start", "begin", "end + 1", ordered=True),
+        reads("value", over("row_start_low", "row_start_high", lanes), width=lanes),
+        reads("pick", over("row_start_low", "row_start_high", lanes), width=lanes),
+        Scan("base", "row_start_low", "row_start_high"),
         reads("x", over("base_low", "base_high + 1"), width=2 * lanes),
         *outputs_touched(lanes, residual),
     )

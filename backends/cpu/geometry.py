@@ -18,4 +18,4 @@ def mask_of(geometry: Geometry) -> np.ndarray:
 
 def tile_of(storage: Storage) -> int:
     """Pixels per tile of a map."""
-    return storage.space.tile
+    return storage.index_space.tile

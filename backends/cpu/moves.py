@@ -33,29 +33,33 @@ def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
     """Move a value between storages that ``covers`` allows."""
     have, want, lanes = source.storage, target.storage, machine.vector.lanes("float32")
     if have.is_map and want.is_map:
-        space = want.space
-        steps = {"x_tile": have.tile_step, "x_row": have.row_step, "y_tile": want.tile_step, "y_row": want.row_step}
+        space = want.index_space
+        steps = {"x_tile": have.tile_step, "x_channel": have.channel_step, "y_tile": want.tile_step, "y_channel": want.channel_step}
         kernel = convert.retile(machine.vector, space.tile // lanes, masked=want.layout == "flat")
         scalars = {"channels": want.channels, **steps}
         return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
     if have.layout == "packed":
-        scalars = {"count": have.space.count, "features": have.channels}
-        return _move(token_moves.packed_to_rows(machine.vector, have.space.tile // lanes), source, target, scalars, have.space.tiles)
+        scalars = {"count": have.index_space.count, "features": have.channels}
+        return _move(
+            token_moves.packed_to_rows(machine.vector, have.index_space.tile // lanes), source, target, scalars, have.index_space.tiles
+        )
     if want.layout == "packed":
-        scalars = {"count": want.space.count, "features": want.channels}
-        return _move(token_moves.rows_to_packed(machine.vector, want.space.tile // lanes), source, target, scalars, want.space.tiles)
+        scalars = {"count": want.index_space.count, "features": want.channels}
+        return _move(
+            token_moves.rows_to_packed(machine.vector, want.index_space.tile // lanes), source, target, scalars, want.index_space.tiles
+        )
     kernel = convert.copy_rows(machine.vector)
     if want.layout == "flat":
-        return _move(kernel, source, target, convert.nchw_to_flat(want.space), want.channels)
+        return _move(kernel, source, target, convert.nchw_to_flat(want.index_space), want.channels)
     if have.layout == "flat":
-        return _move(kernel, source, target, convert.flat_to_nchw(have.space), have.channels)
+        return _move(kernel, source, target, convert.flat_to_nchw(have.index_space), have.channels)
     return _move(kernel, source, target, {**convert.copy_vector(0), "width": _length(have, want)}, 1)
 
 
 def _length(*storages: Storage) -> int:
     """Elements of a value in row-major order: a Count where they follow a run-time size."""
     free = next((s for s in storages if s.follows), storages[0])
-    return scaled(free.space.count, max(free.channels, 1)) if free.follows else free.elements
+    return scaled(free.index_space.count, max(free.channels, 1)) if free.follows else free.elements
 
 
 def rearrange(source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray, machine: Machine) -> Call:
@@ -66,16 +70,16 @@ def rearrange(source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray
 
 def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
     """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
-    have, space = source.storage, target.storage.space
+    have, space = source.storage, target.storage.index_space
     only_first = target.storage.channels == have.channels
     scalars = {
-        "height": have.space.height,
-        "width": have.space.width,
-        "x_row": have.space.stride if have.layout == "flat" else have.space.height * have.space.width,
-        "x_pitch": have.space.pitch if have.layout == "flat" else have.space.width,
+        "height": have.index_space.height,
+        "width": have.index_space.width,
+        "x_channel": have.index_space.stride if have.layout == "flat" else have.index_space.height * have.index_space.width,
+        "x_pitch": have.index_space.pitch if have.layout == "flat" else have.index_space.width,
         "y_height": space.height,
         "y_pitch": space.pitch,
-        "y_row": space.stride,
+        "y_channel": space.stride,
     }
     kernel = convert.to_planes(machine.vector, step, only_first)
     return _move(kernel, source, target, scalars, have.channels * (1 if only_first else step))

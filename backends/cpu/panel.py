@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from sparsec.backends.base import Param
-from sparsec.backends.cpu import shares
+from sparsec.backends.cpu import partition
 from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, Step, over, reads, writes
@@ -28,31 +28,31 @@ def params(index: str) -> tuple[Param, ...]:
         Param("residual", "act"),
         Param("value", "ptr"),
         Param("offset", "ptr", index),
-        Param("row", "ptr", "int32"),
+        Param("row_start", "ptr", "int32"),
         Param("bias", "ptr"),
         Param("mask", "ptr"),
-        *shares.PARAMS,
+        *partition.PARAMS,
         Param("rows", "i32"),
         Param("x_tile", "i32"),
         Param("y_tile", "i32"),
-        Param("y_row", "i32"),
+        Param("y_channel", "i32"),
         Param("r_tile", "i32"),
-        Param("r_row", "i32"),
+        Param("r_channel", "i32"),
         Param("lo", "f32"),
         Param("hi", "f32"),
     )
 
 
-def touches(tile: int, residual: bool, masked: bool, rows: tuple[str, str] = shares.ROWS) -> tuple[Step, ...]:
-    """What every panel kernel touches of its inputs and outputs, after ``row`` was scanned; ``rows``: output channels."""
-    tiles, entries = over(*shares.TILES, tile), over("row_low", "row_high")
+def touches(tile: int, residual: bool, masked: bool, rows: tuple[str, str] = partition.ROWS) -> tuple[Step, ...]:
+    """What every panel kernel touches of its inputs and outputs, after ``row_start`` was scanned; ``rows``: output channels."""
+    tiles, entries = over(*partition.TILES, tile), over("row_start_low", "row_start_high")
     found: list[Step] = [
         Scan("offset", entries.first, entries.end),
-        reads("x", over(*shares.TILES, "x_tile"), over("offset_low", "offset_high + 1"), width=tile),
-        writes("y", over(*shares.TILES, "y_tile"), over(*rows, "y_row"), width=tile),
+        reads("x", over(*partition.TILES, "x_tile"), over("offset_low", "offset_high + 1"), width=tile),
+        writes("y", over(*partition.TILES, "y_tile"), over(*rows, "y_channel"), width=tile),
     ]
     if residual:
-        found.append(reads("residual", over(*shares.TILES, "r_tile"), over(*rows, "r_row"), width=tile))
+        found.append(reads("residual", over(*partition.TILES, "r_tile"), over(*rows, "r_channel"), width=tile))
     return (*found, *([reads("mask", tiles, width=tile)] * masked))
 
 

@@ -84,21 +84,21 @@ def _block_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[flo
     ]
 
 
-def space(work: Work, machine: Machine, tiles: tuple[int, ...] = (64, 32)) -> list[tuple[float, Schedule]]:
+def candidates(work: Work, machine: Machine, tiles: tuple[int, ...] = (64, 32)) -> list[tuple[float, Schedule]]:
     """(predicted cycles, schedule) of the candidates on tiles of any of ``tiles`` pixels, the one predicted fastest first.
 
     Sparse schedules have the choices kernel, vectors, group, parts, tile (``group`` and ``parts`` go to ``spmm`` and ``pack_rows``; parts
     above 1 needs ``split``); block schedules kernel, rows, vectors, tile.
     """
-    candidates = [c for tile in tiles for make in (_sparse_candidates, _block_candidates) for c in make(work, machine, tile)]
-    return sorted(candidates, key=lambda c: c[0])
+    found = [c for tile in tiles for make in (_sparse_candidates, _block_candidates) for c in make(work, machine, tile)]
+    return sorted(found, key=lambda c: c[0])
 
 
 def default_schedule(work: Work, machine: Machine, tiles: tuple[int, ...] = (64, 32)) -> Schedule:
     """The schedule predicted fastest."""
-    return space(work, machine, tiles)[0][1]
+    return candidates(work, machine, tiles)[0][1]
 
 
 def best_tile(works: list[Work], machine: Machine, tiles: tuple[int, ...] = (64, 32)) -> int:
     """The tile on which all ``works`` together, each with its best schedule, are predicted fastest."""
-    return min(tiles, key=lambda tile: sum(space(work, machine, (tile,))[0][0] for work in works))
+    return min(tiles, key=lambda tile: sum(candidates(work, machine, (tile,))[0][0] for work in works))

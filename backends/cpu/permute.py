@@ -17,18 +17,18 @@ RUN = 256
 
 
 def permute(vector: Vector) -> Source:
-    """y[u * y_row + k] = x[place[u * length + k]], 0 where place is negative, for k < length and u * length + k < total.
+    """y[u * y_channel + k] = x[place[u * length + k]], 0 where place is negative, for k < length and u * length + k < total.
 
     ``length`` is a multiple of ``lanes``. Nothing else is written or read, so that either side may be the caller's tensor. Units of work
     are u.
     """
     lanes = vector.lanes("float32")
 
-    def kernel(x, y, place, length, total, y_row, begin, end):
+    def kernel(x, y, place, length, total, y_channel, begin, end):
         for i in range(end - begin):
             for v in range(length // lanes):
                 at: T.let = (begin + i) * length + v * lanes
-                y0: T.let = (begin + i) * y_row + v * lanes
+                y0: T.let = (begin + i) * y_channel + v * lanes
                 part = T.alloc_buffer((lanes,), "float32", scope="global")
                 # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
                 inside = T.alloc_buffer((lanes,), "int32", scope="global")
@@ -41,7 +41,7 @@ def permute(vector: Vector) -> Source:
     params = (
         *(Param(n, "act") for n in "xy"),
         Param("place", "ptr", "int32"),
-        *(Param(n, "i32") for n in ("length", "total", "y_row")),
+        *(Param(n, "i32") for n in ("length", "total", "y_channel")),
     )
     steps = (
         Need(f"length > 0 && length % {lanes} == 0"),
@@ -49,8 +49,8 @@ def permute(vector: Vector) -> Source:
         reads("x", over("most(place_low, 0)", "most(place_high, 0) + 1")),
         # Units that are written whole, and the one in which the elements end.
         Let("whole", "total / length"),
-        writes("y", over("begin", "least(end, whole)", "y_row"), width="length"),
-        writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_row"), width="total - whole * length"),
+        writes("y", over("begin", "least(end, whole)", "y_channel"), width="length"),
+        writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_channel"), width="total - whole * length"),
     )
     return script.kernel(f"permute_l{lanes}", params, kernel, steps)
 
@@ -61,11 +61,11 @@ def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarra
     Pads of flat rows become zero, as do elements of packed tiles that hold nothing.
     """
     if target.layout == "flat":
-        space = target.space
+        space = target.index_space
         length, row, total = space.tiles * space.tile, space.stride, target.channels * space.tiles * space.tile
         want = want // row * length + want % row - space.front
     else:
         length, row, total = RUN, RUN, target.elements
     place = np.full(ceil_to(total, length), -1, np.int32)
     place[want] = have - source.origin
-    return place, {"length": length, "total": total, "y_row": row}, len(place) // length
+    return place, {"length": length, "total": total, "y_channel": row}, len(place) // length

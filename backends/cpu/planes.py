@@ -18,10 +18,10 @@ def wide_planes(vector: Vector, step: int) -> Source:
     A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
     """
     lanes = vector.lanes("float32")
-    names = ("height", "width", "x_row", "x_pitch", "y_height", "y_pitch", "y_row")
+    names = ("height", "width", "x_channel", "x_pitch", "y_height", "y_pitch", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
-    def block(x: Any, x0: Any, y: Any, y0: Any, y_row: Any, planes: Any, cells: Any, pixels: Any) -> None:
+    def block(x: Any, x0: Any, y: Any, y0: Any, y_channel: Any, planes: Any, cells: Any, pixels: Any) -> None:
         """Emit a block of ``planes`` columns and ``cells`` cells, zeros where a row ends after ``pixels`` pixels."""
         rows = square(vector)
         for r, row in enumerate(rows):
@@ -31,13 +31,13 @@ def wide_planes(vector: Vector, step: int) -> Source:
             with T.Then():
                 for b, column in enumerate(columns):
                     with T.If(planes > b), T.Then():
-                        store(vector, y, y0 + b * y_row, column)
+                        store(vector, y, y0 + b * y_channel, column)
             with T.Else():
                 for b, column in enumerate(columns):
                     with T.If(planes > b), T.Then():
-                        store_below(vector, y, y0 + b * y_row, column, cells)
+                        store_below(vector, y, y0 + b * y_channel, column, cells)
 
-    def kernel(x, y, height, width, x_row, x_pitch, y_height, y_pitch, y_row, begin, end):
+    def kernel(x, y, height, width, x_channel, x_pitch, y_height, y_pitch, y_channel, begin, end):
         for i in range(end - begin):
             for h in range(y_height):
                 line: T.let = h * step + (begin + i) % step
@@ -45,19 +45,24 @@ def wide_planes(vector: Vector, step: int) -> Source:
                 for g in range((step + lanes - 1) // lanes):
                     for v in range((y_pitch + lanes - 1) // lanes):
                         column: T.let = v * lanes * step + g * lanes
-                        x0: T.let = (begin + i) // step * x_row + line * x_pitch + column
-                        y0: T.let = ((begin + i) * step + g * lanes) * y_row + h * y_pitch + v * lanes
-                        block(x, x0, y, y0, y_row, step - g * lanes, y_pitch - v * lanes, present - column)
+                        x0: T.let = (begin + i) // step * x_channel + line * x_pitch + column
+                        y0: T.let = ((begin + i) * step + g * lanes) * y_channel + h * y_pitch + v * lanes
+                        block(x, x0, y, y0, y_channel, step - g * lanes, y_pitch - v * lanes, present - column)
 
     steps = (
         *lines_read(step, step),
-        writes("y", over("begin", "end", f"{step} * y_row"), over(0, step, "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+        writes(
+            "y", over("begin", "end", f"{step} * y_channel"), over(0, step, "y_channel"), over(0, "y_height", "y_pitch"), width="y_pitch"
+        ),
     )
     return script.kernel(f"wide_planes_l{lanes}_s{step}", params, kernel, steps)
 
 
 def lines_read(lines: int, step: int) -> tuple[Step, ...]:
     """What is read of x by the units [begin, end), ``lines`` for each channel: lines below ``height``, whole."""
-    channels, line = over(f"begin / {lines}", f"(end - 1) / {lines} + 1", "x_row"), over(0, f"least(height, y_height * {step})", "x_pitch")
+    channels, line = (
+        over(f"begin / {lines}", f"(end - 1) / {lines} + 1", "x_channel"),
+        over(0, f"least(height, y_height * {step})", "x_pitch"),
+    )
     small = Need(f"width >= 0 && is_small(y_height * {step}) && is_small((y_pitch + 16) * {step})")
     return small, reads("x", channels, line, width="width")

@@ -34,8 +34,8 @@ def _combine(op: str, x: Any, z: Any, scale: Any, shift: Any) -> Any:
 def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool) -> Source:
     """``op``, then ``activation``, on C channels of tiles of ``lanes * vectors`` pixels.
 
-    A map is described by the distance of its tiles and of its channels (``*_tile``, ``*_row``); the vector z of "scale" is read
-    at ``c * z_row``. ``masked`` writes zero where mask is 0, as a flat y needs unless f and the activation keep zeros.
+    A map is described by the distance of its tiles and of its channels (``*_tile``, ``*_channel``); the vector z of "scale" is read
+    at ``c * z_channel``. ``masked`` writes zero where mask is 0, as a flat y needs unless f and the activation keep zeros.
     Operands that ``op`` does not name are not read. Tiles follow one another within a channel where channels are farther apart
     than tiles (flat), channels within a tile otherwise (packed): memory is walked in order either way. Units of work are tiles.
     """
@@ -43,7 +43,7 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
     if op not in MAP_OPS:
         raise ValueError(f"unknown operator {op!r} on maps; known: {', '.join(MAP_OPS)}")
     tile = lanes * vectors
-    names = ("channels", "x_tile", "x_row", "z_tile", "z_row", "y_tile", "y_row")
+    names = ("channels", "x_tile", "x_channel", "z_tile", "z_channel", "y_tile", "y_channel")
     params = (
         *(Param(n, "act") for n in ("x", "z", "y")),
         *(Param(n, "ptr") for n in ("scale", "shift", "mask")),
@@ -51,23 +51,23 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
         *(Param(n, "f32") for n in ("lo", "hi")),
     )
 
-    def kernel(x, z, y, scale, shift, mask, channels, x_tile, x_row, z_tile, z_row, y_tile, y_row, lo, hi, begin, end):
-        rows_apart: T.let = T.Cast("int32", y_row > y_tile)
+    def kernel(x, z, y, scale, shift, mask, channels, x_tile, x_channel, z_tile, z_channel, y_tile, y_channel, lo, hi, begin, end):
+        rows_apart: T.let = T.Cast("int32", y_channel > y_tile)
         inner: T.let = T.Select(rows_apart == 1, end - begin, channels)
         for o in range(T.Select(rows_apart == 1, channels, end - begin)):
             for i in range(inner):
                 c: T.let = T.Select(rows_apart == 1, o, i)
                 t: T.let = begin + T.Select(rows_apart == 1, i, o)
-                x0: T.let = t * x_tile + c * x_row
-                y0: T.let = t * y_tile + c * y_row
-                z0: T.let = t * z_tile + c * z_row
+                x0: T.let = t * x_tile + c * x_channel
+                y0: T.let = t * y_tile + c * y_channel
+                z0: T.let = t * z_tile + c * z_channel
                 value = T.alloc_buffer((lanes,), "float32", scope="global")
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         value[e] = _combine(
                             op,
                             x[x0 + v * lanes + e],
-                            z[c * z_row] if op == "scale" else z[z0 + v * lanes + e],
+                            z[c * z_channel] if op == "scale" else z[z0 + v * lanes + e],
                             scale[c],
                             shift[c],
                         )
@@ -79,11 +79,11 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
     units, rows = ("begin", "end"), (0, "channels")
     read = ["x", *["z"] * (op in ("add", "mul"))]
     steps = (
-        *(reads(n, over(*units, f"{n}_tile"), over(*rows, f"{n}_row"), width=tile) for n in read),
-        *([reads("z", over(*rows, "z_row"))] * (op == "scale")),
+        *(reads(n, over(*units, f"{n}_tile"), over(*rows, f"{n}_channel"), width=tile) for n in read),
+        *([reads("z", over(*rows, "z_channel"))] * (op == "scale")),
         *(reads(n, over(*rows)) for n in ("scale", "shift") if op == "affine"),
         *([reads("mask", over(*units, tile), width=tile)] * masked),
-        writes("y", over(*units, "y_tile"), over(*rows, "y_row"), width=tile),
+        writes("y", over(*units, "y_tile"), over(*rows, "y_channel"), width=tile),
     )
     return script.kernel(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, kernel, steps)
 

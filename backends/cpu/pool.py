@@ -55,7 +55,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     loads, merge = _loads(lanes, columns, stride), partial(_merge, kind)
-    names = ("x_height", "x_pitch", "x_row", "y_height", "y_pitch", "y_row", "rows", "row_stride", "pad_rows", "pad_columns")
+    names = ("x_height", "x_pitch", "x_channel", "y_height", "y_pitch", "y_channel", "rows", "row_stride", "pad_rows", "pad_columns")
     params = (
         *(Param(n, "act") for n in ("x", "y")),
         *(Param(n, "ptr") for n in ("inside", "row_scale", "column_scale")),
@@ -71,7 +71,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
             merge_from(out, lanes, j * lanes, merge)
 
     def kernel(
-        x, y, inside, row_scale, column_scale, x_height, x_pitch, x_row, y_height, y_pitch, y_row, rows, row_stride, pad_rows,
+        x, y, inside, row_scale, column_scale, x_height, x_pitch, x_channel, y_height, y_pitch, y_channel, rows, row_stride, pad_rows,
         pad_columns, begin, end,
     ):  # fmt: skip
         for i in range(end - begin):
@@ -80,8 +80,8 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
                 last: T.let = T.min(h * row_stride - pad_rows + rows, x_height)
                 for v in range((y_pitch + lanes - 1) // lanes):
                     w0: T.let = v * lanes
-                    x0: T.let = (begin + i) * x_row + first * x_pitch + w0 * stride - pad_columns
-                    y0: T.let = (begin + i) * y_row + h * y_pitch + w0
+                    x0: T.let = (begin + i) * x_channel + first * x_pitch + w0 * stride - pad_columns
+                    y0: T.let = (begin + i) * y_channel + h * y_pitch + w0
                     cells = T.alloc_buffer((loads * lanes,), "float32", scope="global")
                     out = T.alloc_buffer((columns * lanes,), "float32", scope="global")
                     for j in T.unroll(loads):
@@ -111,7 +111,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         Let("chunks", f"up(y_pitch, {lanes})"),
         reads(
             "x",
-            over("begin", "end", "x_row"),
+            over("begin", "end", "x_channel"),
             over(0, "x_height", "x_pitch"),
             over(0, "chunks", lanes * stride),
             at("-pad_columns"),
@@ -120,7 +120,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         reads("inside", over(0, "chunks", lanes * stride), width=loads * lanes),
         *([reads("row_scale", over(0, "y_height"))] * (kind == "mean")),
         reads("column_scale", over(0, "chunks", lanes), width=lanes),
-        writes("y", over("begin", "end", "y_row"), over(0, "y_height", "y_pitch"), width="y_pitch"),
+        writes("y", over("begin", "end", "y_channel"), over(0, "y_height", "y_pitch"), width="y_pitch"),
     )
     return script.kernel(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, kernel, steps)
 
@@ -143,10 +143,10 @@ def window_arguments(window: Window, x: Geometry, y: Geometry, lanes: int) -> Ar
         "column_scale": column_scale,
         "x_height": x.height,
         "x_pitch": x.pitch,
-        "x_row": x.stride,
+        "x_channel": x.stride,
         "y_height": y.height,
         "y_pitch": y.pitch,
-        "y_row": y.stride,
+        "y_channel": y.stride,
         "rows": rows,
         "row_stride": row_stride,
         "pad_rows": pad_rows,
@@ -173,7 +173,7 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
     params = (
         *(Param(n, "act") for n in ("x", "y")),
         Param("mask", "ptr"),
-        *(Param(n, "i32") for n in ("tiles", "x_tile", "x_row")),
+        *(Param(n, "i32") for n in ("tiles", "x_tile", "x_channel")),
         Param("scale", "f32"),
     )
 
@@ -183,9 +183,9 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
             merge_from(acc, lanes, v * lanes, merge)
         fold(vector, acc, lanes, merge)
 
-    def kernel(x, y, mask, tiles, x_tile, x_row, scale, begin, end):
+    def kernel(x, y, mask, tiles, x_tile, x_channel, scale, begin, end):
         for i in range(end - begin):
-            x0: T.let = (begin + i) * x_row
+            x0: T.let = (begin + i) * x_channel
             acc = T.alloc_buffer((tile,), "float32", scope="global")
             part = T.alloc_buffer((lanes,), "float32", scope="global")
             for v in T.unroll(vectors):
@@ -203,7 +203,7 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
             y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
 
     steps = (
-        reads("x", over("begin", "end", "x_row"), over(0, "tiles", "x_tile"), width=tile),
+        reads("x", over("begin", "end", "x_channel"), over(0, "tiles", "x_tile"), width=tile),
         reads("mask", over(0, "tiles", tile), width=tile),
         writes("y", over("begin", "end")),
     )

@@ -23,7 +23,7 @@ def global_pool_breach(spec: KernelSpec) -> str:
 
 def global_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The mean of every channel."""
-    source, space = task.sources[0].storage, task.sources[0].storage.space
+    source, space = task.sources[0].storage, task.sources[0].storage.index_space
     vectors = space.tile // machine.vector.lanes("float32")
     call = Call(
         source=global_pool(machine.vector, vectors, "mean"),
@@ -32,7 +32,12 @@ def global_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         buffers={"x": task.sources[0], "y": task.target},
         writes=("y",),
         constants={"mask": mask_of(space)},
-        scalars={"tiles": space.tiles, "x_tile": source.tile_step, "x_row": source.row_step, "scale": 1.0 / (space.height * space.width)},
+        scalars={
+            "tiles": space.tiles,
+            "x_tile": source.tile_step,
+            "x_channel": source.channel_step,
+            "scale": 1.0 / (space.height * space.width),
+        },
         units=source.channels,
         flops=source.channels * space.height * space.width,
         bytes=source.nbytes,
@@ -44,7 +49,7 @@ def window_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
     """Maxima or means of windows."""
     spec, source, target = task.spec, task.sources[0].storage, task.target.storage
     window = Window(spec["kernel_size"], spec["stride"], spec["padding"], bool(dict(spec.attributes).get("count_include_pad", True)))
-    arguments = window_arguments(window, source.space, target.space, machine.vector.lanes("float32"))
+    arguments = window_arguments(window, source.index_space, target.index_space, machine.vector.lanes("float32"))
     constants = {k: v for k, v in arguments.items() if isinstance(v, np.ndarray)}
     kind = "max" if spec.op == "max_pool2d" else "mean"
     call = Call(
@@ -56,7 +61,7 @@ def window_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         constants=constants,
         scalars={k: v for k, v in arguments.items() if k not in constants},
         units=source.channels,
-        flops=target.channels * target.space.height * target.space.width * window.kernel[0] * window.kernel[1],
+        flops=target.channels * target.index_space.height * target.index_space.width * window.kernel[0] * window.kernel[1],
         bytes=source.nbytes + target.nbytes,
     )
     return [Group((call,))]

@@ -23,7 +23,7 @@ from sparsec.backends.vector import Vector
 def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
     """The kernel for ``tokens`` (only their number modulo ``lanes`` is compiled in) before packed tokens.
 
-    y's tiles are of ``lanes * vectors`` tokens and the units of work; x's of ``x_row`` tokens, ``x_chunks`` vectors in all.
+    y's tiles are of ``lanes * vectors`` tokens and the units of work; x's of ``x_channel`` tokens, ``x_chunks`` vectors in all.
     ``chunks`` vectors of the prefix from ``pack_prefix``.
     """
     lanes = vector.lanes("float32")
@@ -35,39 +35,39 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
             parts = [load(vector, x, x0 + f * step) for x, x0, step in ([first, second] if shift else [first])]
             store(vector, y, y0 + f * tile, T.Shuffle(parts, [shift + e for e in range(lanes)]) if shift else parts[0])
 
-    def place(chunk: Any, x_chunks: Any, x_row: Any, features: Any) -> Any:
+    def place(chunk: Any, x_chunks: Any, x_channel: Any, features: Any) -> Any:
         """Where a vector of x starts; the nearest existing one's place for others."""
         token = T.max(T.min(chunk, x_chunks - 1), 0) * lanes
-        return token // x_row * (features * x_row) + token % x_row
+        return token // x_channel * (features * x_channel) + token % x_channel
 
-    def kernel(x, y, prefix, chunks, x_chunks, x_row, features, begin, end):
+    def kernel(x, y, prefix, chunks, x_chunks, x_channel, features, begin, end):
         for i in range(end - begin):
             for v in range(vectors):
                 chunk: T.let = (begin + i) * vectors + v - chunks
                 y0: T.let = (begin + i) * features * tile + v * lanes
-                low: T.let = place(chunk, x_chunks, x_row, features)
-                high: T.let = place(chunk + 1, x_chunks, x_row, features)
+                low: T.let = place(chunk, x_chunks, x_channel, features)
+                high: T.let = place(chunk + 1, x_chunks, x_channel, features)
                 before: T.let = (chunk + chunks) * lanes * features
                 if chunk >= 0:
-                    copied(y, y0, features, (x, low, x_row), (x, high, x_row))
+                    copied(y, y0, features, (x, low, x_channel), (x, high, x_channel))
                 elif chunk == -1:
-                    copied(y, y0, features, (prefix, before, lanes), (x, high, x_row))
+                    copied(y, y0, features, (prefix, before, lanes), (x, high, x_channel))
                 else:
                     copied(y, y0, features, (prefix, before, lanes), (prefix, before + lanes * features, lanes))
 
     params = (
         *(Param(n, "act") for n in "xy"),
         Param("prefix", "ptr"),
-        *(Param(n, "i32") for n in ("chunks", "x_chunks", "x_row", "features")),
+        *(Param(n, "i32") for n in ("chunks", "x_chunks", "x_channel", "features")),
     )
     steps = (
-        Need("x_row > 0"),
+        Need("x_channel > 0"),
         Let("last", f"most(least(end * {vectors} - chunks, x_chunks - 1), 0) * {lanes}"),
         reads(
             "x",
-            over(0, "last / x_row + 1", "features * x_row"),
-            over(0, "least(x_row - 1, last) + 1"),
-            over(0, "features", "x_row"),
+            over(0, "last / x_channel + 1", "features * x_channel"),
+            over(0, "least(x_channel - 1, last) + 1"),
+            over(0, "features", "x_channel"),
             width=lanes,
         ),
         reads(

@@ -19,7 +19,7 @@ from sparsec.backends.cpu.block import block, pack_block
 from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.geometry import mask_of, tile_of
 from sparsec.backends.cpu.panel_costs import Work, block_rows
-from sparsec.backends.cpu.shares import one_run, units_of
+from sparsec.backends.cpu.partition import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.lower.layouts import Geometry, Storage
@@ -92,7 +92,7 @@ def _read_by(task: Task) -> tuple[KernelSpec, Storage]:
         return inner, task.sources[0].storage
     shape = task.spec.weights[2]
     assert shape is not None
-    return inner, Storage("packed", shape[1], task.target.storage.space)
+    return inner, Storage("packed", shape[1], task.target.storage.index_space)
 
 
 def _index_of(task: Task) -> str:
@@ -113,7 +113,7 @@ def work_of(task: Task, machine: Machine) -> Work:
     """What cost prediction needs to know of a task's product over its pixels. Zeros are counted once."""
     known = _works.setdefault(task, {})
     if machine not in known:
-        known[machine] = product_of_task(task).work(task.target.storage.space.pixels, machine)
+        known[machine] = product_of_task(task).work(task.target.storage.index_space.pixels, machine)
     return known[machine]
 
 
@@ -135,12 +135,12 @@ def _offsets(inputs: int, kernel: tuple[int, int], spec: KernelSpec, source: Sto
     )
     c = np.arange(inputs)[:, None, None]
     plane = (c * step + a[None, :, None]) * step + b[None, None, :]
-    return plane * source.row_step + dy[None, :, None] * source.space.pitch + dx[None, None, :]
+    return plane * source.channel_step + dy[None, :, None] * source.index_space.pitch + dx[None, None, :]
 
 
 def product_schedules(task: Task, machine: Machine) -> list[Schedule]:
     """The candidates of a product over a map, the one predicted fastest first."""
-    return [schedule for _, schedule in panel_costs.space(work_of(task, machine), machine, (task.target.storage.space.tile,))]
+    return [schedule for _, schedule in panel_costs.candidates(work_of(task, machine), machine, (task.target.storage.index_space.tile,))]
 
 
 def product_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
@@ -215,8 +215,8 @@ def panel_call(task: Task, schedule: Schedule, machine: Machine, source: Buffer 
     source, target, residual = source or task.sources[0], task.target, task.residual or task.target
     lo, hi = clamp_bounds(task.spec)
     work, size = constants["value"].size, known.outputs * known.inputs
-    space, parts = target.storage.space, int(choices.get("parts", 1))
-    runs = one_run((len(constants["row"]) - 1) // parts)
+    space, parts = target.storage.index_space, int(choices.get("parts", 1))
+    runs = one_run((len(constants["row_start"]) - 1) // parts)
     units, shares = units_of(space.tiles, runs, by_rows=False)
     return Call(
         source=panel_kernel(task, schedule, machine),
@@ -229,9 +229,9 @@ def panel_call(task: Task, schedule: Schedule, machine: Machine, source: Buffer 
             "rows": known.outputs,
             "x_tile": source.storage.tile_step,
             "y_tile": target.storage.tile_step,
-            "y_row": target.storage.row_step,
+            "y_channel": target.storage.channel_step,
             "r_tile": residual.storage.tile_step,
-            "r_row": residual.storage.row_step,
+            "r_channel": residual.storage.channel_step,
             "lo": lo,
             "hi": hi,
             "parts": parts,

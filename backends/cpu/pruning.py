@@ -25,7 +25,7 @@ _NOTHING = np.zeros((1, 1, 16), np.float32)
 def pruning_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The groups of calls that compute a task whose operator is in ``_CALLS``. ValueError where tiles differ or hold no whole vectors."""
     lanes = machine.vector.lanes("float32")
-    tiles = {b.storage.space.tile for b in (*task.sources, task.target) if b.storage.layout == "packed"}
+    tiles = {b.storage.index_space.tile for b in (*task.sources, task.target) if b.storage.layout == "packed"}
     if len(tiles) > 1 or any(tile % lanes for tile in tiles):
         raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {lanes} is needed")
     return [Group((_CALLS[task.spec.op](task, machine),))]
@@ -51,12 +51,12 @@ def _room(task: Task, name: str, elements: int, dtype: str = "float32") -> Buffe
 
 def _padded(storage: Storage) -> int:
     """Tokens in whole tiles, at most."""
-    return int(storage.space.tiles) * storage.space.tile
+    return int(storage.index_space.tiles) * storage.index_space.tile
 
 
 def _token_scores(task: Task, machine: Machine) -> Call:
     (q, k), spec = task.sources[:2], task.spec
-    heads, tile, keys = int(spec["heads"]), k.storage.space.tile, k.storage.space.count
+    heads, tile, keys = int(spec["heads"]), k.storage.index_space.tile, k.storage.index_space.count
     pairs = task.weights[0] if task.weights else None
     masks = Masks(len(task.sources) > 2, pairs is not None, bool(spec["causal"]))
     bias = _NOTHING if pairs is None else _whole_rows(pairs, _padded(k.storage))
@@ -68,7 +68,7 @@ def _token_scores(task: Task, machine: Machine) -> Call:
         {
             "queries": queries,
             "keys": keys,
-            "tiles": k.storage.space.tiles,
+            "tiles": k.storage.index_space.tiles,
             "heads": heads,
             "dim": k.storage.channels // heads,
             "q_tile": q.storage.tile_step,
@@ -91,7 +91,7 @@ def _whole_rows(pairs: np.ndarray, width: int) -> np.ndarray:
 
 def _keep_tokens(task: Task, machine: Machine) -> Call:
     x = task.sources[0]
-    count, lanes = x.storage.space.count, machine.vector.lanes("float32")
+    count, lanes = x.storage.index_space.count, machine.vector.lanes("float32")
     scalars = {"count": count, "keep": int(task.spec["keep"]), "first": int(task.spec["first"])}
     room = _room(task, "room", -(-int(count) // lanes) * lanes)
     return _call(task, token_choice.keep_tokens(machine.vector), {"x": x, "room": room}, scalars)
@@ -99,20 +99,20 @@ def _keep_tokens(task: Task, machine: Machine) -> Call:
 
 def _gather_tokens(task: Task, machine: Machine) -> Call:
     (x, index), y = task.sources, task.target.storage
-    source = token_choice.gather_tokens(machine.vector, y.space.tile)
-    scalars = {"count": y.space.count, "features": y.channels, "tokens": x.storage.space.count}
-    return _call(task, source, {"x": x, "index": index}, scalars, y.space.tiles)
+    source = token_choice.gather_tokens(machine.vector, y.index_space.tile)
+    scalars = {"count": y.index_space.count, "features": y.channels, "tokens": x.storage.index_space.count}
+    return _call(task, source, {"x": x, "index": index}, scalars, y.index_space.tiles)
 
 
 def _gather_keys(task: Task, machine: Machine) -> Call:
     x, index = task.sources
-    scalars = {"count": task.target.storage.space.count, "tokens": x.storage.space.count}
+    scalars = {"count": task.target.storage.index_space.count, "tokens": x.storage.index_space.count}
     return _call(task, token_choice.gather_keys(), {"x": x, "index": index}, scalars)
 
 
 def _merge_plan(task: Task, machine: Machine) -> Call:
     (x,), spec = task.sources, task.spec
-    heads, tokens, space = int(spec["heads"]), x.storage.space.count, x.storage.space
+    heads, tokens, space = int(spec["heads"]), x.storage.index_space.count, x.storage.index_space
     dim = x.storage.channels // heads
     return _call(
         task,
@@ -136,10 +136,10 @@ def _merge_plan(task: Task, machine: Machine) -> Call:
 
 def _merge_tokens(task: Task, machine: Machine) -> Call:
     x, plan, y = task.sources[0], task.sources[1], task.target.storage
-    count, keep = x.storage.space.count, int(task.spec["keep"])
+    count, keep = x.storage.index_space.count, int(task.spec["keep"])
     return _call(
         task,
-        token_merging.merge_tokens(machine.vector, y.space.tile, sized=len(task.sources) > 2),
+        token_merging.merge_tokens(machine.vector, y.index_space.tile, sized=len(task.sources) > 2),
         {
             "x": x,
             "plan": plan,
@@ -147,7 +147,7 @@ def _merge_tokens(task: Task, machine: Machine) -> Call:
             "room": _room(task, "room", int(count) + 2 * keep),
             "at": _room(task, "at", 2 * int(count), "int32"),
         },
-        {"count": count, "keep": keep, "features": y.channels, "y_tiles": y.space.tiles},
+        {"count": count, "keep": keep, "features": y.channels, "y_tiles": y.index_space.tiles},
         y.channels,
         2 * int(count) * y.channels,
     )
@@ -156,18 +156,18 @@ def _merge_tokens(task: Task, machine: Machine) -> Call:
 def _merge_sizes(task: Task, machine: Machine) -> Call:
     plan = task.sources[0]
     source = token_merging.merge_sizes(sized=len(task.sources) > 1)
-    scalars = {"count": plan.storage.space.count, "keep": int(task.spec["keep"])}
+    scalars = {"count": plan.storage.index_space.count, "keep": int(task.spec["keep"])}
     return _call(task, source, {"plan": plan, "sizes": task.sources[-1]}, scalars)
 
 
 def _size_op(task: Task, machine: Machine) -> Call:
-    return _call(task, token_merging.size_op(task.spec.op), {"x": task.sources[0]}, {"count": task.target.storage.space.count})
+    return _call(task, token_merging.size_op(task.spec.op), {"x": task.sources[0]}, {"count": task.target.storage.index_space.count})
 
 
 def _mean_merged(task: Task, machine: Machine) -> Call:
     x, sizes = task.sources
-    scalars = {"count": x.storage.space.count, "features": x.storage.channels}
-    return _call(task, token_merging.mean_merged(x.storage.space.tile), {"x": x, "sizes": sizes}, scalars, x.storage.channels)
+    scalars = {"count": x.storage.index_space.count, "features": x.storage.channels}
+    return _call(task, token_merging.mean_merged(x.storage.index_space.tile), {"x": x, "sizes": sizes}, scalars, x.storage.channels)
 
 
 def pruning_breach(spec: KernelSpec) -> str:

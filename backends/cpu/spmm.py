@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.backends.base import Param, Source
-from sparsec.backends.cpu import script, shares
+from sparsec.backends.cpu import partition, script
 from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
-from sparsec.backends.cpu.shares import row_range, tile_range
+from sparsec.backends.cpu.partition import row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Let, Need, Scan, over, reads
 from sparsec.backends.vector import Vector
@@ -49,7 +49,7 @@ def spmm(
 
     ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a flat output.
     ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
-    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``shares``).
+    ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``partition``).
     """
     lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
@@ -63,8 +63,8 @@ def spmm(
     added = residual
 
     def kernel(
-        x, y, residual, value, offset, row, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_row, r_tile, r_row, lo, hi,
-        begin, end, parts=1,
+        x, y, residual, value, offset, row_start, bias, mask, runs, run_count, all_tiles, rows, x_tile, y_tile, y_channel, r_tile,
+        r_channel, lo, hi, begin, end, parts=1,
     ):  # fmt: skip
         first: T.let = tile_range(all_tiles, run_count, begin, end)[0]
         for i in range(tile_range(all_tiles, run_count, begin, end)[1]):
@@ -76,19 +76,19 @@ def spmm(
                     panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
                 for part in range(parts):
                     at = T.alloc_buffer((1,), "int32", scope="global")
-                    at[0] = row[part * rows + low]
+                    at[0] = row_start[part * rows + low]
                     for n in range(low, high):
-                        stop: T.let = row[part * rows + n + 1]
+                        stop: T.let = row_start[part * rows + n + 1]
                         acc = [panel.allocate()[0] for _ in range(chains)]
                         _clear(panel, acc[1:])
                         if part > 0:
-                            panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_row + s * panel.width + e])
+                            panel.row(acc[0], 0, lambda e: y[(first + i) * y_tile + n * y_channel + s * panel.width + e])
                         else:
                             if added:
                                 panel.row(
                                     acc[0],
                                     0,
-                                    lambda e: bias[n] + residual[(first + i) * r_tile + n * r_row + s * panel.width + e],
+                                    lambda e: bias[n] + residual[(first + i) * r_tile + n * r_channel + s * panel.width + e],
                                 )
                             else:
                                 panel.row(acc[0], 0, lambda e: bias[n])
@@ -107,15 +107,15 @@ def spmm(
                         _sum(panel, acc)
                         if part == parts - 1:
                             panel.row(acc[0], 0, lambda e: epilogue(acc[0][e], None, lambda: pixel[e], lo, hi))
-                        panel.row(y, (first + i) * y_tile + n * y_row + s * panel.width, lambda e: acc[0][e])
+                        panel.row(y, (first + i) * y_tile + n * y_channel + s * panel.width, lambda e: acc[0][e])
 
     steps = (
-        *shares.TOUCHES,
+        *partition.TOUCHES,
         *([] if split else [Let("parts", "1")]),
         Need("rows >= 0 && parts > 0"),
-        Scan("row", "runs_low", "(parts - 1) * rows + runs_high + 1", ordered=True),
-        reads("value", over("row_low", "row_high")),
-        reads("bias", over(*shares.ROWS)),
+        Scan("row_start", "runs_low", "(parts - 1) * rows + runs_high + 1", ordered=True),
+        reads("value", over("row_start_low", "row_start_high")),
+        reads("bias", over(*partition.ROWS)),
         *touches(tile, residual, masked),
     )
     return script.kernel(symbol, (*params(index), *([Param("parts", "i32")] * split)), kernel, steps)
@@ -173,20 +173,20 @@ def pack_rows(
         parts: the K inputs are cut in this many equal runs.
 
     Returns:
-        ``value`` and ``offset`` [entries], ordered by part, row, input; ``row`` [parts * N + 1]; ``bias`` [N].
+        ``value`` and ``offset`` [entries], ordered by part, row, input; ``row_start`` [parts * N + 1]; ``bias`` [N].
     """
     rows, inputs = weight.shape
     cuts = [-(-part * inputs // parts) for part in range(parts + 1)]
     count, k, kept = (np.concatenate(each) for each in zip(*(_entries(weight, *cut) for cut in pairwise(cuts)), strict=True))
-    row = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
-    place = np.arange(len(k)) + np.repeat(row[:-1] - (np.cumsum(count) - count), count)
-    value, source = np.zeros(row[-1], np.float32), np.zeros(row[-1], np.int64)
+    row_start = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
+    place = np.arange(len(k)) + np.repeat(row_start[:-1] - (np.cumsum(count) - count), count)
+    value, source = np.zeros(row_start[-1], np.float32), np.zeros(row_start[-1], np.int64)
     value[place], source[place] = kept, np.arange(len(k))
     moved = np.asarray(offsets).astype(index)[k]
     return {
         "value": value,
         "offset": moved[np.maximum.accumulate(source)] if len(k) else moved,
-        "row": row.astype(np.int32),
+        "row_start": row_start.astype(np.int32),
         "bias": np.zeros(rows, np.float32) if bias is None else bias.astype(np.float32),
     }
 

@@ -7,8 +7,8 @@ from sparsec.backends.cpu.bounds import clamp_bounds, kernel_activation
 from sparsec.backends.cpu.depthwise import depthwise, pack_depthwise
 from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.cpu.geometry import mask_of
+from sparsec.backends.cpu.partition import one_run, units_of
 from sparsec.backends.cpu.products import panel_call, panel_kernel
-from sparsec.backends.cpu.shares import one_run, units_of
 from sparsec.backends.plan import Buffer, Call, Group, Task
 from sparsec.lower.layouts import Geometry, Storage
 from sparsec.lower.spec import KernelSpec, Schedule
@@ -48,7 +48,7 @@ def depthwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list[G
 
 def pair_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """A depthwise convolution and the 1x1 convolution that reads it, strip by strip; a residual belongs to the latter."""
-    space, channels = task.target.storage.space, task.spec.inputs[0][0]
+    space, channels = task.target.storage.index_space, task.spec.inputs[0][0]
     strip = strip_tiles(channels, space, machine)
     middle = strip_buffer(task, channels, space, strip)
     first = depthwise_call(task, machine, middle, None, "dw_", strip)
@@ -63,7 +63,7 @@ def pair_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Sour
 
 def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool, prefix: str = "") -> Source:
     """The kernel of the (first) convolution of a task."""
-    weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.space
+    weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.index_space
     assert weight is not None
     make, vectors = depthwise if spec["stride"][0] == 1 else depthwise_strided, space.tile // machine.vector.lanes("float32")
     return make(machine.vector, vectors, weight[-1], kernel_activation(spec, prefix), masked, residual)
@@ -71,7 +71,7 @@ def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool,
 
 def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffer | None, prefix: str = "", strip: int = 0) -> Call:
     """One depthwise convolution from the first source of ``task`` to ``target``; ``strip`` bounds the tiles of one visit."""
-    spec, source, space = task.spec, task.sources[0], target.storage.space
+    spec, source, space = task.spec, task.sources[0], target.storage.index_space
     weight, bias = task.weights[:2]
     assert weight is not None
     lo, hi = clamp_bounds(spec, prefix)
@@ -79,10 +79,10 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     units, shares = units_of(space.tiles, runs, by_rows=False)
     common = {
         "channels": len(weight),
-        "x_row": source.storage.row_step,
+        "x_channel": source.storage.channel_step,
         "pitch": space.pitch,
         "y_tile": target.storage.tile_step,
-        "y_row": target.storage.row_step,
+        "y_channel": target.storage.channel_step,
         "lo": lo,
         "hi": hi,
         **shares,
@@ -90,10 +90,10 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     buffers = {"x": source, "y": target}
     if residual is not None:
         buffers["residual"] = residual
-        common |= {"r_tile": residual.storage.tile_step, "r_row": residual.storage.row_step}
+        common |= {"r_tile": residual.storage.tile_step, "r_channel": residual.storage.channel_step}
     scalars = common
     if spec["stride"][0] > 1:
-        scalars = {**common, "x_pitch": source.storage.space.pitch, "height": space.height, "width": space.width}
+        scalars = {**common, "x_pitch": source.storage.index_space.pitch, "height": space.height, "width": space.width}
         slot = scratch_elements(strip or space.tiles, space.tile, space.pitch)
         buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("vector", slot), slot=slot)
     return Call(

@@ -16,15 +16,15 @@ RUN = 64
 
 
 def select_token() -> Source:
-    """y[f] = x[at + f * x_row] for ``features`` features. Units of work are runs of ``RUN`` features."""
+    """y[f] = x[at + f * x_channel] for ``features`` features. Units of work are runs of ``RUN`` features."""
 
-    def kernel(x, y, at, x_row, features, begin, end):
+    def kernel(x, y, at, x_channel, features, begin, end):
         for f in range(T.min(end * RUN, features) - begin * RUN):
-            y[begin * RUN + f] = x[at + (begin * RUN + f) * x_row]
+            y[begin * RUN + f] = x[at + (begin * RUN + f) * x_channel]
 
-    params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_row", "features")))
+    params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_channel", "features")))
     features = (f"begin * {RUN}", f"least(end * {RUN}, features)")
-    steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_row")), writes("y", over(*features)))
+    steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_channel")), writes("y", over(*features)))
     return script.kernel("select_token", params, kernel, steps)
 
 

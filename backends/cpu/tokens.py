@@ -26,22 +26,22 @@ def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group
 
 
 def _vectors(storage: Storage, machine: Machine) -> int:
-    return storage.space.tile // machine.vector.lanes("float32")
+    return storage.index_space.tile // machine.vector.lanes("float32")
 
 
 def _repack_scalars(have: Storage, want: Storage, machine: Machine) -> dict[str, int]:
     return {
         "channels": want.channels,
-        "x_chunks": scaled(have.space.tiles, _vectors(have, machine)),
-        "x_width": have.space.tile,
+        "x_chunks": scaled(have.index_space.tiles, _vectors(have, machine)),
+        "x_width": have.index_space.tile,
         "x_tile": have.tile_step,
-        "x_row": have.row_step,
+        "x_channel": have.channel_step,
     }
 
 
 def _token_scalars(have: Storage, index: int) -> dict[str, int]:
-    tile = have.space.tile
-    return {"at": index // tile * have.tile_step + index % tile, "x_row": have.row_step, "features": have.channels}
+    tile = have.index_space.tile
+    return {"at": index // tile * have.tile_step + index % tile, "x_channel": have.channel_step, "features": have.channels}
 
 
 def _call(
@@ -66,7 +66,7 @@ def _layer_norm(task: Task, machine: Machine) -> Call:
         task,
         layer_norm.layer_norm(machine.vector, _vectors(y, machine)),
         {"features": y.channels, "eps": float(task.spec["eps"])},
-        y.space.tiles,
+        y.index_space.tiles,
         layer_norm.pack_scales(gamma, beta, y.channels),
         flops=9 * y.elements,
     )
@@ -78,8 +78,8 @@ def _embedding(task: Task, machine: Machine) -> Call:
     return _call(
         task,
         embedding.embedding(machine.vector, _vectors(y, machine), ids.dtype),
-        {"count": y.space.count, "features": y.channels, "rows": len(table)},
-        y.space.tiles,
+        {"count": y.index_space.count, "features": y.channels, "rows": len(table)},
+        y.index_space.tiles,
         {"table": table},
         limits={"x": len(table)},
     )
@@ -95,8 +95,8 @@ def _add_table(task: Task, machine: Machine) -> Call:
         task,
         token_table.add_table(machine.vector, vectors),
         {"features": y.channels},
-        y.space.tiles,
-        {"table": token_table.pack_table(table, y.space.tile)},
+        y.index_space.tiles,
+        {"table": token_table.pack_table(table, y.index_space.tile)},
         flops=y.elements,
     )
 
@@ -104,7 +104,14 @@ def _add_table(task: Task, machine: Machine) -> Call:
 def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
     """One constant per feature for all tokens."""
     x, y = task.sources[0].storage, task.target.storage
-    steps = {"x_tile": x.tile_step, "x_row": x.row_step, "z_tile": 0, "z_row": 0, "y_tile": y.tile_step, "y_row": y.row_step}
+    steps = {
+        "x_tile": x.tile_step,
+        "x_channel": x.channel_step,
+        "z_tile": 0,
+        "z_channel": 0,
+        "y_tile": y.tile_step,
+        "y_channel": y.channel_step,
+    }
     return Call(
         source,
         task.node,
@@ -113,7 +120,7 @@ def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
         ("y",),
         {"scale": np.ones(y.channels, np.float32), "shift": np.ascontiguousarray(row, np.float32), "mask": np.zeros(16, np.float32)},
         {"channels": y.channels, "lo": -np.inf, "hi": np.inf, **steps},
-        y.space.tiles,
+        y.index_space.tiles,
         y.elements,
         x.nbytes + y.nbytes,
     )
@@ -122,12 +129,12 @@ def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
 def _prepend(task: Task, machine: Machine) -> Call:
     (prefix,), lanes, x, y = task.weights, machine.vector.lanes("float32"), task.sources[0].storage, task.target.storage
     assert prefix is not None
-    scalars = {"chunks": -(-len(prefix) // lanes), "x_row": x.space.tile, "features": y.channels}
+    scalars = {"chunks": -(-len(prefix) // lanes), "x_channel": x.index_space.tile, "features": y.channels}
     return _call(
         task,
         prepend.prepend(machine.vector, _vectors(y, machine), len(prefix)),
-        scalars | {"x_chunks": scaled(x.space.tiles, _vectors(x, machine))},
-        y.space.tiles,
+        scalars | {"x_chunks": scaled(x.index_space.tiles, _vectors(x, machine))},
+        y.index_space.tiles,
         {"prefix": prepend.pack_prefix(prefix, lanes)},
     )
 
@@ -140,7 +147,7 @@ def _select_token(task: Task, machine: Machine) -> Call:
 def _mean_tokens(task: Task, machine: Machine) -> Call:
     x = task.sources[0].storage
     source = token_vectors.mean_tokens(machine.vector, _vectors(x, machine))
-    scalars = {"count": x.space.count, "tiles": x.space.tiles, "features": x.channels}
+    scalars = {"count": x.index_space.count, "tiles": x.index_space.tiles, "features": x.channels}
     return _call(task, source, scalars, x.channels, flops=x.elements)
 
 
@@ -150,28 +157,30 @@ def _key_bias(task: Task, machine: Machine) -> Call:
     affine = bool(dict(spec.attributes).get("affine", False))
     # off·(1 - m) where on is 0, on·m where off is 0: their difference may be more than float32 holds.
     base, factor, shift, slope = (0.0, off, 1.0, -1.0) if on == 0 else (0.0, on, 0.0, 1.0) if off == 0 else (off, on - off, 0.0, 1.0)
-    scalars = {"count": mask.space.count, "on": on, "off": off, "base": base, "factor": factor, "shift": shift, "slope": slope}
+    scalars = {"count": mask.index_space.count, "on": on, "off": off, "base": base, "factor": factor, "shift": shift, "slope": slope}
     return _call(task, key_bias.key_bias(mask.dtype, affine), scalars, 1, flops=mask.elements)
 
 
 def _map_to_tokens(task: Task, machine: Machine) -> Call:
     x, y = task.sources[0].storage, task.target.storage
-    if repack.without_gaps(x.space):
-        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.space.tiles)
+    if repack.without_gaps(x.index_space):
+        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.index_space.tiles)
     return _gathered(task, machine)
 
 
 def _tokens_to_map(task: Task, machine: Machine) -> Call:
     x, y = task.sources[0].storage, task.target.storage
-    if repack.without_gaps(y.space) and y.layout == "packed":
-        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.space.tiles)
+    if repack.without_gaps(y.index_space) and y.layout == "packed":
+        return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.index_space.tiles)
     return _gathered(task, machine)
 
 
 def _gathered(task: Task, machine: Machine) -> Call:
     x, y = task.sources[0].storage, task.target.storage
-    scalars = {"channels": y.channels, "x_row": x.row_step, "y_tile": y.tile_step, "y_row": y.row_step}
-    return _call(task, repack.gather(machine.vector, _vectors(y, machine)), scalars, y.space.tiles, {"place": repack.places(x, y.space)})
+    scalars = {"channels": y.channels, "x_channel": x.channel_step, "y_tile": y.tile_step, "y_channel": y.channel_step}
+    return _call(
+        task, repack.gather(machine.vector, _vectors(y, machine)), scalars, y.index_space.tiles, {"place": repack.places(x, y.index_space)}
+    )
 
 
 #: By operator: whether shapes of input and output, of the operands by name, and attributes fit the kernel.

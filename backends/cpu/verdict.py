@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sparsec.backends.base import Machine
-from sparsec.backends.cpu.panel_costs import Work, block_rows, space
+from sparsec.backends.cpu.panel_costs import Work, block_rows, candidates
 from sparsec.lower.spec import Schedule
 
 
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def _best(work: Work, machine: Machine, tile: int, kernel: str) -> float:
-    return min(cycles for cycles, schedule in space(work, machine, (tile,)) if _kernel(schedule) == kernel)
+    return min(cycles for cycles, schedule in candidates(work, machine, (tile,)) if _kernel(schedule) == kernel)
 
 
 def _kernel(schedule: Schedule) -> str:

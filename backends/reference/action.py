@@ -51,7 +51,7 @@ class Place:
         """The shape of what is in memory."""
         if self.planes == 1:
             return self.shape
-        return self.storage.channels, self.storage.space.height, self.storage.space.width
+        return self.storage.channels, self.storage.index_space.height, self.storage.index_space.width
 
     @property
     def rows(self) -> int:

@@ -39,7 +39,7 @@ def moved(move: Move) -> Call:
         action = Action((Place(have, length),), Place(want, length), tuple(("int64", a.shape) for a in arrays), scattered=True)
         return _call(name, "convert", action, buffers, arrays)
     if move.step:
-        shape = have.channels, have.space.height, have.space.width
+        shape = have.channels, have.index_space.height, have.index_space.width
         planes = Place(want, shape, move.step, want.channels == have.channels)
         return _call(name, "convert", Action((Place(have, shape),), planes), buffers, [])
     return _call(name, "convert", Action((Place(have, move.shape),), Place(want, move.shape)), buffers, [])
@@ -96,4 +96,4 @@ def _source(op: str, values: Any, constants: Any, rows: Any) -> Source:
 
 def _rows(place: Place) -> int:
     """How many rows are stored: a Count where they follow a run-time size."""
-    return place.storage.space.count if place.storage.follows else place.rows
+    return place.storage.index_space.count if place.storage.follows else place.rows

@@ -143,7 +143,7 @@ class Storage:
         return self.layout in ("flat", "packed")
 
     @property
-    def space(self) -> Geometry:
+    def index_space(self) -> Geometry:
         """The geometry of a map."""
         if self.geometry is None:
             raise ValueError(f"a {self.layout} value has no geometry")
@@ -153,9 +153,9 @@ class Storage:
     def elements(self) -> int:
         """Elements of one sample."""
         if self.layout == "flat":
-            return self.channels * self.space.stride
+            return self.channels * self.index_space.stride
         if self.layout == "packed":
-            return self.space.tiles * self.channels * self.space.tile
+            return self.index_space.tiles * self.channels * self.index_space.tile
         return self.channels if self.geometry is None else max(self.channels, 1) * self.geometry.height * self.geometry.width
 
     @property
@@ -166,17 +166,17 @@ class Storage:
     @property
     def origin(self) -> int:
         """Elements from the start of the storage to pixel (0, 0) of channel 0."""
-        return self.space.front if self.layout == "flat" else 0
+        return self.index_space.front if self.layout == "flat" else 0
 
     @property
     def tile_step(self) -> int:
         """Elements from one tile of a channel to the next."""
-        return self.space.tile if self.layout == "flat" else self.channels * self.space.tile
+        return self.index_space.tile if self.layout == "flat" else self.channels * self.index_space.tile
 
     @property
-    def row_step(self) -> int:
+    def channel_step(self) -> int:
         """Elements from one channel to the next within a tile."""
-        return self.space.stride if self.layout == "flat" else self.space.tile
+        return self.index_space.stride if self.layout == "flat" else self.index_space.tile
 
     @property
     def is_dense(self) -> bool:
@@ -192,7 +192,7 @@ class Storage:
         """Whether one sample of ``shape`` ([C], [C, H, W] or, of tokens, [T, F]) is what is stored."""
         if self.is_dense:
             return math.prod(shape) == self.elements
-        height, width = self.space.height, self.space.width
+        height, width = self.index_space.height, self.index_space.width
         return tuple(shape) == (self.channels, height, width) or (height == 1 and tuple(shape) == (width, self.channels))
 
     def addresses(self, shape: Sequence[int]) -> np.ndarray:
@@ -204,10 +204,10 @@ class Storage:
             raise ValueError(f"a {self.layout} value of {self.channels} channels does not hold {tuple(shape)}")
         if self.is_dense:
             return np.arange(self.elements)
-        space, pixel = self.space, np.arange(self.space.height * self.space.width)
+        space, pixel = self.index_space, np.arange(self.index_space.height * self.index_space.width)
         at = pixel // space.width * space.pitch + pixel % space.width
         place = self.origin + at // space.tile * self.tile_step + at % space.tile
-        channels = np.arange(self.channels) * self.row_step
+        channels = np.arange(self.channels) * self.channel_step
         return (channels[:, None] + place if len(shape) == 3 else place[:, None] + channels).reshape(-1)
 
 

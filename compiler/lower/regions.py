@@ -41,10 +41,10 @@ class Region:
         """The flat index space of a map's resolution, or of tokens, in this region."""
         shape = shape_of(node)
         if len(shape) == 3:
-            return self.space(*shape[1:])
+            return self.index_space(*shape[1:])
         return Geometry(1, shape[0], 0, self.tiles.get((1, shape[0]), self.tile), self.follows.get(node))
 
-    def space(self, height: int, width: int) -> Geometry:
+    def index_space(self, height: int, width: int) -> Geometry:
         """The flat index space of a resolution in this region."""
         return Geometry(height, width, self.pads.get((height, width), 0), self.tiles.get((height, width), self.tile))
 

@@ -79,12 +79,12 @@ def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
     row = np.full(total, -1)
     for buffer, offset in offsets.items():
         flat = buffer.storage.layout == "flat" and not buffer.slot
-        mine = 10 * GEOMETRIES.index(buffer.storage.space) + SIZES[buffer.storage.dtype] if flat else -2
+        mine = 10 * GEOMETRIES.index(buffer.storage.index_space) + SIZES[buffer.storage.dtype] if flat else -2
         place = slice(offset, offset + room(buffer, 2))
         assert np.isin(owner[place], [-1, mine]).all()
         owner[place] = mine
         if flat:
-            position = np.arange(place.stop - place.start) % (buffer.storage.space.stride * SIZES[buffer.storage.dtype])
+            position = np.arange(place.stop - place.start) % (buffer.storage.index_space.stride * SIZES[buffer.storage.dtype])
             assert ((row[place] == -1) | (row[place] == position)).all()
             row[place] = position
 

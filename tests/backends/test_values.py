@@ -116,8 +116,8 @@ def _garbage(storage: Storage) -> np.ndarray:
     """What the arena gives: NaN, but zeros in the margins of flat rows."""
     if storage.layout != "flat":
         return np.full(storage.elements, np.nan, np.float32)
-    out = np.zeros((storage.channels, storage.space.stride), np.float32)
-    out[:, storage.space.front : storage.space.front + storage.space.pixels] = np.nan
+    out = np.zeros((storage.channels, storage.index_space.stride), np.float32)
+    out[:, storage.index_space.front : storage.index_space.front + storage.index_space.pixels] = np.nan
     return out.reshape(-1)
 
 
@@ -193,7 +193,12 @@ def test_moves_that_kept_their_kernels(shape: Shape) -> None:
     """Copies of rows serve wherever the elements keep their order."""
     backend = X86()
     for have, want in itertools.product(storages(shape), repeat=2):
-        if have.geometry is None or want.geometry is None or have.space.pad == want.space.pad or "nchw" in (have.layout, want.layout):
+        if (
+            have.geometry is None
+            or want.geometry is None
+            or have.index_space.pad == want.index_space.pad
+            or "nchw" in (have.layout, want.layout)
+        ):
             calls = Move(have, shape, [], want, backend).calls
             assert not any("permute" in call.source.symbol for call in calls)
             assert len(calls) <= 2
@@ -219,7 +224,7 @@ def test_addresses_are_where_kernels_write(layout: Any, pad: int) -> None:
     np.testing.assert_array_equal(read, x)
     tokens = Storage("packed", 3, Geometry(1, 45, 0, 32))
     np.testing.assert_array_equal(
-        tokens.addresses((45, 3)), Storage("packed", 3, tokens.space).addresses((3, 1, 45)).reshape(3, 45).T.ravel()
+        tokens.addresses((45, 3)), Storage("packed", 3, tokens.index_space).addresses((3, 1, 45)).reshape(3, 45).T.ravel()
     )
     with pytest.raises(ValueError, match="does not hold"):
         storage.addresses((45, 3))

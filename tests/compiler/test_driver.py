@@ -94,7 +94,7 @@ def test_margins_and_pads_of_flat_maps_stay_zero(drawn):
         offsets, _ = arena.place(part.lowered.plan, 2)
         for buffer, offset in offsets.items():
             if buffer.storage.layout == "flat" and not buffer.slot:
-                space = buffer.storage.space
+                space = buffer.storage.index_space
                 rows = memory[offset // 4 : offset // 4 + buffer.storage.elements].reshape(-1, space.stride)
                 p = np.arange(space.stride) - space.front
                 pixel = (p >= 0) & (p < space.pixels) & (p % space.pitch < space.width)

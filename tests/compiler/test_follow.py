@@ -147,7 +147,7 @@ def test_tokens_put_before_others_are_added_to_the_size(front):
     region, graph_module = region_of(capture(Front(front).eval(), (tokens(2, 20),), dynamic_shapes=({1: size},)))
     assert {region.follows[n] for n in region.specs} == {Affine("tokens", front)}
     (result,) = returned(graph_module.graph)
-    space = region.storage(result).space
+    space = region.storage(result).index_space
     assert (space.width, space.follows) == (MOST + front, Affine("tokens", front))
     assert space.count.at(5) == 5 + front
 

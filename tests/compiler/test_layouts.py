@@ -49,7 +49,7 @@ def test_every_pixel_of_every_channel_has_its_own_place(geometry, channels, layo
     storage = Storage(layout, channels, geometry)
     c, p = np.meshgrid(np.arange(channels), np.arange(geometry.pixels), indexing="ij")
     tile, lane = np.divmod(p, geometry.tile)
-    places = storage.origin + tile * storage.tile_step + c * storage.row_step + lane
+    places = storage.origin + tile * storage.tile_step + c * storage.channel_step + lane
     assert len(np.unique(places)) == places.size
     assert places.min() >= 0
     assert places.max() < storage.elements
@@ -60,7 +60,7 @@ def test_vectors_and_callers_tensors_have_no_pads():
     assert Storage("nchw", 7, Geometry(5, 9, 0)).elements == 7 * 45
     assert not Storage("nchw", 7, Geometry(5, 9, 0)).is_map
     with pytest.raises(ValueError, match="vector value has no geometry"):
-        _ = Storage("vector", 7).space
+        _ = Storage("vector", 7).index_space
 
 
 @given(st.integers(0, 1000), st.integers(1, 70))

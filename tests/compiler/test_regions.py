@@ -77,4 +77,4 @@ def test_tiles_may_differ_by_resolution():
 
     (region,) = regions(lambda m, x: m.halve(x))
     region = replace(region, tiles={(5, 4): 32})
-    assert (region.space(5, 4).tile, region.space(9, 7).tile) == (32, 64)
+    assert (region.index_space(5, 4).tile, region.index_space(9, 7).tile) == (32, 64)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from sparsec.backends.base import Source
-from sparsec.backends.cpu.shares import runs_of, units_of
+from sparsec.backends.cpu.partition import runs_of, units_of
 from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, pixel_mask, to_flat, to_packed
 
@@ -31,7 +31,7 @@ class Problem:
     hi: float
 
     @property
-    def x_row(self) -> int:
+    def x_channel(self) -> int:
         return self.geometry.tile if self.packed else self.geometry.stride
 
     @property
@@ -42,7 +42,7 @@ class Problem:
         """Element offset of every column of ``matrix`` from the tile's origin."""
         _, inputs, kernel, _ = self.weight.shape
         c, dy, dx = np.meshgrid(np.arange(inputs), *[np.arange(kernel) - kernel // 2] * 2, indexing="ij")
-        return (c * self.x_row + dy * self.geometry.pitch + dx).reshape(-1)
+        return (c * self.x_channel + dy * self.geometry.pitch + dx).reshape(-1)
 
     def run(
         self,
@@ -58,7 +58,7 @@ class Problem:
         ``sharing``: the most runs of rows, and whether units are runs of rows over all tiles.
         """
         g, channels = self.geometry, len(self.weight)
-        work = np.diff(constants["row"]).reshape(constants.get("parts", 1), -1).sum(axis=0)
+        work = np.diff(constants["row_start"]).reshape(constants.get("parts", 1), -1).sum(axis=0)
         runs = runs_of(work, sharing[0])
         units, shares = units_of(g.tiles, runs, sharing[1])
         y = np.zeros((channels, g.stride), np.float32)
@@ -73,9 +73,9 @@ class Problem:
             "rows": channels,
             "x_tile": (len(self.x) if self.packed else 1) * g.tile,
             "y_tile": g.tile,
-            "y_row": g.stride,
+            "y_channel": g.stride,
             "r_tile": g.tile,
-            "r_row": g.stride,
+            "r_channel": g.stride,
             "lo": self.lo,
             "hi": self.hi,
             "runs": runs,

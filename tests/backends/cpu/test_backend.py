@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from sparsec.backends.cpu.families import DEPTHWISE, FAMILIES
-from sparsec.backends.cpu.vectors import vector_matrix
+from sparsec.backends.cpu.matvec_calls import vector_matrix
 from sparsec.backends.family import choose
 from sparsec.backends.x86.backend import X86
 from sparsec.ir.miss import Miss

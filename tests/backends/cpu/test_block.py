@@ -111,7 +111,7 @@ def test_packing_leaves_out_zero_blocks_and_pads_rows():
     arrays = pack_block(weight, np.array([0, 64, 128]), 2, "int32", np.array([7, 8, 9], np.float32))
     assert arrays["value"].tolist() == [[1, 0], [0, 2], [3, 0]]
     assert arrays["offset"].tolist() == [0, 128, 0]
-    assert arrays["row"].tolist() == [0, 2, 3]
+    assert arrays["row_start"].tolist() == [0, 2, 3]
     assert arrays["bias"].tolist() == [7, 8, 9, 0]
 
 

@@ -90,8 +90,8 @@ def test_planes_of_a_strided_convolution(
     x, only_first = values(width, channels, height, width), first and step in (2, 3)
     want = space_to_depth(x, step)[:: step * step if only_first else 1]
     g, source = Geometry(want.shape[1], want.shape[2], pads[1]), Geometry(height, width, max(pads[0], 0))
-    steps = {"x_row": source.stride, "x_pitch": source.pitch} if pads[0] >= 0 else {"x_row": height * width, "x_pitch": width}
-    arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_row": g.stride}
+    steps = {"x_channel": source.stride, "x_pitch": source.pitch} if pads[0] >= 0 else {"x_channel": height * width, "x_pitch": width}
+    arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_channel": g.stride}
     place = At("x", source.front if pads[0] >= 0 else 0)
     call = Call(convert.to_planes(vector, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
     memory = {"x": to_flat(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
@@ -110,7 +110,7 @@ def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: 
     packed = {"tile": channels * g.tile, "row": g.tile}
 
     def move(source: Any, of: dict[str, int], to: dict[str, int], memory: dict[str, np.ndarray], x0: int, y0: int) -> np.ndarray:
-        numbers = {"channels": channels, "x_tile": of["tile"], "x_row": of["row"], "y_tile": to["tile"], "y_row": to["row"]}
+        numbers = {"channels": channels, "x_tile": of["tile"], "x_channel": of["row"], "y_tile": to["tile"], "y_channel": to["row"]}
         call = Call(source, {"x": At("x", x0), "y": At("y", y0), "mask": mask} | numbers)
         return kernels.run([call], memory, g.tiles, strip, threads)["y"]
 

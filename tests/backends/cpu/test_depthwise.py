@@ -16,7 +16,7 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.depthwise import depthwise, pack_depthwise
 from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_elements
 from sparsec.backends.cpu.expr import ACTIVATIONS
-from sparsec.backends.cpu.shares import one_run, runs_of, units_of
+from sparsec.backends.cpu.partition import one_run, runs_of, units_of
 from sparsec.lower.layouts import Geometry
 from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
 from tests.machines import AVX2, MACHINES, lanes_of
@@ -111,10 +111,10 @@ def run(
         "y": At("y", 0 if packed else o.front),
         "mask": pixel_mask(o),
         "channels": c,
-        "x_row": g.stride,
+        "x_channel": g.stride,
         "pitch": o.pitch,
         "y_tile": c * o.tile if packed else o.tile,
-        "y_row": o.tile if packed else o.stride,
+        "y_channel": o.tile if packed else o.stride,
         "lo": -1.0,
         "hi": 2.5,
     } | pack_depthwise(w, b)
@@ -126,7 +126,7 @@ def run(
     if added is not None:
         memory["residual"] = to_flat(added, o) if packed else to_packed(added, o)
         arguments |= {"residual": At("residual", o.front if packed else 0), "r_tile": o.tile if packed else c * o.tile}
-        arguments["r_row"] = o.stride if packed else o.tile
+        arguments["r_channel"] = o.stride if packed else o.tile
     kernel = source(machine, layer.tile, layer.stride, layer.kernel, layer.activation, masked, added is not None)
     out = kernels.run([Call(kernel, arguments)], memory, units, strip, threads)
     assert np.array_equal(out["x"], memory["x"], equal_nan=True)
@@ -186,7 +186,7 @@ def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, see
 def test_only_kernels_that_add_a_residual_have_its_parameters(residual: bool) -> None:
     for template in (depthwise, depthwise_strided):
         names = [param.name for param in template(AVX2.vector, 8, 3, "clamp", True, residual).params]
-        assert ({"residual", "r_tile", "r_row"} <= set(names)) == residual
+        assert ({"residual", "r_tile", "r_channel"} <= set(names)) == residual
 
 
 @pytest.mark.parametrize("stride", (1, 2))
@@ -237,9 +237,9 @@ def test_a_range_of_tiles_writes_only_these(built: Any, stride: int) -> None:
     machine, kernels = built
     layer = Layer(3, 30, 30, 3, stride)
     g, o, (x, w, b) = layer.g, layer.o, layer.data(9)
-    arguments = {"x": At("x", g.front), "y": "y", "mask": pixel_mask(o), "channels": 3, "x_row": g.stride, "pitch": o.pitch}
+    arguments = {"x": At("x", g.front), "y": "y", "mask": pixel_mask(o), "channels": 3, "x_channel": g.stride, "pitch": o.pitch}
     arguments |= {"runs": one_run(3)} | units_of(o.tiles, one_run(3), False)[1]
-    arguments |= {"y_tile": 192, "y_row": 64, "lo": -1.0, "hi": 2.5} | pack_depthwise(w, b)
+    arguments |= {"y_tile": 192, "y_channel": 64, "lo": -1.0, "hi": 2.5} | pack_depthwise(w, b)
     memory = {"x": to_flat(x, g), "y": np.full((o.tiles, 3, 64), 77.0, np.float32)}
     if stride == 2:
         arguments |= {"scratch": "scratch", "x_pitch": g.pitch, "height": o.height, "width": o.width}

@@ -129,7 +129,7 @@ def draw(source: Source, rng: random.Random) -> Drawn:
         elif p.kind == "ptr" and p.name in scanned(source):
             low = 0 if p.dtype == "uint16" or rng.random() < 0.7 else -3
             values = [rng.randrange(low, rng.choice([2, 8, 40])) for _ in range(rng.choice([40, 300, 3000]))]
-            ordered = p.name in ("row", "runs") and rng.random() < 0.95
+            ordered = p.name in ("row_start", "runs") and rng.random() < 0.95
             table = np.array(sorted(values) if ordered else values, p.dtype)
             tables[place] = np.concatenate([table, np.zeros(SPARE // table.itemsize, p.dtype)])[: len(table)]
         elif p.kind == "act" and p.name in ("scores", "room", "scratch", "partner", "at") and rng.random() < 0.7:

@@ -54,7 +54,7 @@ def check(built: Any, family: str, w: np.ndarray, x: np.ndarray, activation: str
     source, constants = kernel(vector, family, w, bias, activation, extra)
     arguments = {"x": "x", "y": "y", "residual": "residual", "outputs": n, "lo": lo, "hi": hi} | constants
     memory = {"x": x, "y": np.full(n, np.nan, np.float32), "residual": residual if extra else np.zeros(1, np.float32)}
-    units = -(-n // vector.lanes("float32")) if family == "rows" else len(constants["row"]) - 1
+    units = -(-n // vector.lanes("float32")) if family == "rows" else len(constants["row_start"]) - 1
     got = kernels.run([Call(source, arguments)], memory, units, threads=threads)["y"]
     total, size = w.astype(np.float64) @ x, np.abs(w).astype(np.float64) @ np.abs(x)
     if extra:
@@ -133,9 +133,9 @@ def test_blocks_keep_only_inputs_in_use() -> None:
     w = np.zeros((5, 6), np.float32)
     w[0, 2], w[4, 5] = 1, 2
     packed = pack_blocks(w, None, 4)
-    assert packed["index"].tolist() == [2, 5] and packed["row"].tolist() == [0, 1, 2]
+    assert packed["index"].tolist() == [2, 5] and packed["row_start"].tolist() == [0, 1, 2]
     np.testing.assert_array_equal(packed["value"], [[1, 0, 0, 0], [2, 0, 0, 0]])
-    assert pack_blocks(w, None, 4, dense=True)["row"].tolist() == [0, 6, 12]
+    assert pack_blocks(w, None, 4, dense=True)["row_start"].tolist() == [0, 6, 12]
 
 
 def test_windows_wider_than_the_input_are_refused() -> None:
@@ -148,10 +148,10 @@ def test_windows_take_each_nonzero_once_and_stay_inside_the_input() -> None:
     w = sparse(rng, 37, 45, 0.3)
     packed = pack_windows(w, None, 8)
     rebuilt = np.zeros((40, 45), np.float32)
-    unit = np.repeat(np.arange(5), np.diff(packed["row"]))
+    unit = np.repeat(np.arange(5), np.diff(packed["row_start"]))
     lane = np.arange(8)
     column = packed["base"].astype(int)[:, None] + packed["pick"]
-    assert packed["base"].max() + 16 <= 45 and packed["pick"].max() < 16 and (np.diff(packed["row"]) % 2 == 0).all()
+    assert packed["base"].max() + 16 <= 45 and packed["pick"].max() < 16 and (np.diff(packed["row_start"]) % 2 == 0).all()
     np.add.at(rebuilt, (unit[:, None] * 8 + lane, column), packed["value"])
     np.testing.assert_array_equal(rebuilt[:37], w)
     assert np.count_nonzero(packed["value"]) == np.count_nonzero(w)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sparsec.backends.cpu.block import block
-from sparsec.backends.cpu.panel_costs import Work, best_tile, default_schedule, space, sparse_cycles
+from sparsec.backends.cpu.panel_costs import Work, best_tile, candidates, default_schedule, sparse_cycles
 from sparsec.backends.cpu.spmm import spmm
 from tests.machines import BY_LANES
 
@@ -43,9 +43,9 @@ def test_dense_and_block_sparse_weights_take_the_block_kernel(lanes):
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (64, 32, 12656), (1000, 1280, 1)])
 def test_every_candidate_is_a_kernel(lanes, density, shape):
-    candidates = space(unstructured(*shape, density), MACHINES[lanes])
-    assert len({schedule for _, schedule in candidates}) == len(candidates) >= 4
-    for cycles, schedule in candidates:
+    found = candidates(unstructured(*shape, density), MACHINES[lanes])
+    assert len({schedule for _, schedule in found}) == len(found) >= 4
+    for cycles, schedule in found:
         choice = dict(schedule)
         if choice["kernel"] == "spmm":
             spmm(MACHINES[lanes].vector, choice["vectors"], "int32", "clamp", False, True, group=choice["group"], tile=choice["tile"])

@@ -35,8 +35,8 @@ def reference(op: str, x: np.ndarray, z: np.ndarray, scale: np.ndarray, shift: n
 def stored(name: str, values: np.ndarray, g: Geometry, packed: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """A map in storage, and the arguments that describe it."""
     if packed:
-        return to_packed(values, g), {name: At(name), f"{name}_tile": len(values) * g.tile, f"{name}_row": g.tile}
-    return to_flat(values, g), {name: At(name, g.front), f"{name}_tile": g.tile, f"{name}_row": g.stride}
+        return to_packed(values, g), {name: At(name), f"{name}_tile": len(values) * g.tile, f"{name}_channel": g.tile}
+    return to_flat(values, g), {name: At(name, g.front), f"{name}_tile": g.tile, f"{name}_channel": g.stride}
 
 
 @settings(max_examples=80)
@@ -64,7 +64,7 @@ def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -
         arguments |= described
     if op == "scale":
         memory["z"], z = z[:, 0, 0].copy(), z[:, :1, :1]
-        arguments |= {"z": "z", "z_tile": 0, "z_row": 1}
+        arguments |= {"z": "z", "z_tile": 0, "z_channel": 1}
     source = map_op(vector, 64 // vector.lanes("float32"), op, activation, masked=not packed[2])
     got = kernels.run([Call(source, arguments)], memory, g.tiles, strip, threads)["y"]
     want = EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75)
@@ -93,7 +93,7 @@ def test_in_place(built: Any) -> None:
     g = Geometry(9, 13, 1)
     x = np.random.default_rng(0).standard_normal((5, 9, 13)).astype(np.float32)
     storage, of_x = stored("x", x, g, False)
-    place = of_x | {"y": of_x["x"], "y_tile": g.tile, "y_row": g.stride, "z": of_x["x"], "z_tile": g.tile, "z_row": g.stride}
+    place = of_x | {"y": of_x["x"], "y_tile": g.tile, "y_channel": g.stride, "z": of_x["x"], "z_tile": g.tile, "z_channel": g.stride}
     rest = {"scale": x, "shift": x, "mask": pixel_mask(g), "channels": 5, "lo": -np.inf, "hi": np.inf}
     source = map_op(vector, 64 // vector.lanes("float32"), "add", "clamp", True)
     got = kernels.run([Call(source, place | rest)], {"x": storage}, g.tiles)["x"]

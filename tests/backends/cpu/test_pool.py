@@ -107,7 +107,7 @@ def test_pool_of_the_whole_map(built, kind, channels, size, pad, packed, threads
     place = {
         "x": At("x", 0 if packed else g.front),
         "x_tile": channels * g.tile if packed else g.tile,
-        "x_row": g.tile if packed else g.stride,
+        "x_channel": g.tile if packed else g.stride,
     }
     numbers = {"y": "y", "mask": pixel_mask(g), "tiles": g.tiles, "scale": 1 / (g.height * g.width)}
     memory = {"x": to_packed(x, g) if packed else to_flat(x, g), "y": np.zeros(channels, np.float32)}

@@ -57,7 +57,7 @@ def compute(
     task = Task("node", spec_of(op, **traits), buffers, None, Buffer("y", target), weights)
     ((call,),) = (group.calls for group in pruning_groups(task, (), machine))
     packed = target.layout == "packed"
-    y = garbage(target) if packed else np.full(target.space.width if target.geometry else target.channels, -7, target.dtype)
+    y = garbage(target) if packed else np.full(target.index_space.width if target.geometry else target.channels, -7, target.dtype)
     memory = {"y": y if packed else words(y)}
     memory |= {f"x{i}": words(to_packed(x, s) if s.layout == "packed" else x) for i, (x, s) in enumerate(sources)}
     arguments: dict[str, Any] = {n: At(b.name) for n, b in call.buffers.items() if not b.slot}
@@ -66,7 +66,7 @@ def compute(
         arguments[name] = At(room.name, per_slot=room.slot)
     arguments |= dict(call.constants) | {name: at_size(v, size) for name, v in call.scalars.items()}
     found = kernels.run([Call(call.source, arguments)], memory, at_size(call.units, size), threads=threads)["y"]
-    return from_packed(found, target.space.width) if packed else found.view(target.dtype)
+    return from_packed(found, target.index_space.width) if packed else found.view(target.dtype)
 
 
 def expected(op: str, *tensors: np.ndarray | None, **traits: Any) -> np.ndarray:

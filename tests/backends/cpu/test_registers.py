@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsec.backends.cpu import convert, gemv_windows, pointwise_ops, token_choice, token_moves, vectors
+from sparsec.backends.cpu import convert, gemv_windows, matvec_calls, pointwise_ops, token_choice, token_moves
 from tests.backends.cpu.kernel_call import At, Call, Kernels
 from tests.backends.cpu.test_extents import all_kernels
 from tests.machines import BY_LANES, UNMASKED, lanes_of
@@ -31,7 +31,7 @@ def test_what_needs_a_permute_is_refused_and_not_chosen_without_one() -> None:
     with pytest.raises(ValueError, match="have no permute"):
         gemv_windows.gemv_windows(UNMASKED.vector, "int32", "clamp", False)
     weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    chosen = {dict(schedule)["kernel"] for schedule in vectors.vector_schedules(weight, UNMASKED)}
+    chosen = {dict(schedule)["kernel"] for schedule in matvec_calls.vector_schedules(weight, UNMASKED)}
     assert chosen == {"gemv_dense", "gemv_blocks", "gemv_rows"}
 
 
@@ -46,7 +46,7 @@ def unmasked() -> Kernels:
 def test_rows_are_copied_to_their_last_element_without_masks(unmasked: Kernels, length: int) -> None:
     """NaN lies before and behind; columns past the row become zero, and nothing beyond those is written."""
     x, fill = np.random.default_rng(length).standard_normal((3, length)).astype(np.float32), 2
-    scalars = {"height": 3, "width": length, "fill": fill, "x_pitch": length, "x_row": 0, "y_pitch": length + fill, "y_row": 0}
+    scalars = {"height": 3, "width": length, "fill": fill, "x_pitch": length, "x_channel": 0, "y_pitch": length + fill, "y_channel": 0}
     memory = {"x": x, "y": np.full((3, length + fill), np.nan, np.float32)}
     got = unmasked.run([Call(convert.copy_rows(UNMASKED.vector), {"x": "x", "y": "y"} | scalars)], memory, 1)["y"]
     np.testing.assert_array_equal(got, np.pad(x, ((0, 0), (0, fill))))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.expr import ACTIVATIONS
-from sparsec.backends.cpu.shares import one_run, units_of
+from sparsec.backends.cpu.partition import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.vector import Vector
 from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
@@ -116,7 +116,15 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     constants = pack_rows(case.matrix, case.offsets(), "int32", case.bias, group=shape[1], parts=3)
     memory = {"x": to_packed(case.x, g), "y": to_flat(case.residual, g)}
     places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
-    scalars = {"rows": 12, "x_tile": 40 * g.tile, "y_tile": g.tile, "y_row": g.stride, "r_tile": g.tile, "r_row": g.stride, "parts": 3}
+    scalars = {
+        "rows": 12,
+        "x_tile": 40 * g.tile,
+        "y_tile": g.tile,
+        "y_channel": g.stride,
+        "r_tile": g.tile,
+        "r_channel": g.stride,
+        "parts": 3,
+    }
     scalars |= {"runs": one_run(12)} | units_of(g.tiles, one_run(12), False)[1]
     call = Call(source(variants.vector, shape, case), places | scalars | constants)
     case.check(variants.kernels.run([call], memory, g.tiles)["y"])
@@ -138,11 +146,11 @@ def test_packing_orders_by_part_and_pads_to_groups():
     whole = pack_rows(weight, np.array([0, 64, 128, 192]), "uint16", group=2)
     assert whole["value"].tolist() == [1, 2, 3, 0, 4, 0]
     assert whole["offset"].tolist() == [0, 128, 192, 192, 64, 64]
-    assert whole["row"].tolist() == [0, 4, 4, 6]
+    assert whole["row_start"].tolist() == [0, 4, 4, 6]
     halves = pack_rows(weight, np.array([0, 64, 128, 192]), "int32", np.ones(3), parts=2)
     assert halves["value"].tolist() == [1, 4, 2, 3]
     assert halves["offset"].tolist() == [0, 64, 128, 192]
-    assert halves["row"].tolist() == [0, 1, 1, 2, 4, 4, 4]
+    assert halves["row_start"].tolist() == [0, 1, 1, 2, 4, 4, 4]
 
 
 def test_a_tile_must_hold_whole_panels():

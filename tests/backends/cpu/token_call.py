@@ -24,20 +24,20 @@ class Tokens:
     most: int = 0
     tile: int = 64
 
-    def space(self, plus: int = 0) -> Geometry:
+    def index_space(self, plus: int = 0) -> Geometry:
         """The index space of the tokens and ``plus`` more."""
         return Geometry(1, (self.most or self.count) + plus, 0, self.tile, Affine("T", plus) if self.most else None)
 
     def packed(self, features: int, plus: int = 0) -> Storage:
-        return Storage("packed", features, self.space(plus))
+        return Storage("packed", features, self.index_space(plus))
 
     def rows(self, features: int = 0, dtype: str = "float32") -> Storage:
-        return Storage("rows", features, self.space(), dtype)
+        return Storage("rows", features, self.index_space(), dtype)
 
 
 def to_packed(x: np.ndarray, storage: Storage) -> np.ndarray:
     """[T, F] -> [tiles, F, tile]; NaN past T."""
-    tile, tiles = storage.space.tile, int(storage.space.tiles)
+    tile, tiles = storage.index_space.tile, int(storage.index_space.tiles)
     out = np.full((tiles * tile, x.shape[1]), np.nan, np.float32)
     out[: len(x)] = x
     return np.ascontiguousarray(out.reshape(tiles, tile, -1).swapaxes(1, 2))
@@ -50,7 +50,7 @@ def from_packed(memory: np.ndarray, tokens: int) -> np.ndarray:
 
 def garbage(storage: Storage) -> np.ndarray:
     """Packed storage that nobody has written."""
-    return np.full((int(storage.space.tiles), storage.channels, storage.space.tile), np.nan, np.float32)
+    return np.full((int(storage.index_space.tiles), storage.channels, storage.index_space.tile), np.nan, np.float32)
 
 
 def words(x: np.ndarray) -> np.ndarray:

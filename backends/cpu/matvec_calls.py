@@ -159,15 +159,15 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
     if vector:
         source = vector_op(machine.vector, op, activation)
         # Numbers per token are one run of as many elements as there are tokens.
-        length = target.storage.channels or target.storage.space.count
+        length = target.storage.channels or target.storage.index_space.count
         scalars["length"] = length
         units = length.ceil_div(lanes) if isinstance(length, Count) else -(-length // lanes)
     else:
-        space = target.storage.space
+        space = target.storage.index_space
         source = map_op(machine.vector, space.tile // lanes, op, activation, masked=target.storage.layout == "flat")
-        scalars |= {"channels": target.storage.channels, "x_tile": x.storage.tile_step, "x_row": x.storage.row_step}
-        scalars |= {"z_tile": 0, "z_row": 1} if op == "scale" else {"z_tile": z.storage.tile_step, "z_row": z.storage.row_step}
-        scalars |= {"y_tile": target.storage.tile_step, "y_row": target.storage.row_step}
+        scalars |= {"channels": target.storage.channels, "x_tile": x.storage.tile_step, "x_channel": x.storage.channel_step}
+        scalars |= {"z_tile": 0, "z_channel": 1} if op == "scale" else {"z_tile": z.storage.tile_step, "z_channel": z.storage.channel_step}
+        scalars |= {"y_tile": target.storage.tile_step, "y_channel": target.storage.channel_step}
         units = space.tiles
     call = Call(
         source=source,
@@ -175,7 +175,7 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         kind="elementwise",
         buffers={"x": x, "z": z, "y": target},
         writes=("y",),
-        constants={"scale": _NOTHING, "shift": _NOTHING, **({} if vector else {"mask": mask_of(target.storage.space)})},
+        constants={"scale": _NOTHING, "shift": _NOTHING, **({} if vector else {"mask": mask_of(target.storage.index_space)})},
         scalars=scalars,
         units=units,
         flops=target.storage.elements,

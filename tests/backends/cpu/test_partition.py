@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsec.backends.base import Source
-from sparsec.backends.cpu.shares import one_run, runs_of, settle, units_of
+from sparsec.backends.cpu.partition import one_run, runs_of, settle, units_of
 from sparsec.backends.plan import Buffer, Call, Group
 from sparsec.lower.layouts import Geometry, Storage
 
@@ -17,7 +17,7 @@ def _call(kind: str, outputs: int, inputs: int, tiles: int, x: Buffer, y: Buffer
     runs = one_run(outputs)
     units, shares = units_of(tiles, runs, by_rows=False)
     rows = {"rows": outputs, "parts": 1} if kind != "depthwise" else {"channels": outputs}
-    constants = {"runs": runs, "row": np.arange(outputs + 1, dtype=np.int32)}
+    constants = {"runs": runs, "row_start": np.arange(outputs + 1, dtype=np.int32)}
     return Call(
         Source(kind, (), lambda: None), kind, kind, {"x": x, "y": y}, ("y",), constants, {**rows, **shares}, units, 0, 0,
         {"size": outputs * inputs},

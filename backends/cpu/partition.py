@@ -95,7 +95,7 @@ def _shared(call: Call, by_rows: bool) -> Call:
     if call.kind == "depthwise":
         runs = runs_of(np.ones(int(call.scalars["channels"])), _MOST_UNITS) if by_rows else call.constants["runs"]
     else:
-        work = np.diff(call.constants["row"]).reshape(int(call.scalars["parts"]), -1).sum(axis=0)
+        work = np.diff(call.constants["row_start"]).reshape(int(call.scalars["parts"]), -1).sum(axis=0)
         runs = runs_of(work, _MOST_UNITS if by_rows else -(-_MOST_UNITS // tiles))
     units, scalars = units_of(tiles, runs, by_rows)
     return replace(call, constants={**call.constants, "runs": runs}, scalars={**call.scalars, **scalars}, units=units)
