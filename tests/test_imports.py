@@ -105,3 +105,10 @@ def test_what_runs_an_artifact_needs_neither_torch_nor_tvm(module: str) -> None:
     program = f"import sys; sys.modules.update(torch=None, tvm=None); import {module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tvm_waits_for_the_first_kernel_that_is_made() -> None:
+    """A library from the cache needs none of it."""
+    program = "import sys, sparsec.driver; from sparsec.backends import backend_for; backend_for('x86'); assert 'tvm' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
