@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.heads.agreement import LIMIT, disagreement
+from tests.models.heads.agreement import LIMIT, disagreement, eager, relative_error, wide
 from tests.models.heads.case import SPARSITY, drawn
 
 X = {"x": torch.randn(3, 4, generator=torch.Generator().manual_seed(0))}
@@ -16,6 +16,23 @@ class Heads(nn.Module):
     def forward(self, x):
         hidden = torch.where(x > 0, x, torch.finfo(x.dtype).min)
         return {"scores": 2 * x, "masked": hidden, "best": x.argmax(1)}
+
+
+class Keeps(nn.Module):
+    """A bias that is read once, and again after a change of dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(4))
+        self.kept = None
+
+    def _apply(self, *args, **kwargs):
+        self.kept = None
+        return super()._apply(*args, **kwargs)
+
+    def forward(self, x):
+        self.kept = self.bias.detach().clone() if self.kept is None else self.kept
+        return x + self.kept
 
 
 def test_eagers_own_answer_passes():
@@ -46,3 +63,10 @@ def test_every_parameter_is_drawn_and_matrices_are_pruned():
     zeros = {name: (value == 0).double().mean().item() for name, value in model.named_parameters()}
     assert abs(zeros.pop("1.weight") - SPARSITY) < 0.01
     assert not any(zeros.values())
+
+
+def test_what_a_model_keeps_aside_is_the_same_in_float64():
+    model = Keeps()
+    model(**X)
+    model.load_state_dict({"bias": torch.full((4,), 2.0)})
+    assert relative_error(eager(model, X), wide(model, X, None)) < 1e-6

@@ -124,8 +124,8 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "naflexvit_base_patch16_gap": (64, {"embed_dim": 32, "depth": 2, "num_heads": 2}),
 }
 
-#: Each layer of GhostNetV3 is a sum of five branches.
-GAINS = {"ghostnetv3_050": 0.4}
+#: Each layer of GhostNetV3 is a sum of five branches; a head of attention in EfficientViT takes the sum of those before it.
+GAINS = {"ghostnetv3_050": 0.4, "efficientvit_m0": 0.7}
 
 _torchvision = torch.library.Library("torchvision", "FRAGMENT")
 
