@@ -149,3 +149,25 @@ def test_a_model_that_shares_nothing_is_not_run() -> None:
     for parts in (lambda y: y, lambda y: y.flatten(), lambda y: (y[0], y[1]), lambda y: (y.relu(), y.flatten())):
         capture(Counting(parts).eval(), (torch.randn(2, 8),))
     assert not runs
+
+
+def test_a_model_that_eager_mode_cannot_run_is_refused_with_its_error() -> None:
+    model, x = made("", "conv", "flatten", (2, 4, 5, 6), torch.contiguous_format)
+    model.layer.weight = nn.Parameter(model.layer.weight.detach().to_sparse())
+    with pytest.raises(UnsupportedModel, match=r"(?s)without running it.*Eager mode cannot run it"):
+        capture(model, (x,))
+
+
+def test_values_that_are_no_tensors_stand_among_the_results() -> None:
+    class Named(Several):
+        def forward(self, x: Tensor) -> Any:
+            y, other = super().forward(x)
+            return {"name": "y", "y": y, "none": None, "size": (y.shape[1], 0.5), "other": other}
+
+    x = torch.randn(2, 4, 5, 6)
+    model = Named("", "conv", "flatten", 4).eval().to(memory_format=torch.channels_last)
+    captured = capture(model, (x,))
+    found, wanted = captured.restore(captured.graph_module(x), [x]), model(x)
+    assert (found["name"], found["none"], found["size"]) == (wanted["name"], wanted["none"], wanted["size"])
+    assert found["y"].data_ptr() != found["other"].data_ptr()
+    assert wanted["y"].data_ptr() != wanted["other"].data_ptr()

@@ -31,16 +31,18 @@ _COPY = Step(aten.clone.default, (), {})
 def as_in_eager(described: Captured, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Captured:
     """The same, with results that share memory where those of eager mode do for these arguments.
 
-    UnsupportedModel where eager mode's results share memory that the graph's do not, or where sizes are free and they differ at all.
+    UnsupportedModel where eager mode's results share memory that the graph's do not, where sizes are free and they differ at all, or where
+    eager mode cannot run the model.
     """
     outputs = returned(described.graph_module.graph)
     known = described.aliasing or Aliasing(tuple(map(Result, range(len(outputs)))), {})
     slots = [slot for slot in described.out_slots if not isinstance(slot, Fixed)]
     if not _is_uncertain(slots, known.results, outputs):
         return described
-    leaves = _results(module, args, kwargs)
-    if len(leaves) != len(slots):
-        return described
+    results = _results(module, args, kwargs)
+    if len(results) != len(described.out_slots):
+        raise _refused(f"It returned {len(results)} values where its graph has {len(described.out_slots)}.")
+    leaves = [leaf for slot, leaf in zip(described.out_slots, results, strict=True) if not isinstance(slot, Fixed)]
     given = [x for x in pytree.tree_leaves((tuple(args), dict(kwargs))) if isinstance(x, Tensor)]
     sharing = _Sharing(known.results, given)
     left = iter([sharing.place(slot, leaf) for slot, leaf in zip(slots, leaves, strict=True)])
@@ -73,14 +75,13 @@ def _origin(node: fx.Node) -> fx.Node:
     return node
 
 
-def _results(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that the model returns; none where it cannot be run, as with weights in a layout for which torch has no kernels."""
+def _results(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What the model returns. UnsupportedModel where it cannot be run, as with weights in a layout for which torch has no kernels."""
     with torch.no_grad(), unchanged(module), torch.random.fork_rng(devices=[]):
         try:
-            leaves = pytree.tree_leaves(module(*args, **kwargs))
-        except Exception:
-            return []
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            return pytree.tree_leaves(module(*args, **kwargs))
+        except Exception as error:
+            raise _refused(f"Eager mode cannot run it: {type(error).__name__}: {error}") from error
 
 
 def _memory(x: Tensor) -> int:
