@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sparsec.cli.console import progress_bar, say, say_json, table_console
-from sparsec.cli.opening import factory_named, opened_model
+from sparsec.cli.opening import check_options, factory_named, opened_model
 from sparsec.cli.options import JsonOption, ModelArgument, ShapeOption, ThreadsOption, TuneOption
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def bench(
     from sparsec.doors.factories import is_model_file
     from sparsec.settings import default_threads
 
+    check_options({"tune": tune, "threads": threads})
     factory = factory_named(model, batch, inputs or ())
     names = [name.strip() for name in rivals.split(",") if name.strip()]
     names = names if any(name in OURS for name in names) else [OURS[0], *names]
@@ -94,6 +95,7 @@ def compare(
     """
     from sparsec.report.comparing import compare as compared
 
+    check_options({"tune": tune, "threads": threads})
     opened, examples, kwargs = opened_model(model, inputs or ())
     made = compared(opened, examples, kwargs, data, artifact=artifact, tolerance=tolerance, tune=tune, threads=threads)
     typer.echo(made.to_json()) if json else table_console().print(made)

@@ -14,11 +14,21 @@ def compile_named(
     model: str, shapes: Sequence[str], tune: str, threads: int | None, options: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Any, float]:
     """The compiled model and the seconds that took."""
+    given = {**options, "tune": tune, "threads": threads}
+    check_options(given)
     opened = opened_model(model, shapes)
     from sparsec import driver
 
     begin = time.perf_counter()
-    return driver.compile(*opened, **{**options, "tune": tune, "threads": threads}), time.perf_counter() - begin
+    return driver.compile(*opened, **given), time.perf_counter() - begin
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """InvalidInput for options that a compilation would refuse: before the model is made, which may take long."""
+    from sparsec.backends import target_named
+    from sparsec.settings import Settings
+
+    target_named(Settings.from_options(options).target)
 
 
 def opened_model(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:

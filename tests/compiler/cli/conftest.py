@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sparsec.cli import app
 from sparsec.errors import UnsupportedModel
 from sparsec.run import artifact
-from tests.compiler.cli.shop import EXPLANATION, FACTORIES, Compiled, Invoke
+from tests.compiler.cli.shop import BEYOND_US, EXPLANATION, FACTORIES, Compiled, Invoke
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
 
@@ -21,7 +21,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
     made: list[Compiled] = []
 
     def compile(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> Compiled:
-        if options["tune"] == "never":
+        if options["threads"] == BEYOND_US:
             raise UnsupportedModel("This model is beyond us.", where="layer 3", hint="Try another.")
         made.append(Compiled(model, inputs, options, kwargs or {}))
         return made[-1]

@@ -13,7 +13,8 @@ from sparsec.run.explanation import Explanation, Layer
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
 EXPLANATION = Explanation((Layer("layer0", "conv2d", (8, 8, 1, 1), 0.1, "unstructured", "affine", "spmm"),), notes=("a note",))
-
+#: As many threads no compilation has.
+BEYOND_US = 77
 
 FACTORIES = """
 import torch

@@ -16,7 +16,7 @@ from sparsec.errors import InvalidInput
 from sparsec.run import artifact
 from sparsec.run.explanation import Explanation
 from sparsec.settings import Settings
-from tests.compiler.cli.shop import EXPLANATION, Compiled, Invoke
+from tests.compiler.cli.shop import BEYOND_US, EXPLANATION, Compiled, Invoke
 from tests.compiler.tiny_program import ANY_MACHINE, library, pair
 
 
@@ -43,7 +43,14 @@ def test_compile_writes_an_artifact_from_the_current_directory(invoke: Invoke, c
         (("compile", "shop_of_models:bare", "-o", "y"), "no example inputs"),
         (("compile", "shop_of_models:bare", "-o", "y", "--input", "z=1,8"), "no input named z"),
         (("compile", "shop_of_models:bare", "-o", "y", "--input", "1,a"), "not a shape"),
-        (("compile", "shop_of_models:both", "-o", "y", "--tune", "never"), "beyond us"),
+        (("compile", "shop_of_models:both", "-o", "y", "--threads", str(BEYOND_US)), "beyond us"),
+        (("compile", "shop_of_models:fails", "-o", "y", "--tune", "never"), "Unknown tuning level 'never'"),
+        (("explain", "shop_of_models:fails", "--target", "riscv"), "Known targets: native, x86"),
+        (("tune", "shop_of_models:fails", "--level", "never"), "Unknown tuning level 'never'"),
+        (("export", "shop_of_models:fails", "--kernels", "y", "--tune", "never"), "Unknown tuning level 'never'"),
+        (("compile", "shop_of_models:fails", "-o", "y", "--token-pruning", '{"keep": 2}'), "Name the blocks"),
+        (("bench", "shop_of_models:fails", "--tune", "never"), "Unknown tuning level 'never'"),
+        (("compare", "shop_of_models:fails", "--data", "x.npy", "--tune", "never"), "Unknown tuning level 'never'"),
         (("explain", "nowhere.sparsec"), "no artifact"),
         (("run", "nowhere.sparsec", "--input", "x.npy", "-o", "y.npy"), "no artifact"),
         (("compile", "nothing.pt2", "-o", "y"), "does not exist"),
