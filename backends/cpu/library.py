@@ -33,6 +33,8 @@ _ADDRESSES = re.compile(r'(?<=!")0x[0-9a-f]+')
 _POOL, _EXTENTS = (Path(__file__).with_name(name) for name in ("pool.c", "extents.h"))
 #: The linker's driver compiles the entries of the library too.
 _OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "c", str(_POOL))
+#: Passes of TVM that take half of the time and find nothing to do in kernels that are written as loops over exact buffers.
+_IDLE_PASSES = ("s_tir.CompactBufferAllocation", "s_tir.HoistIfThenElse")
 #: Part of every key: a new number leaves old libraries aside.
 _FORMAT = "3"
 
@@ -43,6 +45,14 @@ def target(machine: Machine) -> Any:
 
     features = [*(f"+{name}" for name in machine.features), *machine.tuning]
     return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
+
+
+def compiled(functions: Any, goal: Any) -> Any:
+    """A TVM module of functions for a target, compiled."""
+    import tvm
+
+    with tvm.transform.PassContext(disabled_pass=_IDLE_PASSES):
+        return tvm.compile(functions, target=goal)
 
 
 @lru_cache(maxsize=1)
@@ -74,22 +84,21 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         if _is_whole(path):
             return path
         logger.warning("The kernel library %s in the cache is damaged. It is made again.", path)
-    # A second and 150 MiB, which a library in the cache does not take.
-    import tvm
+    # TVM takes a second and 150 MiB, which a library in the cache does not.
     from tvm.support.cc import get_cc
 
     from sparsec.backends.cpu import executor
 
     with _parsing:
         module = executor.module(kernels)
-    compiled = tvm.compile(module, target=target(machine))
+    made = compiled(module, target(machine))
     try:
         with Scratch(directory) as scratch:
-            made, checking = scratch.path / path.name, scratch.path / "checks.c"
+            whole, checking = scratch.path / path.name, scratch.path / "checks.c"
             checking.write_text(checks.source(kernels))
-            compiled.export_library(str(made), options=[*_OPTIONS, "-x", "c", str(checking), "-x", "none"], workspace_dir=str(scratch.path))
-            _seal(made)
-            os.replace(made, path)
+            made.export_library(str(whole), options=[*_OPTIONS, "-x", "c", str(checking), "-x", "none"], workspace_dir=str(scratch.path))
+            _seal(whole)
+            os.replace(whole, path)
     except Exception as error:
         raise MachineError(
             "The kernels cannot be linked into a library.",
@@ -109,15 +118,15 @@ def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
 
     with _parsing:
         function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _PLAIN_C)
-    compiled = tvm.compile(tvm.IRModule({kernel.symbol: function}), target=target(machine))
-    code = _ADDRESSES.sub("", compiled.mod.inspect_source("ll"))
+    made = compiled(tvm.IRModule({kernel.symbol: function}), target(machine))
+    code = _ADDRESSES.sub("", made.mod.inspect_source("ll"))
     if "TVMBackend" in code:
         raise MachineError(f"{kernel.symbol} calls TVM's runtime and cannot stand alone.", hint="Choose another schedule.")
     with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
         script.write(f"{{ global: {kernel.symbol}; local: *; }};\n")
         script.flush()
         try:
-            compiled.export_library(str(path), options=[f"-Wl,--version-script={script.name}"])
+            made.export_library(str(path), options=[f"-Wl,--version-script={script.name}"])
         except RuntimeError as error:
             why, hint = str(error).strip().splitlines()[-1], "Install a C compiler (gcc or clang)."
             raise MachineError(f"{kernel.symbol} cannot be linked.", where=str(path), why=why, hint=hint) from error

@@ -17,7 +17,7 @@ _VECTOR = re.compile(r"%([xyz])mm(\d+)|\b([vqds])(\d+)\b")
 def assembly(kernel: Source, machine: Machine) -> list[str]:
     """Instructions and labels of one kernel, alone in its module."""
     function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _C)
-    text = tvm.compile(tvm.IRModule({kernel.symbol: function}), target=_target(machine)).mod.inspect_source("asm")
+    text = library.compiled(tvm.IRModule({kernel.symbol: function}), _target(machine)).mod.inspect_source("asm")
     lines = (re.split(r"\s#\s|//", line)[0].strip() for line in text.splitlines())
     return [line for line in lines if line and (line.endswith(":") or not line.startswith((".", "#")))]
 

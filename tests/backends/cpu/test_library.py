@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import tvm
 
-from sparsec.backends.cpu import convert, library
+from sparsec.backends.cpu import convert, executor, library
 from sparsec.errors import MachineError
 from sparsec.run.kernels import load_kernels
+from tests.backends.cpu.test_extents import all_kernels
 from tests.machines import AVX2, WIDEST
 
 ROWS, PLANES = convert.copy_rows(AVX2.vector), convert.to_planes(AVX2.vector, 2)
@@ -95,3 +96,13 @@ def test_libraries_follow_the_umask_and_nothing_else_is_left(tmp_path):
         os.umask(before)
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [WIDEST, AVX2], ids=["widest", "avx2"])
+def test_passes_that_are_left_out_would_change_nothing(machine):
+    """Of every template, all ways in which it reads and writes."""
+    module, goal = executor.module(all_kernels(machine)), library.target(machine)
+    texts = [made.mod.inspect_source("ll") for made in (library.compiled(module, goal), tvm.compile(module, target=goal))]
+    first, second = (library._ADDRESSES.sub("", text) for text in texts)
+    assert first == second
