@@ -15,13 +15,13 @@ def storage_elements(storage: Storage) -> int:
 def to_storage(x: np.ndarray, storage: Storage) -> np.ndarray:
     """[C, H, W] or [C] -> one sample's storage as a row of elements.
 
-    Pads of ``flat`` are zero. Pads of ``packed`` are NaN: a kernel that lets one reach a pixel gives a wrong result.
+    Pads of ``halo`` are zero. Pads of ``tiled`` are NaN: a kernel that lets one reach a pixel gives a wrong result.
     """
     out = np.zeros(storage_elements(storage), np.float32)
     body = out[: storage.elements]
-    if storage.layout == "flat":
+    if storage.layout == "halo":
         pixels(body, storage)[...] = x
-    elif storage.layout == "packed":
+    elif storage.layout == "tiled":
         space = storage.index_space
         rows = np.full((storage.channels, space.tiles * space.tile), np.nan, np.float32)
         rows[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width] = x
@@ -32,12 +32,12 @@ def to_storage(x: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def pixels(body: np.ndarray, storage: Storage) -> np.ndarray:
-    """The [C, H, W] pixels of a ``flat`` storage, as a view."""
+    """The [C, H, W] pixels of a ``halo`` storage, as a view."""
     return rows(body, storage)[:, :, : storage.index_space.width]
 
 
 def rows(body: np.ndarray, storage: Storage) -> np.ndarray:
-    """The [C, H, pitch] pixels and pad columns of a ``flat`` storage, as a view."""
+    """The [C, H, pitch] pixels and pad columns of a ``halo`` storage, as a view."""
     space = storage.index_space
     channels = body.reshape(storage.channels, space.stride)
     return channels[:, space.front : space.front + space.pixels].reshape(storage.channels, space.height, space.pitch)
@@ -46,9 +46,9 @@ def rows(body: np.ndarray, storage: Storage) -> np.ndarray:
 def from_storage(stored: np.ndarray, storage: Storage) -> np.ndarray:
     """One sample's storage -> [C, H, W], or [C] for a vector."""
     body = stored[: storage.elements]
-    if storage.layout == "flat":
+    if storage.layout == "halo":
         return pixels(body, storage)
-    if storage.layout == "packed":
+    if storage.layout == "tiled":
         space = storage.index_space
         flat = body.reshape(space.tiles, storage.channels, space.tile).swapaxes(0, 1).reshape(storage.channels, -1)
         return flat[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width]

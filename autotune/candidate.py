@@ -107,7 +107,7 @@ class Bench:
     def _error(self) -> float:
         """Largest difference to the reference over its largest magnitude."""
         storage, stored = self.job.task.target.storage, self._output.one(0)
-        if storage.layout == "flat":
+        if storage.layout == "halo":
             body = stored[: storage.elements]
             if np.any(rows(body, storage)[:, :, storage.index_space.width :] != 0):
                 raise Wrong("wrong result: pad columns are not zero")

@@ -92,9 +92,9 @@ def _calls(groups: Sequence[Group]) -> Iterator[Call]:
 
 def stored(x: np.ndarray, storage: Storage) -> np.ndarray:
     """A value as its storage holds it: [C, H, W], [C], or [T, F] and [T] for tokens. NaN where anything may be."""
-    if storage.layout == "rows":
+    if storage.layout == "token_major":
         return np.ascontiguousarray(x, storage.dtype).reshape(-1)
-    if storage.layout == "packed" and x.ndim == 2:
+    if storage.layout == "tiled" and x.ndim == 2:
         x = x.T[:, None]
     if x.size != math.prod(_shape(storage)):
         raise NoReference(f"a value of shape {list(x.shape)} is not what {storage} holds")
@@ -104,7 +104,7 @@ def stored(x: np.ndarray, storage: Storage) -> np.ndarray:
 def _shape(storage: Storage) -> tuple[int, ...]:
     """Shape of a stored value in the order of its axes in memory."""
     space = storage.geometry
-    if storage.layout == "rows":
+    if storage.layout == "token_major":
         return (storage.index_space.width, max(storage.channels, 1))
     return (storage.channels,) if space is None else (storage.channels, space.height, space.width)
 
@@ -114,7 +114,7 @@ def _moved(x: np.ndarray, source: Buffer, target: Buffer) -> np.ndarray:
     have, want = _shape(source.storage), _shape(target.storage)
     if source.storage.is_dense and target.storage.is_dense:
         return x.reshape(want)
-    if "rows" in (source.storage.layout, target.storage.layout) and x.ndim != len(want):
+    if "token_major" in (source.storage.layout, target.storage.layout) and x.ndim != len(want):
         return x.reshape(have).T.reshape(want) if x.ndim == 2 else x.reshape(have[0], -1).T
     if want[0] == have[0] and want != have:
         step = next(s for s in itertools.count(2) if all(-(-a // s) == b for a, b in zip(have[1:], want[1:], strict=True)))

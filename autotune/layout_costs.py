@@ -47,14 +47,14 @@ def layout_costs(backend: Backend, cache: Path, measuring: bool) -> Costs:
 def measure(backend: Backend, cache: Path) -> Costs:
     """Time the conversion, and one 1x1 convolution from either layout, alternating; best of several."""
     space = Geometry(_SIZE, _SIZE, 1, backend.tile)
-    flat, packed = (Storage(layout, _CHANNELS, space) for layout in ("flat", "packed"))  # type: ignore[arg-type]
+    halo, tiled = (Storage(layout, _CHANNELS, space) for layout in ("halo", "tiled"))  # type: ignore[arg-type]
     groups = [
-        Group((backend.move(Move(Buffer("x", flat), Buffer("y", packed), shape=(_CHANNELS, _SIZE, _SIZE))),)),
-        *(_convolution(backend, source, flat) for source in (packed, flat)),
+        Group((backend.move(Move(Buffer("x", halo), Buffer("y", tiled), shape=(_CHANNELS, _SIZE, _SIZE))),)),
+        *(_convolution(backend, source, halo) for source in (tiled, halo)),
     ]
     size = 4 * _CHANNELS * _SIZE * _SIZE
-    convert, from_packed, from_flat = _fastest(backend, groups, cache)
-    return replace(backend.costs(), convert=convert / size, turned_read=max(from_flat - from_packed, 0.0) / size)
+    convert, from_tiled, from_halo = _fastest(backend, groups, cache)
+    return replace(backend.costs(), convert=convert / size, turned_read=max(from_halo - from_tiled, 0.0) / size)
 
 
 def _convolution(backend: Backend, source: Storage, target: Storage) -> Group:

@@ -38,7 +38,7 @@ def lifetimes(plan: Plan) -> dict[Buffer, tuple[int, int]]:
 
 def _pool(buffer: Buffer) -> Hashable:
     """Flat maps of one geometry and one size of number have rows of the same bytes."""
-    shared = buffer.storage.layout == "flat" and not buffer.slot
+    shared = buffer.storage.layout == "halo" and not buffer.slot
     return (buffer.storage.index_space, dtype_of(buffer.storage.dtype).nbytes) if shared else None
 
 
@@ -62,7 +62,7 @@ def slot_bytes(buffer: Buffer) -> int:
 
 
 def bytes_of(buffer: Buffer, threads: int) -> int:
-    """Bytes that a buffer takes in the arena; whole lines, whole channel rows for flat maps."""
+    """Bytes that a buffer takes in the arena; whole lines, whole channel rows for halo maps."""
     return slot_bytes(buffer) * threads if buffer.slot else ceil_to(buffer.storage.nbytes, LINE_BYTES)
 
 

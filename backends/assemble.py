@@ -147,7 +147,7 @@ def _ports(buffers: Sequence[Buffer], names: Sequence[str], limits: Mapping[tupl
 
 def _port(name: str, buffer: Buffer, limits: Mapping[tuple[str, int], int]) -> Port:
     storage = buffer.storage
-    if storage.layout != "rows":
+    if storage.layout != "token_major":
         space = () if storage.geometry is None else (storage.geometry.height, storage.geometry.width)
         return Port(name, (storage.channels, *space), storage.dtype)
     tokens, limit = storage.index_space, limits.get(buffer.port) if buffer.port else None

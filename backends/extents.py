@@ -90,6 +90,6 @@ def writes(pointer: str, *spans: Span, width: Number = 1) -> Touch:
     return Touch(pointer, spans, str(width), writes=True)
 
 
-def packed(features: Number, tile: int) -> tuple[Span, Span]:
-    """The tiles [begin, end) of packed tokens, or of a packed map: runs of ``tile`` elements."""
+def tiled(features: Number, tile: int) -> tuple[Span, Span]:
+    """The tiles [begin, end) of tiled tokens, or of a tiled map: runs of ``tile`` elements."""
     return over("begin", "end", f"{features} * {tile}"), over(0, features, tile)

@@ -1,6 +1,6 @@
 """From a region of the graph to a plan: buffers for values, conversions at the edges, one task per node.
 
-caller's NCHW ─ load ─ flat ─ [kernels on flat / packed / vector values] ─ flat ─ unload ─ caller's NCHW
+caller's NCHW ─ load ─ halo ─ [kernels on halo / tiled / single values] ─ halo ─ unload ─ caller's NCHW
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def lower(work: Draft, backend: Backend, chosen: Mapping[str, Schedule] | None =
 
 def _port(region: Region, side: str, index: int, node: fx.Node) -> Buffer:
     shape, inside = shape_of(node), region.storage(node)
-    if inside.layout == "rows":
+    if inside.layout == "token_major":
         storage = inside
     elif len(shape) == 2:
-        storage = Storage("rows", shape[1], region.geometry(node), inside.dtype)
+        storage = Storage("token_major", shape[1], region.geometry(node), inside.dtype)
     else:
         storage = dense(shape, inside.dtype)
     return Buffer(node.name, storage, (side, index))
@@ -118,14 +118,16 @@ def _check_layouts(task: Task, backend: Backend) -> None:
         if buffer.storage.is_map and space is not None and space.height * space.width > 1 and layout not in known:
             raise ValueError(
                 f"{task.node}: the backend {backend.name!r} offers {task.spec.op}, but its kernels do not {verb} maps that are {layout}:"
-                f" they {verb} {', '.join(known) or 'none'}, and regions have flat or packed ones"
+                f" they {verb} {', '.join(known) or 'none'}, and regions have halo or tiled ones"
             )
 
 
 def _written(storage: Storage, node: fx.Node) -> Storage:
     """The storage that a kernel writes: numbers per token that come from an operator on vectors are one."""
     return (
-        Storage("vector", storage.index_space.count, dtype=storage.dtype) if storage.layout == "rows" and not makes_rows(node) else storage
+        Storage("single", storage.index_space.count, dtype=storage.dtype)
+        if storage.layout == "token_major" and not makes_rows(node)
+        else storage
     )
 
 
@@ -188,9 +190,9 @@ def _planes(state: _State, value: Value, spec: KernelSpec, layouts: Layouts) -> 
     if key not in state.derived:
         channels, height, width = spec.inputs[0]
         dtype = value.buffer.storage.dtype
-        rows, flat = dense(spec.inputs[0], dtype), Storage("flat", channels, state.region.index_space(height, width), dtype)
-        source = _as(state, value, rows if lies_as(value, rows) else flat)
-        made = Buffer(f"{source.name}.planes{step}", Storage("flat", channels * kept, state.region.index_space(*spec.output[1:]), dtype))
+        rows, halo = dense(spec.inputs[0], dtype), Storage("halo", channels, state.region.index_space(height, width), dtype)
+        source = _as(state, value, rows if lies_as(value, rows) else halo)
+        made = Buffer(f"{source.name}.planes{step}", Storage("halo", channels * kept, state.region.index_space(*spec.output[1:]), dtype))
         state.steps.append(Move(source, made, step=step))
         state.derived[key] = made
     return state.derived[key]

@@ -18,7 +18,7 @@ class Buffer:
     """Storage for one value. ``port`` names a caller's tensor: ("input" | "output", index); else it lives in the arena.
 
     ``slot`` > 0: that many elements exist once per thread instead; ``unit`` is then how far one unit of work moves in them, so that
-    a strip of units starts at the slot's beginning (packed values between two calls of one group; 0 for plain scratch).
+    a strip of units starts at the slot's beginning (tiled values between two calls of one group; 0 for plain scratch).
     ``of``: the buffer whose memory this one is, read in another storage.
     """
 
@@ -83,7 +83,7 @@ class Move:
     """A value to write from one buffer to another.
 
     ``places``: element i goes from the first's address i to the second's, what else is written is 0. ``step``: space-to-depth of a
-    contiguous or flat map into flat parity planes, all or the first of each channel. Neither: a copy that the backend ``covers``, of a
+    contiguous or halo map into halo parity planes, all or the first of each channel. Neither: a copy that the backend ``covers``, of a
     value of ``shape``.
     """
 

@@ -68,14 +68,14 @@ class Value:
 
 
 def lies_as(value: Value, want: Storage) -> bool:
-    """Whether the memory of a value can be read as ``want``; of other flat rows it is not known that their pads are zero."""
+    """Whether the memory of a value can be read as ``want``; of other halo rows it is not known that their pads are zero."""
     have = value.buffer.storage
     if value.is_whole and have == want:
         return True
-    if want.layout == "flat" or want.dtype != have.dtype or want.elements > value.buffer.memory.storage.elements:
+    if want.layout == "halo" or want.dtype != have.dtype or want.elements > value.buffer.memory.storage.elements:
         return False
-    packed = "packed" in (have.layout, want.layout) and (have.layout, have.geometry) != (want.layout, want.geometry)
-    if packed and (have.follows or want.follows):
+    tiled = "tiled" in (have.layout, want.layout) and (have.layout, have.geometry) != (want.layout, want.geometry)
+    if tiled and (have.follows or want.follows):
         return False  # Fewer tokens have whole tiles as well.
     return want.holds(value.shape) and np.array_equal(value.places, want.addresses(value.shape))
 
@@ -103,10 +103,10 @@ def copies(value: Value, want: Storage, covers: Covers) -> list[Step]:
 
 
 def _route(have: Storage, want: Storage, shape: Shape, covers: Covers) -> list[Step]:
-    """Copies between two storages of a value of one shape, by way of flat rows where there is none from one to the other."""
+    """Copies between two storages of a value of one shape, by way of halo rows where there is none from one to the other."""
     if covers(have, want, shape):
         return [Step(have, want, shape)]
-    for middle in (replace(s, layout="flat") for s in (have, want) if s.layout == "packed"):
+    for middle in (replace(s, layout="halo") for s in (have, want) if s.layout == "tiled"):
         if covers(have, middle, shape) and covers(middle, want, shape):
             return [Step(have, middle, shape), Step(middle, want, shape)]
     return []

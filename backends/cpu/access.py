@@ -14,17 +14,17 @@ _POOLS = ("max_pool2d", "avg_pool2d")
 def layouts_of(spec: KernelSpec) -> Layouts:
     """The layouts of the first operand and of the result of ``spec``."""
     if spec.op in _POOLS:
-        return Layouts(reads=("flat",), writes=("flat",))
+        return Layouts(reads=("halo",), writes=("halo",))
     if spec.op == "depthwise_pointwise":
-        return Layouts(reads=("flat",))
+        return Layouts(reads=("halo",))
     if spec.op == "alias" and spec.inputs[0] != spec.output:
-        return Layouts(reads=("flat",))  # Rows of a map that is read in another shape are copied one by one.
+        return Layouts(reads=("halo",))  # Rows of a map that is read in another shape are copied one by one.
     if spec.op != "conv2d":
         return Layouts()
     kernel = spec.weights[0][2:] if spec.weights[0] else (1, 1)
     if kernel == (1, 1) and spec["stride"] == (1, 1):
-        return Layouts(prefers="packed")
-    return Layouts(reads=("flat",), planes=parity_step(spec), first_plane=reads_one_plane(spec))
+        return Layouts(prefers="tiled")
+    return Layouts(reads=("halo",), planes=parity_step(spec), first_plane=reads_one_plane(spec))
 
 
 def parity_step(spec: KernelSpec) -> int:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention on packed tokens: "dense" mode, one pass per head and block of queries.
+"""Scaled dot-product attention on tiled tokens: "dense" mode, one pass per head and block of queries.
 
     s[j, i] = scale * sum_d k[d, j] * q[d, i] (+ key_bias[j]) (+ pair_bias[j, i]), -inf for j > i where causal
     p[j, i] = exp(s[j, i] - max_j s[j, i]),    y[d, i] = sum_j v[d, j] * p[j, i] / sum_j p[j, i]
@@ -68,7 +68,7 @@ PARAMS = (
 
 
 def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) -> Source:
-    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries; keys and values are packed in tiles of ``tile`` tokens.
+    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries; keys and values lie in tiles of ``tile`` tokens.
 
     Queries and outputs are in ``tiles`` tiles of ``q_width`` and ``y_width`` tokens, multiples of the panel's width. ``scores`` is a
     scratch of (panel's width x keys in whole tiles) elements per thread. ``key_bias`` [keys] and ``pair_bias`` [1 or heads, keys,

@@ -27,7 +27,7 @@ def attention_breach(spec: KernelSpec) -> str:
 
 
 def attention_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
-    """softmax(scale * q k^T + masks) v of every head: sources q, k, v packed (+ the key bias in rows), weights (pair bias) or ().
+    """softmax(scale * q k^T + masks) v of every head: sources q, k, v tiled (+ the key bias in rows), weights (pair bias) or ().
 
     Head h is features [h * D, (h + 1) * D). Counts that follow a run-time size do so in the call. ValueError where keys and values
     differ in tiles, or a tile of queries does not hold whole vectors.
@@ -46,7 +46,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
     width, heads = vectors * machine.vector.lanes("float32"), int(spec["heads"])
     queries, keys, tile = q.storage.index_space.count, k.storage.index_space.count, k.storage.index_space.tile
     slot = k.storage.index_space.tiles * tile * width
-    scores = Buffer(f"{task.node}.scores", Storage("vector", slot), slot=slot)
+    scores = Buffer(f"{task.node}.scores", Storage("single", slot), slot=slot)
     bias = _NOTHING if pair_bias is None else pack_pair_bias(pair_bias, width)
     return Call(
         source=attention(machine.vector, rows, vectors, tile, masks),

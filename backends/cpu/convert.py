@@ -1,8 +1,8 @@
 """Copies between storage layouts: the edges of a region and the seams between kernels that want different layouts.
 
-- ``copy_rows``: contiguous tensor <-> flat rows <-> vector, as a strided copy of rows.
-- ``to_planes``: contiguous tensor or flat rows -> space-to-depth in flat rows, which makes a strided stem a stride-1 stencil.
-- ``retile``: flat <-> packed.
+- ``copy_rows``: contiguous tensor <-> halo rows <-> single pixels, as a strided copy of rows.
+- ``to_planes``: contiguous tensor or halo rows -> space-to-depth in halo rows, which makes a strided stem a stride-1 stencil.
+- ``retile``: halo <-> tiled.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def copy_rows(vector: Vector) -> Source:
     return script.kernel(f"copy_rows_l{lanes}", params, kernel, steps)
 
 
-def nchw_to_flat(geometry: Geometry) -> Arguments:
-    """Scalars of ``copy_rows`` for contiguous [C, H, W] -> flat; writes p in [0, H * pitch), pad columns as zero."""
+def nchw_to_halo(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for contiguous [C, H, W] -> halo; writes p in [0, H * pitch), pad columns as zero."""
     g = geometry
     rows = _rows(g, g.pitch - g.width)
     return rows | {"x_pitch": g.width, "x_channel": g.height * g.width, "y_pitch": g.pitch, "y_channel": g.stride}
 
 
-def flat_to_nchw(geometry: Geometry) -> Arguments:
-    """Scalars of ``copy_rows`` for flat -> contiguous [C, H, W]."""
+def halo_to_nchw(geometry: Geometry) -> Arguments:
+    """Scalars of ``copy_rows`` for halo -> contiguous [C, H, W]."""
     g = geometry
     return _rows(g, 0) | {"x_pitch": g.pitch, "x_channel": g.stride, "y_pitch": g.width, "y_channel": g.height * g.width}
 
@@ -82,7 +82,7 @@ def _rows(g: Geometry, fill: int) -> dict[str, int]:
 def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
     """Space-to-depth: y[(c * step + a) * step + b, h, w] = x[c, step * h + a, step * w + b], zero where x has no such pixel.
 
-    x is [C, height, width], channels at ``x_channel`` and lines at ``x_pitch``; y is flat with ``step**2 * C`` channels of ``y_height``
+    x is [C, height, width], channels at ``x_channel`` and lines at ``x_pitch``; y is halo, ``step**2 * C`` channels of ``y_height``
     rows at ``y_pitch``, channels at ``y_channel``; its pad columns become zero. Every x pixel is loaded once, in whole vectors, and
     shuffled apart. Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units.
     Long steps have a kernel of their own.
@@ -136,7 +136,7 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
 
 
 def retile(vector: Vector, vectors: int, masked: bool) -> Source:
-    """flat <-> packed: copies the tiles of all channels; ``masked`` (for a flat y) writes zero where mask is 0.
+    """halo <-> tiled: copies the tiles of all channels; ``masked`` (for a halo y) writes zero where mask is 0.
 
     x and y are described by the distance of tiles and of channels. Units of work are tiles of ``lanes * vectors`` pixels.
     """

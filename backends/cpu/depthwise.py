@@ -1,4 +1,4 @@
-"""Depthwise k x k convolution of a flat map, stride 1: a stencil over the flat index, the same for every tile.
+"""Depthwise k x k convolution of a halo map, stride 1: a stencil over the flat index, the same for every tile.
 
 y[c, p] = act(bias[c] + sum_ij weight[c, i, j] * x[c, p + (i - r) * pitch + (j - r)] (+ residual[c, p])),   r = (k - 1) / 2
 
@@ -66,8 +66,8 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
     """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
     of channels (see ``partition``).
 
-    ``x`` is flat with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_channel`` is its elements per channel, ``pitch`` its
-    elements per row. ``masked`` zeroes pad positions of a flat output. A residual is a map on the same index space.
+    ``x`` is halo with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_channel`` is its elements per channel, ``pitch`` its
+    elements per row. ``masked`` zeroes pad positions of a halo output. A residual is a map on the same index space.
     """
     lanes = vector.lanes("float32")
     tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual

@@ -1,4 +1,4 @@
-"""Depthwise k x k convolution of a flat map, stride 2.
+"""Depthwise k x k convolution of a halo map, stride 2.
 
 y[c, oh, ow] = act(bias[c] + sum_ij weight[c, i, j] * x[c, 2 * oh + i - r, 2 * ow + j - r] (+ residual[c, oh, ow])),   r = (k - 1) / 2
 
@@ -33,9 +33,9 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
     """The kernel for tiles of ``lanes * vectors`` output pixels and a ``kernel`` x ``kernel`` stencil; units of work are output
     tiles or runs of channels (see ``partition``).
 
-    ``x`` is flat with ``pad >= (kernel - 1) / 2``; ``x_channel`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
+    ``x`` is halo with ``pad >= (kernel - 1) / 2``; ``x_channel`` is its elements per channel, ``x_pitch`` its elements per row. ``height``,
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
-    be set. ``masked`` zeroes pad positions of a flat output. A residual is a map on the output's index space.
+    be set. ``masked`` zeroes pad positions of a halo output. A residual is a map on the output's index space.
     """
     lanes = vector.lanes("float32")
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)

@@ -1,4 +1,4 @@
-"""Rows of a table, one per token, straight into packed tiles.
+"""Rows of a table, one per token, straight into tiles.
 
 y[t, f] = table[id[t], f]      the table [V, F] as it is, read a line at a time and transposed in registers
 """
@@ -11,7 +11,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.cpu.token_moves import pack_block
-from sparsec.backends.extents import Need, over, packed, reads, writes
+from sparsec.backends.extents import Need, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 #: Dtypes of ids.
@@ -58,6 +58,6 @@ def embedding(vector: Vector, vectors: int, index: str) -> Source:
         Need(f"count > 0 && rows > 0 && is_small(end * {tile})"),
         reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
         reads("table", over(0, "rows", "features"), width="features"),
-        writes("y", *packed("features", tile), width=tile),
+        writes("y", *tiled("features", tile), width=tile),
     )
     return script.kernel(f"embedding_l{lanes}_v{vectors}_{index}", params, kernel, steps)

@@ -1,4 +1,4 @@
-"""Layer normalisation of packed tokens over their features.
+"""Layer normalisation of tiled tokens over their features.
 
 y[t, f] = (x[t, f] - mean[t]) / sqrt(variance[t] + eps) * gamma[f] + beta[f],   mean and (biased) variance of x[t] over f
 
@@ -14,7 +14,7 @@ import numpy as np
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import over, packed, reads, writes
+from sparsec.backends.extents import over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 
@@ -64,7 +64,7 @@ def layer_norm(vector: Vector, vectors: int) -> Source:
                         ) + beta[f]
 
     params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
-    whole, features = packed("features", tile), over(0, "features")
+    whole, features = tiled("features", tile), over(0, "features")
     steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
     return script.kernel(f"layer_norm_l{lanes}_v{vectors}", params, kernel, steps)
 

@@ -164,7 +164,7 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         units = length.ceil_div(lanes) if isinstance(length, Count) else -(-length // lanes)
     else:
         space = target.storage.index_space
-        source = map_op(machine.vector, space.tile // lanes, op, activation, masked=target.storage.layout == "flat")
+        source = map_op(machine.vector, space.tile // lanes, op, activation, masked=target.storage.layout == "halo")
         scalars |= {"channels": target.storage.channels, "x_tile": x.storage.tile_step, "x_channel": x.storage.channel_step}
         scalars |= {"z_tile": 0, "z_channel": 1} if op == "scale" else {"z_tile": z.storage.tile_step, "z_channel": z.storage.channel_step}
         scalars |= {"y_tile": target.storage.tile_step, "y_channel": target.storage.channel_step}

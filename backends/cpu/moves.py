@@ -19,7 +19,7 @@ def covers(have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
     if have.is_map and want.is_map:
         return have.layout != want.layout and have.geometry == want.geometry and len(shape) == 3
     layout = have.layout if have.is_map else want.layout
-    return not (have.is_map or want.is_map) or len(shape) == {"flat": 3, "packed": 2}[layout]
+    return not (have.is_map or want.is_map) or len(shape) == {"halo": 3, "tiled": 2}[layout]
 
 
 def call(move: Move, machine: Machine) -> Call:
@@ -35,24 +35,24 @@ def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
     if have.is_map and want.is_map:
         space = want.index_space
         steps = {"x_tile": have.tile_step, "x_channel": have.channel_step, "y_tile": want.tile_step, "y_channel": want.channel_step}
-        kernel = convert.retile(machine.vector, space.tile // lanes, masked=want.layout == "flat")
+        kernel = convert.retile(machine.vector, space.tile // lanes, masked=want.layout == "halo")
         scalars = {"channels": want.channels, **steps}
         return _move(kernel, source, target, scalars, space.tiles, {"mask": mask_of(space)})
-    if have.layout == "packed":
+    if have.layout == "tiled":
         scalars = {"count": have.index_space.count, "features": have.channels}
         return _move(
-            token_moves.packed_to_rows(machine.vector, have.index_space.tile // lanes), source, target, scalars, have.index_space.tiles
+            token_moves.tiled_to_rows(machine.vector, have.index_space.tile // lanes), source, target, scalars, have.index_space.tiles
         )
-    if want.layout == "packed":
+    if want.layout == "tiled":
         scalars = {"count": want.index_space.count, "features": want.channels}
         return _move(
-            token_moves.rows_to_packed(machine.vector, want.index_space.tile // lanes), source, target, scalars, want.index_space.tiles
+            token_moves.rows_to_tiled(machine.vector, want.index_space.tile // lanes), source, target, scalars, want.index_space.tiles
         )
     kernel = convert.copy_rows(machine.vector)
-    if want.layout == "flat":
-        return _move(kernel, source, target, convert.nchw_to_flat(want.index_space), want.channels)
-    if have.layout == "flat":
-        return _move(kernel, source, target, convert.flat_to_nchw(have.index_space), have.channels)
+    if want.layout == "halo":
+        return _move(kernel, source, target, convert.nchw_to_halo(want.index_space), want.channels)
+    if have.layout == "halo":
+        return _move(kernel, source, target, convert.halo_to_nchw(have.index_space), have.channels)
     return _move(kernel, source, target, {**convert.copy_vector(0), "width": _length(have, want)}, 1)
 
 
@@ -69,14 +69,14 @@ def rearrange(source: Buffer, target: Buffer, have: np.ndarray, want: np.ndarray
 
 
 def planes(source: Buffer, target: Buffer, step: int, machine: Machine) -> Call:
-    """Space-to-depth of a contiguous or flat map into flat parity planes, all or the first of each channel."""
+    """Space-to-depth of a contiguous or halo map into parity planes with halos, all or the first of each channel."""
     have, space = source.storage, target.storage.index_space
     only_first = target.storage.channels == have.channels
     scalars = {
         "height": have.index_space.height,
         "width": have.index_space.width,
-        "x_channel": have.index_space.stride if have.layout == "flat" else have.index_space.height * have.index_space.width,
-        "x_pitch": have.index_space.pitch if have.layout == "flat" else have.index_space.width,
+        "x_channel": have.index_space.stride if have.layout == "halo" else have.index_space.height * have.index_space.width,
+        "x_pitch": have.index_space.pitch if have.layout == "halo" else have.index_space.width,
         "y_height": space.height,
         "y_pitch": space.pitch,
         "y_channel": space.stride,

@@ -1,7 +1,7 @@
 """Who takes what of a call over tiles and channels: its units of work are tiles, or runs of rows (output channels) over all tiles.
 
 Threads that take tiles read only their own part of the input. Threads that take rows write whole channels, where the tiles of two
-threads lie side by side in every channel of a flat map and prefetchers fetch lines that the other thread is writing. So rows suit a layer
+threads lie side by side in every channel of a halo map and prefetchers fetch lines that the other thread is writing. So rows suit a layer
 that writes many times the channels it reads, and the depthwise layer after it; and layers of too few tiles to be shared evenly.
 A row is summed in the same order either way.
 """

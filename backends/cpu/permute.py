@@ -58,9 +58,9 @@ def permute(vector: Vector) -> Source:
 def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, dict[str, int], int]:
     """``place``, the scalars and the units of ``permute`` that move each element from address ``have[i]`` to ``want[i]``.
 
-    Pads of flat rows become zero, as do elements of packed tiles that hold nothing.
+    Pads of halo rows become zero, as do elements of tiles that hold nothing.
     """
-    if target.layout == "flat":
+    if target.layout == "halo":
         space = target.index_space
         length, row, total = space.tiles * space.tile, space.stride, target.channels * space.tiles * space.tile
         want = want // row * length + want % row - space.front

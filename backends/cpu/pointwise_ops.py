@@ -1,4 +1,4 @@
-"""Elementwise operators on maps (flat or packed, in any mix) and on vectors.
+"""Elementwise operators on maps (halo or tiled, in any mix) and on vectors.
 
 y[c, p] = act(f(x[c, p], ...))     f by ``op``:
     copy    x                        add   x + z[c, p]        mul   x * z[c, p]
@@ -35,9 +35,9 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
     """``op``, then ``activation``, on C channels of tiles of ``lanes * vectors`` pixels.
 
     A map is described by the distance of its tiles and of its channels (``*_tile``, ``*_channel``); the vector z of "scale" is read
-    at ``c * z_channel``. ``masked`` writes zero where mask is 0, as a flat y needs unless f and the activation keep zeros.
+    at ``c * z_channel``. ``masked`` writes zero where mask is 0, as a halo y needs unless f and the activation keep zeros.
     Operands that ``op`` does not name are not read. Tiles follow one another within a channel where channels are farther apart
-    than tiles (flat), channels within a tile otherwise (packed): memory is walked in order either way. Units of work are tiles.
+    than tiles (halo), channels within a tile otherwise (tiled): memory is walked in order either way. Units of work are tiles.
     """
     lanes = vector.lanes("float32")
     if op not in MAP_OPS:

@@ -47,7 +47,7 @@ def _merge(kind: str, a: Any, b: Any) -> Any:
 def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
     """Windows of ``columns`` columns at a column stride of ``stride``; the window's rows, row stride and pads are run-time numbers.
 
-    Rows of a window are merged first, in whole vectors; their columns are then shuffled together. x and y are flat, y is written
+    Rows of a window are merged first, in whole vectors; their columns are then shuffled together. x and y are in ``halo``, y is written
     on p in [0, H * pitch) with zero pad columns. x needs ``pad_columns`` readable elements before its first pixel; nothing else is
     asked of its pads. Units of work are channels. Tables and numbers from ``window_arguments``.
     """
@@ -162,7 +162,7 @@ def _scales(count: int, size: int, kernel: int, stride: int, pad: int, padded_ce
 
 
 def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
-    """y[c] = max, or ``scale`` times the sum, of x[c, p] over the pixels (mask 1) of a flat or packed map; y is a vector.
+    """y[c] = max, or ``scale`` times the sum, of x[c, p] over the pixels (mask 1) of a halo or tiled map; y is a vector.
 
     ``scale`` is 1 / (H * W) for the mean. Units of work are channels; tiles are of ``lanes * vectors`` pixels.
     """

@@ -16,12 +16,12 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import Let, Need, over, packed, reads, writes
+from sparsec.backends.extents import Let, Need, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 
 def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
-    """The kernel for ``tokens`` (only their number modulo ``lanes`` is compiled in) before packed tokens.
+    """The kernel for ``tokens`` (only their number modulo ``lanes`` is compiled in) before tiled tokens.
 
     y's tiles are of ``lanes * vectors`` tokens and the units of work; x's of ``x_channel`` tokens, ``x_chunks`` vectors in all.
     ``chunks`` vectors of the prefix from ``pack_prefix``.
@@ -76,7 +76,7 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
             over(0, "features", lanes),
             width=lanes,
         ),
-        writes("y", *packed("features", tile), width=tile),
+        writes("y", *tiled("features", tile), width=tile),
     )
     return script.kernel(f"prepend_l{lanes}_v{vectors}_s{shift}", params, kernel, steps)
 

@@ -55,7 +55,7 @@ class Product:
 
 
 def product_of(weight: np.ndarray, bias: np.ndarray | None, spec: KernelSpec, source: Storage) -> Product:
-    """The product of a convolution of ``spec`` that reads ``source`` (flat, packed, or flat parity planes if strided)."""
+    """The product of a convolution of ``spec`` that reads ``source`` (halo, tiled, or parity planes with a halo if strided)."""
     outputs, per_group, height, width = weight.shape
     groups = spec["groups"]
     inputs = per_group * groups
@@ -92,7 +92,7 @@ def _read_by(task: Task) -> tuple[KernelSpec, Storage]:
         return inner, task.sources[0].storage
     shape = task.spec.weights[2]
     assert shape is not None
-    return inner, Storage("packed", shape[1], task.target.storage.index_space)
+    return inner, Storage("tiled", shape[1], task.target.storage.index_space)
 
 
 def _index_of(task: Task) -> str:
@@ -152,7 +152,7 @@ def panel_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
     """The kernel of a product: it depends on shapes, storages and attributes, not on weights."""
     choices, target = dict(schedule), task.target.storage
     index, activation, residual = _index_of(task), kernel_activation(task.spec), task.residual is not None
-    masked, tile, vectors = target.layout == "flat", tile_of(target), int(choices["vectors"])
+    masked, tile, vectors = target.layout == "halo", tile_of(target), int(choices["vectors"])
     if choices["kernel"] == "spmm":
         group, split = int(choices["group"]), int(choices["parts"]) > 1
         return spmm(machine.vector, vectors, index, activation, residual, masked, group=group, split=split, tile=tile)

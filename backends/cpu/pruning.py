@@ -1,6 +1,6 @@
 """Calls for the operators that leave tokens out or join them (``sparsec.tokens.pruning_ops``).
 
-Tokens are packed; scores, sizes and biases are float32 rows of one number per token, positions and slots int64 rows. All sources of a
+Tokens are tiled; scores, sizes and biases are float32 rows of one number per token, positions and slots int64 rows. All sources of a
 task are activations in the order of the operator's arguments. Counts are taken from the geometry, where they may follow a run-time size.
 """
 
@@ -25,7 +25,7 @@ _NOTHING = np.zeros((1, 1, 16), np.float32)
 def pruning_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The groups of calls that compute a task whose operator is in ``_CALLS``. ValueError where tiles differ or hold no whole vectors."""
     lanes = machine.vector.lanes("float32")
-    tiles = {b.storage.index_space.tile for b in (*task.sources, task.target) if b.storage.layout == "packed"}
+    tiles = {b.storage.index_space.tile for b in (*task.sources, task.target) if b.storage.layout == "tiled"}
     if len(tiles) > 1 or any(tile % lanes for tile in tiles):
         raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {lanes} is needed")
     return [Group((_CALLS[task.spec.op](task, machine),))]
@@ -46,7 +46,7 @@ def _call(
 
 def _room(task: Task, name: str, elements: int, dtype: str = "float32") -> Buffer:
     """Memory of ``elements`` words for each thread."""
-    return Buffer(f"{task.node}.{name}", Storage("vector", elements, dtype=dtype), slot=elements)
+    return Buffer(f"{task.node}.{name}", Storage("single", elements, dtype=dtype), slot=elements)
 
 
 def _padded(storage: Storage) -> int:

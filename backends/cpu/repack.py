@@ -1,4 +1,4 @@
-"""Between packed tokens of two tile widths, and between maps and tokens: pixel h, w is token h * W + w.
+"""Between tiled tokens of two tile widths, and between maps and tokens: pixel h, w is token h * W + w.
 
 - ``repack``: both sides have their pixels in the same order without gaps; whole vectors are copied.
 - ``gather``: any order, through a table of positions.
@@ -12,7 +12,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import Let, Need, Scan, over, packed, reads, writes
+from sparsec.backends.extents import Let, Need, Scan, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry, Storage
 
@@ -45,7 +45,7 @@ def repack(vector: Vector, vectors: int) -> Source:
             over(0, "channels", "x_channel"),
             width=lanes,
         ),
-        writes("y", *packed("channels", tile), width=tile),
+        writes("y", *tiled("channels", tile), width=tile),
     )
     return script.kernel(f"repack_l{lanes}_v{vectors}", params, kernel, steps)
 

@@ -2,8 +2,8 @@
 
 y[n, p] = act(bias[n] (+ residual[n, p]) + sum_j value[j] * x[p + offset[j]]),   j over the nonzeros of row n
 
-A nonzero carries the element offset of its input row from the tile's origin: ``k * tile`` in a packed input, ``k * stride + shift`` in a
-flat one, so that one kernel serves 1x1 and kxk weights, either input layout and every size. One value is broadcast and multiplied
+A nonzero carries the element offset of its input row from the tile's origin: ``k * tile`` in a tiled input, ``k * stride + shift`` in a
+halo one, so that one kernel serves 1x1 and kxk weights, either input layout and every size. One value is broadcast and multiplied
 into ``vectors`` registers of contiguous pixels; the accumulators stay in registers over the whole row.
 
 Every multiplication loads its own vector, so the load ports are the limit and three choices save loads:
@@ -47,7 +47,7 @@ def spmm(
 ) -> Source:
     """The kernel for tiles of ``tile`` pixels (0: ``lanes * vectors``, of which it must be a multiple).
 
-    ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a flat output.
+    ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a halo output.
     ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
     ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``partition``).
     """

@@ -57,7 +57,7 @@ def pair_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]
 
 def pair_kernels(task: Task, schedule: Schedule, machine: Machine) -> tuple[Source, ...]:
     """The kernels of ``pair_groups``."""
-    masked = False  # The strip between them is packed.
+    masked = False  # The strip between them is tiled.
     return depthwise_kernel(task, machine, masked, residual=False, prefix="dw_"), panel_kernel(task, schedule, machine)
 
 
@@ -95,9 +95,9 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     if spec["stride"][0] > 1:
         scalars = {**common, "x_pitch": source.storage.index_space.pitch, "height": space.height, "width": space.width}
         slot = scratch_elements(strip or space.tiles, space.tile, space.pitch)
-        buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("vector", slot), slot=slot)
+        buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("single", slot), slot=slot)
     return Call(
-        source=depthwise_kernel(task, machine, target.storage.layout == "flat", residual is not None, prefix),
+        source=depthwise_kernel(task, machine, target.storage.layout == "halo", residual is not None, prefix),
         node=task.node,
         kind="depthwise",
         buffers=buffers,
@@ -112,11 +112,11 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
 
 
 def strip_tiles(channels: int, space: Geometry, machine: Machine) -> int:
-    """Tiles per strip of a fused pair: the strip of packed channels takes about an eighth of the second-level cache."""
+    """Tiles per strip of a fused pair: the strip of tiled channels takes about an eighth of the second-level cache."""
     return max(1, min(space.tiles, machine.l2 // 8 // (4 * channels * space.tile)))
 
 
 def strip_buffer(task: Task, channels: int, space: Geometry, strip: int) -> Buffer:
     """Packed storage for a strip, once per thread."""
-    storage = Storage("packed", channels, space)
+    storage = Storage("tiled", channels, space)
     return Buffer(f"{task.node}.strip", storage, slot=strip * storage.tile_step, unit=storage.tile_step)

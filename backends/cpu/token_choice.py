@@ -18,7 +18,7 @@ from sparsec.backends.cpu.attention import Masks
 from sparsec.backends.cpu.expr import exp_nonpositive, is_nan
 from sparsec.backends.cpu.registers import fold, load_below, store
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import Need, Span, over, packed, reads, writes
+from sparsec.backends.extents import Need, Span, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 _INF = float("inf")
@@ -31,12 +31,12 @@ def below(count: Any, index: Any) -> Any:
 
 
 def tokens_of(count: str, tile: int) -> tuple[Span, Span]:
-    """Where ``count`` >= 1 packed tokens of ``features`` features have their first one."""
+    """Where ``count`` >= 1 tiled tokens of ``features`` features have their first one."""
     return over(0, f"({count} - 1) / {tile} + 1", f"features * {tile}"), over(0, f"least({count}, {tile})")
 
 
 def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Source:
-    """Scores of ``keys`` tokens; q and k are packed in tiles of ``tile`` tokens, y is one number per token, in ``room`` two whole rows fit.
+    """Scores of ``keys`` tokens; q and k lie in tiles of ``tile`` tokens, y is one number per token, in ``room`` two whole rows fit.
 
     ``key_bias`` [keys] and ``pair_bias`` [1 or heads, queries, pair_row] (keys contiguous, padded to whole tiles) are read only with
     their mask; ``voiced`` takes voice[i] = exp(min(key_bias[i], 0)), else it is 1. One unit of work.
@@ -184,7 +184,7 @@ def keep_tokens(vector: Vector) -> Source:
 
 
 def gather_tokens(vector: Vector, tile: int) -> Source:
-    """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both are packed in tiles of ``tile`` tokens. Units of work are tiles of y.
+    """y[t, f] = x[index[t], f] for ``count`` >= 1 tokens; both lie in tiles of ``tile`` tokens. Units of work are tiles of y.
 
     An index outside of x's ``tokens`` is read as the nearest one inside.
     """
@@ -211,7 +211,7 @@ def gather_tokens(vector: Vector, tile: int) -> Source:
         Need(f"count > 0 && tokens > 0 && is_small(end * {tile})"),
         reads("index", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)")),
         reads("x", *tokens_of("tokens", tile), over(0, "features", tile)),
-        writes("y", *packed("features", tile), width=tile),
+        writes("y", *tiled("features", tile), width=tile),
     )
     return script.kernel(f"gather_tokens_l{lanes}_t{tile}", params, kernel, steps)
 

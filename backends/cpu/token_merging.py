@@ -60,7 +60,7 @@ def log(x: Any) -> Any:
 def merge_plan(vector: Vector, tile: int) -> Source:
     """y[t] = the slot of each of ``count`` tokens, of which ``gone`` go to others; the first ``first`` take no part. One unit of work.
 
-    Keys are packed in tiles of ``tile`` tokens, ``dim`` features of each of ``heads``. ``room`` holds dim + 2 rows of whole tiles,
+    Keys lie in tiles of ``tile`` tokens, ``dim`` features of each of ``heads``. ``room`` holds dim + 2 rows of whole tiles,
     ``partner`` one.
     """
     lanes = vector.lanes("float32")
@@ -170,7 +170,7 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
     )
 
     def within(place: Any, tokens: Any, features: Any) -> Any:
-        """A place in packed ``tokens``, whatever was read: the first feature of one of them, or before it."""
+        """A place in tiled ``tokens``, whatever was read: the first feature of one of them, or before it."""
         return T.max(T.min(place, T.truncdiv(tokens - 1, tile) * features * tile + (tile - 1)), 0)
 
     def kernel(x, plan, sizes, y, room, at, count, keep, features, y_tiles, begin, end):
@@ -246,7 +246,7 @@ def size_op(op: str) -> Source:
 
 
 def mean_merged(tile: int) -> Source:
-    """y[f] = sum_t size[t] * x[t, f] / sum_t size[t] over ``count`` packed tokens. Units of work are features."""
+    """y[f] = sum_t size[t] * x[t, f] / sum_t size[t] over ``count`` tiled tokens. Units of work are features."""
     params = (*(Param(n, "act") for n in ("x", "sizes", "y")), *(Param(n, "i32") for n in ("count", "features")))
 
     def kernel(x, sizes, y, count, features, begin, end):

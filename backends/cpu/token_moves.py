@@ -1,7 +1,7 @@
-"""Tokens between the caller's rows [T, F] and packed tiles [T / tile][F][tile], through transposes in registers.
+"""Tokens between the caller's rows [T, F] and tiles [T / tile][F][tile], through transposes in registers.
 
-Token t, feature f of packed tokens lies at t // tile * F * tile + f * tile + t % tile. No element of the caller's rows but those of
-tokens below ``count`` is touched; what packed tiles hold past them is anything.
+Token t, feature f of tiled tokens lies at t // tile * F * tile + f * tile + t % tile. No element of the caller's rows but those of
+tokens below ``count`` is touched; what tiles hold past them is anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.registers import load, load_below, square, store, store_below, transpose
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import Need, over, packed, reads, writes
+from sparsec.backends.extents import Need, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 
@@ -36,7 +36,7 @@ def pack_block(vector: Vector, x: Any, start: Callable[[int], Any], y: Any, y0: 
             store(vector, y, y0 + f * tile, column)
 
 
-def rows_to_packed(vector: Vector, vectors: int) -> Source:
+def rows_to_tiled(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` >= 1 tokens of ``features`` features; y's tiles are of ``lanes * vectors`` tokens and the units of work."""
     lanes = vector.lanes("float32")
     tile = lanes * vectors
@@ -60,9 +60,9 @@ def rows_to_packed(vector: Vector, vectors: int) -> Source:
     steps = (
         Need("count > 0"),
         reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)", "features"), width="features"),
-        writes("y", *packed("features", tile), width=tile),
+        writes("y", *tiled("features", tile), width=tile),
     )
-    return script.kernel(f"rows_to_packed_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(f"rows_to_tiled_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
@@ -86,7 +86,7 @@ def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, t
                     store_below(vector, y, y0 + r * features, column, left)
 
 
-def packed_to_rows(vector: Vector, vectors: int) -> Source:
+def tiled_to_rows(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` tokens of ``features`` features; x's tiles are of ``lanes * vectors`` tokens and the units of work."""
     lanes = vector.lanes("float32")
     tile = lanes * vectors
@@ -110,7 +110,7 @@ def packed_to_rows(vector: Vector, vectors: int) -> Source:
 
     params = (Param("x", "act"), Param("y", "act"), Param("count", "i32"), Param("features", "i32"))
     steps = (
-        reads("x", *packed("features", tile), width=tile),
+        reads("x", *tiled("features", tile), width=tile),
         writes("y", over(f"begin * {tile}", f"least(end * {tile}, count)", "features"), width="features"),
     )
-    return script.kernel(f"packed_to_rows_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(f"tiled_to_rows_l{lanes}_v{vectors}", params, kernel, steps)

@@ -10,7 +10,7 @@ import numpy as np
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.tir import T
-from sparsec.backends.extents import Need, packed, reads, writes
+from sparsec.backends.extents import Need, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 
@@ -27,7 +27,7 @@ def add_table(vector: Vector, vectors: int) -> Source:
                     y[start + v * lanes + e] = x[start + v * lanes + e] + table[start + v * lanes + e]
 
     params = (*(Param(n, "act") for n in "xy"), Param("table", "ptr"), Param("features", "i32"))
-    whole = packed("features", tile)
+    whole = tiled("features", tile)
     steps = (Need("features >= 0"), *(reads(n, *whole, width=tile) for n in ("x", "table")), writes("y", *whole, width=tile))
     return script.kernel(f"add_table_l{lanes}_v{vectors}", params, kernel, steps)
 

@@ -1,4 +1,4 @@
-"""From packed tokens to one vector of features: a token, or the mean of all."""
+"""From tiled tokens to one vector of features: a token, or the mean of all."""
 
 from __future__ import annotations
 

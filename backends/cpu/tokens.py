@@ -1,6 +1,6 @@
 """Calls for operators on tokens; attention and linear layers have their own.
 
-Inside a region tokens are packed; ids, masks and biases are one number per token, contiguous. All counts of tokens are taken from
+Inside a region tokens are tiled; ids, masks and biases are one number per token, contiguous. All counts of tokens are taken from
 the geometry, where they follow a size known at run time only.
 """
 
@@ -170,7 +170,7 @@ def _map_to_tokens(task: Task, machine: Machine) -> Call:
 
 def _tokens_to_map(task: Task, machine: Machine) -> Call:
     x, y = task.sources[0].storage, task.target.storage
-    if repack.without_gaps(y.index_space) and y.layout == "packed":
+    if repack.without_gaps(y.index_space) and y.layout == "tiled":
         return _call(task, repack.repack(machine.vector, _vectors(y, machine)), _repack_scalars(x, y, machine), y.index_space.tiles)
     return _gathered(task, machine)
 

@@ -20,7 +20,7 @@ class Costs:
     edges: gain below which a region that is not the whole graph does not pay for the conversions at its edges.
     """
 
-    # Relative to streaming one byte: a conversion reads and writes; a 1x1 convolution over flat rows loses some cache locality.
+    # Relative to streaming one byte: a conversion reads and writes; a 1x1 convolution over halo rows loses some cache locality.
     convert: float = 2.0
     turned_read: float = 0.3
     joined_bytes: int = 512 * 1024

@@ -2,15 +2,15 @@
 
 A sample (one image) is stored per region value; the batch axis is the executor's loop. With C channels on an H x W map:
 
-- ``flat``: zero-padded channel-major rows. Pixel (c, h, w) lives at ``c * stride + front + h * pitch + w``. One run of ``pad`` zero
+- ``halo``: zero-padded channel-major rows. Pixel (c, h, w) lives at ``c * stride + front + h * pitch + w``. One run of ``pad`` zero
   columns serves as right pad of a row and left pad of the next, so any same-padded stencil is a pure shift of the flat index
-  ``p = h * pitch + w``. Every kernel that writes ``flat`` keeps pad positions at zero; margins are zeroed once and never written.
-- ``packed``: ``[tiles][C][tile]`` over the same flat index p; pad positions hold anything.
-- ``vector``: C contiguous elements (a map of one pixel, or a [N, C] tensor).
+  ``p = h * pitch + w``. Every kernel that writes ``halo`` keeps pad positions at zero; margins are zeroed once and never written.
+- ``tiled``: ``[tiles][C][tile]`` over the same flat index p; pad positions hold anything.
+- ``single``: C contiguous elements (a map of one pixel, or a [N, C] tensor).
 - ``nchw``: the caller's own contiguous tensor; only at the edges of a region.
 
-T tokens of F features [T, F] are a map of F channels on 1 x T pixels, always ``packed``; ``rows`` is the caller's own tensor of tokens,
-features contiguous, at the edges of a region only.
+T tokens of F features [T, F] are a map of F channels on 1 x T pixels, always ``tiled``; ``token_major`` is the caller's own tensor of
+tokens, features contiguous, at the edges of a region only.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 from sparsec.run.affine import Affine, Count
 from sparsec.run.dtypes import dtype_of
 
-Layout = Literal["flat", "packed", "vector", "nchw", "rows"]
-LAYOUTS: tuple[Layout, ...] = ("flat", "packed", "vector", "nchw", "rows")
+Layout = Literal["halo", "tiled", "single", "nchw", "token_major"]
+LAYOUTS: tuple[Layout, ...] = ("halo", "tiled", "single", "nchw", "token_major")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Layouts:
     they read parity planes of this step, all or the first of each channel (``first_plane``).
     """
 
-    reads: tuple[Layout, ...] = ("flat", "packed")
-    writes: tuple[Layout, ...] = ("flat", "packed")
+    reads: tuple[Layout, ...] = ("halo", "tiled")
+    writes: tuple[Layout, ...] = ("halo", "tiled")
     prefers: Layout | None = None
     planes: int = 1
     first_plane: bool = False
@@ -117,8 +117,8 @@ class Geometry:
 class Storage:
     """How one value of a region is stored: layout, channels and, for maps, the flat index space.
 
-    ``flat``, ``packed`` and ``rows`` need a geometry; ``vector`` has none; ``nchw`` is a caller's tensor of ``channels * height * width``
-    elements. A number per token [T] is a ``rows`` value of 0 channels.
+    ``halo``, ``tiled`` and ``token_major`` need a geometry; ``single`` has none; ``nchw`` is a caller's tensor of ``channels * height *
+    width`` elements. A number per token [T] is a ``token_major`` value of 0 channels.
     """
 
     layout: Layout
@@ -140,7 +140,7 @@ class Storage:
     @property
     def is_map(self) -> bool:
         """Whether the value lives in a flat index space."""
-        return self.layout in ("flat", "packed")
+        return self.layout in ("halo", "tiled")
 
     @property
     def index_space(self) -> Geometry:
@@ -152,9 +152,9 @@ class Storage:
     @property
     def elements(self) -> int:
         """Elements of one sample."""
-        if self.layout == "flat":
+        if self.layout == "halo":
             return self.channels * self.index_space.stride
-        if self.layout == "packed":
+        if self.layout == "tiled":
             return self.index_space.tiles * self.channels * self.index_space.tile
         return self.channels if self.geometry is None else max(self.channels, 1) * self.geometry.height * self.geometry.width
 
@@ -166,17 +166,17 @@ class Storage:
     @property
     def origin(self) -> int:
         """Elements from the start of the storage to pixel (0, 0) of channel 0."""
-        return self.index_space.front if self.layout == "flat" else 0
+        return self.index_space.front if self.layout == "halo" else 0
 
     @property
     def tile_step(self) -> int:
         """Elements from one tile of a channel to the next."""
-        return self.index_space.tile if self.layout == "flat" else self.channels * self.index_space.tile
+        return self.index_space.tile if self.layout == "halo" else self.channels * self.index_space.tile
 
     @property
     def channel_step(self) -> int:
         """Elements from one channel to the next within a tile."""
-        return self.index_space.stride if self.layout == "flat" else self.index_space.tile
+        return self.index_space.stride if self.layout == "halo" else self.index_space.tile
 
     @property
     def is_dense(self) -> bool:
@@ -214,7 +214,7 @@ class Storage:
 def dense(shape: Sequence[int], dtype: str = "float32") -> Storage:
     """The storage of one sample [C], [C, H, W] or [T, F] in row-major order."""
     if len(shape) == 1:
-        return Storage("vector", shape[0], dtype=dtype)
+        return Storage("single", shape[0], dtype=dtype)
     if len(shape) == 2:
-        return Storage("rows", shape[1], Geometry(1, shape[0], 0), dtype)
+        return Storage("token_major", shape[1], Geometry(1, shape[0], 0), dtype)
     return Storage("nchw", shape[0], Geometry(shape[1], shape[2], 0), dtype)

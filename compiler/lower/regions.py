@@ -52,12 +52,12 @@ class Region:
         """How the value of ``node`` is stored inside the region."""
         shape, layout, dtype = shape_of(node), notes(node)["layout"], str(node.meta["val"].dtype).removeprefix("torch.")
         if len(shape) == 2:
-            return Storage("packed", shape[1], self.geometry(node), dtype)
-        if layout == "rows":
-            return Storage("rows", 0, self.geometry(node), dtype)
-        if layout == "vector" or len(shape) == 1 or shape[1:] == (1, 1):
-            return Storage("vector", shape[0], dtype=dtype)
-        return Storage("packed" if layout == "packed" else "flat", shape[0], self.geometry(node), dtype)
+            return Storage("tiled", shape[1], self.geometry(node), dtype)
+        if layout == "token_major":
+            return Storage("token_major", 0, self.geometry(node), dtype)
+        if layout == "single" or len(shape) == 1 or shape[1:] == (1, 1):
+            return Storage("single", shape[0], dtype=dtype)
+        return Storage("tiled" if layout == "tiled" else "halo", shape[0], self.geometry(node), dtype)
 
 
 def extract(graph_module: fx.GraphModule, follows: Mapping[str, Affine] | None = None) -> list[Region]:

@@ -49,7 +49,7 @@ def test_every_candidate_is_right(tasks, cache):
         measured.append(task)
     assert {t.spec.op for t in measured} >= {"conv2d", "linear"}
     assert any(t.residual for t in measured)
-    assert {t.target.storage.layout for t in measured} == {"flat", "packed", "vector"}
+    assert {t.target.storage.layout for t in measured} == {"halo", "tiled", "single"}
     assert any(t.sources[0].storage.channels == 4 * t.spec.inputs[0][0] for t in measured), "parity planes"
 
 
@@ -86,14 +86,14 @@ def test_specs_and_schedules_travel_as_json(tasks):
             restored_schedule(bad)
 
 
-@given(st.integers(1, 5), st.integers(1, 19), st.integers(1, 19), st.integers(0, 3), st.sampled_from(["flat", "packed"]))
+@given(st.integers(1, 5), st.integers(1, 19), st.integers(1, 19), st.integers(0, 3), st.sampled_from(["halo", "tiled"]))
 def test_values_in_and_out_of_storages(channels, height, width, pad, layout):
     storage = Storage(layout, channels, Geometry(height, width, pad, 32))
     x = np.random.default_rng(0).standard_normal((channels, height, width), np.float32)
     stored = to_storage(x, storage)
     assert len(stored) % 16 == 0
     assert np.array_equal(from_storage(stored, storage), x)
-    if layout == "flat":
+    if layout == "halo":
         assert np.count_nonzero(stored) == np.count_nonzero(x)
 
 

@@ -29,9 +29,9 @@ def plan(*groups: tuple[Call, ...]) -> Plan:
 
 def storages() -> st.SearchStrategy[Storage]:
     channels, spaces, dtypes = st.integers(1, 9), st.sampled_from(GEOMETRIES), st.sampled_from(list(SIZES))
-    maps = st.builds(Storage, st.sampled_from(["flat", "packed"]), channels, spaces, dtypes)
-    rows = st.builds(lambda n, kind: Storage("rows", 0, Geometry(1, n, 0), kind), st.integers(1, 300), dtypes)
-    return st.one_of(maps, rows, st.builds(lambda n, kind: Storage("vector", n, dtype=kind), st.integers(1, 300), dtypes))
+    maps = st.builds(Storage, st.sampled_from(["halo", "tiled"]), channels, spaces, dtypes)
+    rows = st.builds(lambda n, kind: Storage("token_major", 0, Geometry(1, n, 0), kind), st.integers(1, 300), dtypes)
+    return st.one_of(maps, rows, st.builds(lambda n, kind: Storage("single", n, dtype=kind), st.integers(1, 300), dtypes))
 
 
 def room(buffer: Buffer, threads: int) -> int:
@@ -72,18 +72,18 @@ def test_what_is_alive_at_once_never_overlaps(drawn, threads):
 
 
 @given(plans())
-def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
+def test_the_memory_of_a_halo_map_holds_rows_of_its_geometry_only(drawn):
     """Margins are zeroed once, so what one geometry leaves in them may never be another's pixels, at any time."""
     offsets, total = arena.place(drawn, 2)
     owner = np.full(total, -1)
     row = np.full(total, -1)
     for buffer, offset in offsets.items():
-        flat = buffer.storage.layout == "flat" and not buffer.slot
-        mine = 10 * GEOMETRIES.index(buffer.storage.index_space) + SIZES[buffer.storage.dtype] if flat else -2
+        halo = buffer.storage.layout == "halo" and not buffer.slot
+        mine = 10 * GEOMETRIES.index(buffer.storage.index_space) + SIZES[buffer.storage.dtype] if halo else -2
         place = slice(offset, offset + room(buffer, 2))
         assert np.isin(owner[place], [-1, mine]).all()
         owner[place] = mine
-        if flat:
+        if halo:
             position = np.arange(place.stop - place.start) % (buffer.storage.index_space.stride * SIZES[buffer.storage.dtype])
             assert ((row[place] == -1) | (row[place] == position)).all()
             row[place] = position
@@ -91,22 +91,22 @@ def test_the_memory_of_a_flat_map_holds_rows_of_its_geometry_only(drawn):
 
 def test_a_chain_uses_two_places_in_turn():
     space = Geometry(14, 14, 1)
-    values = [Buffer(f"v{n}", Storage("flat", 8, space)) for n in range(6)]
+    values = [Buffer(f"v{n}", Storage("halo", 8, space)) for n in range(6)]
     offsets, total = arena.place(plan(*[(call(a, b),) for a, b in itertools.pairwise(values)]), 1)
     assert total == 4 * 2 * 8 * space.stride
     assert len({offsets[v] for v in values}) == 2
 
 
 def test_a_value_that_is_read_again_keeps_its_place():
-    a, b, c = (Buffer(name, Storage("vector", 64)) for name in "abc")
+    a, b, c = (Buffer(name, Storage("single", 64)) for name in "abc")
     offsets, total = arena.place(plan((call(a, b),), (call(b, c),), (call(c, a),)), 1)
     assert len(set(offsets.values())) == 3
     assert total == 4 * 3 * 64
 
 
 def test_callers_tensors_take_no_room_and_slots_one_per_thread():
-    port = Buffer("x", Storage("vector", 64), ("input", 0))
-    scratch = Buffer("s", Storage("vector", 33), slot=33)
+    port = Buffer("x", Storage("single", 64), ("input", 0))
+    scratch = Buffer("s", Storage("single", 33), slot=33)
     offsets, total = arena.place(plan((call(port, scratch),)), 3)
     assert offsets == {scratch: 0}
     assert total == 4 * 3 * 48
@@ -117,8 +117,8 @@ def test_nothing_needs_nothing():
 
 
 def test_memory_that_is_read_in_another_storage_stays():
-    a, b, c, d = (Buffer(name, Storage("vector", 64)) for name in "abcd")
-    rows = a.read_as(Storage("rows", 8, Geometry(1, 8, 0)))
+    a, b, c, d = (Buffer(name, Storage("single", 64)) for name in "abcd")
+    rows = a.read_as(Storage("token_major", 8, Geometry(1, 8, 0)))
     assert rows.memory is a and a.read_as(a.storage) is a
     offsets, total = arena.place(plan((call(b, a),), (call(b, c),), (call(c, d),), (call(rows, d),)), 1)
     assert set(offsets) == {a, b, c, d}

@@ -20,8 +20,8 @@ PARAMS = (Param("x", "act"), Param("w", "ptr"), Param("n", "i32"), Param("y", "a
 KERNEL, OTHER = Source("kernel", PARAMS, lambda: None), Source("other", PARAMS, lambda: None)
 SPACE = Geometry(5, 9, 2)
 X = Buffer("x", Storage("nchw", 4, Geometry(5, 9, 0)), ("input", 0))
-Y = Buffer("y", Storage("vector", 12), ("output", 0))
-MIDDLE = Buffer("middle", Storage("flat", 4, SPACE))
+Y = Buffer("y", Storage("single", 12), ("output", 0))
+MIDDLE = Buffer("middle", Storage("halo", 4, SPACE))
 WEIGHT = np.arange(5, dtype=np.float32)
 
 
@@ -63,7 +63,7 @@ def test_ports_steps_and_groups_describe_the_plan():
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("int64", 8), ("bfloat16", 2), ("int8", 1)])
 def test_strip_buffers_state_their_size_per_thread_and_unit(dtype, size):
     """In bytes: a thread's numbers of eight bytes were written over the next thread's."""
-    strip = Buffer("strip", Storage("packed", 4, SPACE, dtype), slot=100, unit=50)
+    strip = Buffer("strip", Storage("tiled", 4, SPACE, dtype), slot=100, unit=50)
     made = program(Group((call(X, strip), call(strip, Y)), strip=2))
     apart = -(-100 * size // 64) * 64
     assert made.records[0, 6:9].tolist() == [0, apart, size * 50]

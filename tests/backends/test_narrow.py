@@ -76,7 +76,7 @@ def test_a_dtype_that_no_backend_has_is_refused_by_name(dtype: str, make) -> Non
 
 def test_a_float_and_a_bfloat16_view_of_a_value_are_two_values() -> None:
     space = Geometry(1, 6, 0, 4)
-    wide, narrow = (Storage("packed", 3, space, dtype) for dtype in ("float32", "bfloat16"))
+    wide, narrow = (Storage("tiled", 3, space, dtype) for dtype in ("float32", "bfloat16"))
     value = Value.whole(Buffer("x", wide), (6, 3))
     assert lies_as(value, wide) and not lies_as(value, narrow)
     state = lowering._State(Region(0, {}, (), ()), Reference())

@@ -65,7 +65,7 @@ def test_a_kernel_that_is_offered_for_a_layout_it_cannot_read(side: str, verb: s
     monkeypatch.setattr(toy, "BACKEND", Elsewhere)
     monkeypatch.setattr(Elsewhere, "sides", {side: ("nchw",)})
     model, x = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3)).eval(), images(1, 2, 5, 6)
-    says = rf"the backend 'toy' offers conv2d, but its kernels do not {verb} maps that are flat: they {verb} nchw"
+    says = rf"the backend 'toy' offers conv2d, but its kernels do not {verb} maps that are halo: they {verb} nchw"
     with pytest.raises(ValueError, match=says):
         sparsec.compile(model, (x,), target="toy", tune="off", threads=1)
     monkeypatch.setenv("SPARSEC_STRICT", "0")

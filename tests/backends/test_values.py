@@ -20,7 +20,7 @@ from sparsec.lower.describe import spec_of
 from sparsec.lower.layouts import Geometry, Storage, dense
 from sparsec.lower.spec import KernelSpec
 from sparsec.run.affine import Affine
-from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_halo, from_tiled
 from tests.machines import MACHINES
 
 aten = torch.ops.aten
@@ -35,15 +35,15 @@ SHAPES = [*VECTORS, *MAPS, *TOKENS]
 def storages(shape: Shape) -> list[Storage]:
     """All that a value of a shape may be stored as."""
     if len(shape) == 1:
-        return [dense(shape), Storage("rows", 0, Geometry(1, shape[0], 0))]
+        return [dense(shape), Storage("token_major", 0, Geometry(1, shape[0], 0))]
     if len(shape) == 2:
-        return [dense(shape), Storage("packed", shape[1], Geometry(1, shape[0], 0, 64))]
+        return [dense(shape), Storage("tiled", shape[1], Geometry(1, shape[0], 0, 64))]
     spaces = [Geometry(*shape[1:], pad, tile) for pad, tile in ((0, 64), (1, 32))]
-    return [dense(shape), Storage("vector", shape[0])] if shape[1:] == (1, 1) else _map_storages(shape, spaces)
+    return [dense(shape), Storage("single", shape[0])] if shape[1:] == (1, 1) else _map_storages(shape, spaces)
 
 
 def _map_storages(shape: Shape, spaces: list[Geometry]) -> list[Storage]:
-    return [dense(shape), *(Storage(layout, shape[0], g) for layout in ("flat", "packed") for g in spaces)]
+    return [dense(shape), *(Storage(layout, shape[0], g) for layout in ("halo", "tiled") for g in spaces)]
 
 
 def views(shape: Shape) -> Iterator[list[tuple[Any, tuple]]]:
@@ -113,8 +113,8 @@ class Move:
 
 
 def _garbage(storage: Storage) -> np.ndarray:
-    """What the arena gives: NaN, but zeros in the margins of flat rows."""
-    if storage.layout != "flat":
+    """What the arena gives: NaN, but zeros in the margins of halo rows."""
+    if storage.layout != "halo":
         return np.full(storage.elements, np.nan, np.float32)
     out = np.zeros((storage.channels, storage.index_space.stride), np.float32)
     out[:, storage.index_space.front : storage.index_space.front + storage.index_space.pixels] = np.nan
@@ -123,7 +123,7 @@ def _garbage(storage: Storage) -> np.ndarray:
 
 def _stored(x: np.ndarray, storage: Storage) -> np.ndarray:
     out = _garbage(storage)
-    if storage.layout == "flat":
+    if storage.layout == "halo":
         out = np.nan_to_num(out)
     out[storage.addresses(x.shape)] = x.reshape(-1)
     return out
@@ -159,7 +159,7 @@ def test_every_view_between_every_two_storages(built) -> None:
         memory = move.run(kernels, _stored(x, have)).reshape(-1)
         case = f"{shape} {[s.op for s in specs]} {result.shape} {have} {want}"
         np.testing.assert_array_equal(memory[want.addresses(result.shape)], result.reshape(-1), case)
-        if want.layout == "flat":
+        if want.layout == "halo":
             np.testing.assert_array_equal(memory, _stored(result, want), case)
 
 
@@ -168,7 +168,7 @@ def test_what_lies_the_same_is_not_moved() -> None:
     backend = X86()
     for shape, specs, result, have, want in CASES:
         move = Move(have, shape, specs, want, backend)
-        same = want.layout != "flat" and np.array_equal(move.value.places, want.addresses(result.shape)) and want.elements <= have.elements
+        same = want.layout != "halo" and np.array_equal(move.value.places, want.addresses(result.shape)) and want.elements <= have.elements
         assert (not move.calls) == (same or (have == want and move.value.is_whole))
 
 
@@ -176,8 +176,8 @@ def test_what_lies_the_same_is_not_moved() -> None:
 @pytest.mark.parametrize("features", [1, 2, 16])
 def test_what_lies_the_same_for_the_most_tokens_does_for_fewer(most: int, features: int) -> None:
     def layouts(tokens: int) -> list[Storage]:
-        packed = [Storage("packed", features, Geometry(1, tokens, 0, tile, Affine("t"))) for tile in (16, 32, 64)]
-        return [Storage("rows", features, Geometry(1, tokens, 0, follows=Affine("t"))), *packed]
+        tiled = [Storage("tiled", features, Geometry(1, tokens, 0, tile, Affine("t"))) for tile in (16, 32, 64)]
+        return [Storage("token_major", features, Geometry(1, tokens, 0, follows=Affine("t"))), *tiled]
 
     for first, second in itertools.product(range(4), repeat=2):
         have, want = layouts(most)[first], layouts(most)[second]
@@ -205,26 +205,26 @@ def test_moves_that_kept_their_kernels(shape: Shape) -> None:
 
 
 def test_a_value_of_one_shape_has_kernels_of_its_own() -> None:
-    flat, packed = (Storage(layout, 3, Geometry(4, 4, 1)) for layout in ("flat", "packed"))
-    assert moves.covers(flat, packed, (3, 4, 4)) and moves.covers(dense((3, 4, 4)), flat, (3, 4, 4))
-    assert not moves.covers(dense((3, 4, 4)), packed, (3, 4, 4))
-    assert not moves.covers(flat, Storage("flat", 3, Geometry(4, 4, 2)), (3, 4, 4))
+    halo, tiled = (Storage(layout, 3, Geometry(4, 4, 1)) for layout in ("halo", "tiled"))
+    assert moves.covers(halo, tiled, (3, 4, 4)) and moves.covers(dense((3, 4, 4)), halo, (3, 4, 4))
+    assert not moves.covers(dense((3, 4, 4)), tiled, (3, 4, 4))
+    assert not moves.covers(halo, Storage("halo", 3, Geometry(4, 4, 2)), (3, 4, 4))
     assert not moves.covers(dense((3,)), dense((3,), "int64"), (3,))
-    assert not moves.covers(dense((12,)), flat, (12, 4))
+    assert not moves.covers(dense((12,)), halo, (12, 4))
 
 
-@pytest.mark.parametrize("layout", ["flat", "packed"])
+@pytest.mark.parametrize("layout", ["halo", "tiled"])
 @pytest.mark.parametrize("pad", [0, 2])
 def test_addresses_are_where_kernels_write(layout: Any, pad: int) -> None:
     g = Geometry(5, 9, pad, 32)
     storage = Storage(layout, 3, g)
     x = np.arange(135, dtype=np.float32).reshape(3, 5, 9)
     memory = _stored(x, storage)
-    read = from_flat(memory.reshape(3, -1), g) if layout == "flat" else from_packed(memory.reshape(g.tiles, 3, -1), g)
+    read = from_halo(memory.reshape(3, -1), g) if layout == "halo" else from_tiled(memory.reshape(g.tiles, 3, -1), g)
     np.testing.assert_array_equal(read, x)
-    tokens = Storage("packed", 3, Geometry(1, 45, 0, 32))
+    tokens = Storage("tiled", 3, Geometry(1, 45, 0, 32))
     np.testing.assert_array_equal(
-        tokens.addresses((45, 3)), Storage("packed", 3, tokens.index_space).addresses((3, 1, 45)).reshape(3, 45).T.ravel()
+        tokens.addresses((45, 3)), Storage("tiled", 3, tokens.index_space).addresses((3, 1, 45)).reshape(3, 45).T.ravel()
     )
     with pytest.raises(ValueError, match="does not hold"):
         storage.addresses((45, 3))

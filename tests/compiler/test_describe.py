@@ -158,5 +158,5 @@ def test_specs_are_equal_as_text_where_they_are_equal():
 
 
 def test_conversions_are_the_identity_on_values():
-    spec = KernelSpec("convert", ((4, 6, 5),), (4, 6, 5), attributes=(("layout", "flat"),))
+    spec = KernelSpec("convert", ((4, 6, 5),), (4, 6, 5), attributes=(("layout", "halo"),))
     assert torch.equal(spec.reference(MAP), MAP)

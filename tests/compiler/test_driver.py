@@ -93,7 +93,7 @@ def test_margins_and_pads_of_flat_maps_stay_zero(drawn):
         memory = runner._idle._kept[0].arena.view(np.float32)
         offsets, _ = arena.place(part.lowered.plan, 2)
         for buffer, offset in offsets.items():
-            if buffer.storage.layout == "flat" and not buffer.slot:
+            if buffer.storage.layout == "halo" and not buffer.slot:
                 space = buffer.storage.index_space
                 rows = memory[offset // 4 : offset // 4 + buffer.storage.elements].reshape(-1, space.stride)
                 p = np.arange(space.stride) - space.front

@@ -31,7 +31,7 @@ def test_a_dtype_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("layout", ["flat", "packed"])
+@pytest.mark.parametrize("layout", ["halo", "tiled"])
 def test_a_storage_has_as_many_bytes_as_its_elements(layout: str, name: str) -> None:
     storage = Storage(layout, 3, Geometry(5, 7, 1), name)  # type: ignore[arg-type]
     assert storage.nbytes == np.empty(storage.elements, dtype_of(name).numpy).nbytes

@@ -101,7 +101,7 @@ def test_notes_of_a_copy_are_its_own(net: Network) -> None:
     net.edit.note(net.last, layout="nchw")
     other = copied(net.graph_module)
     (relu,) = other.graph.find_nodes(op="call_function", target=aten.relu.default)
-    Editor(other).note(relu, layout="flat")
+    Editor(other).note(relu, layout="halo")
     assert notes(net.last)["layout"] == "nchw"
 
 

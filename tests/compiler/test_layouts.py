@@ -44,7 +44,7 @@ def test_lines_tiles_and_margins_fit_a_row(geometry):
     assert geometry.front + geometry.pixels + reach <= geometry.stride
 
 
-@given(geometries, st.integers(1, 5), st.sampled_from(["flat", "packed"]))
+@given(geometries, st.integers(1, 5), st.sampled_from(["halo", "tiled"]))
 def test_every_pixel_of_every_channel_has_its_own_place(geometry, channels, layout):
     storage = Storage(layout, channels, geometry)
     c, p = np.meshgrid(np.arange(channels), np.arange(geometry.pixels), indexing="ij")
@@ -56,11 +56,11 @@ def test_every_pixel_of_every_channel_has_its_own_place(geometry, channels, layo
 
 
 def test_vectors_and_callers_tensors_have_no_pads():
-    assert Storage("vector", 7).elements == 7
+    assert Storage("single", 7).elements == 7
     assert Storage("nchw", 7, Geometry(5, 9, 0)).elements == 7 * 45
     assert not Storage("nchw", 7, Geometry(5, 9, 0)).is_map
     with pytest.raises(ValueError, match="vector value has no geometry"):
-        _ = Storage("vector", 7).index_space
+        _ = Storage("single", 7).index_space
 
 
 @given(st.integers(0, 1000), st.integers(1, 70))

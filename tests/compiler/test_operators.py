@@ -278,7 +278,7 @@ CARRYING = (token_rules.EACH, token_rules.FEATURES, token_rules.IF_INACTIVE, tok
 
 @pytest.mark.parametrize("target", targets(lambda each: each.by_token in CARRYING), ids=named)
 def test_operators_that_carry_tokens_treat_them_one_by_one(target: Any) -> None:
-    net, given, keywords = Network((2, 5, 4), 0), TOKEN_ARGUMENTS.get(target, ()), {"layout": "flat"} if target is ops.to_layout else {}
+    net, given, keywords = Network((2, 5, 4), 0), TOKEN_ARGUMENTS.get(target, ()), {"layout": "halo"} if target is ops.to_layout else {}
     x = net.part(aten.mul.Tensor, net.last, net.last)
     node = net.add(target, x, *(net.constant(a) if isinstance(a, torch.Tensor) else a for a in given), **keywords)
     found = follow(x)

@@ -83,7 +83,7 @@ def test_fake_tensors_give_shapes() -> None:
 
 def test_a_layout_changes_no_value() -> None:
     x = tensor(2, 3)
-    assert torch.equal(ops.to_layout(x, layout="flat"), x)
+    assert torch.equal(ops.to_layout(x, layout="halo"), x)
 
 
 def test_bad_arguments_are_told() -> None:

@@ -68,8 +68,8 @@ def test_storage_follows_layout_and_resolution():
     (region,) = regions(lambda m, x: F.adaptive_avg_pool2d(m.three(m.one(m.one(x))), 1).flatten(1), tile=32)
     space = Geometry(9, 7, 1, 32)
     stored = [region.storage(node) for node in region.specs]
-    flat, packed, vector = Storage("flat", 4, space), Storage("packed", 4, space), Storage("vector", 4)
-    assert stored == [packed, flat, flat, vector, vector]
+    halo, tiled, vector = Storage("halo", 4, space), Storage("tiled", 4, space), Storage("single", 4)
+    assert stored == [tiled, halo, halo, vector, vector]
 
 
 def test_tiles_may_differ_by_resolution():

@@ -137,7 +137,7 @@ PLANNING = (
         "return Patch(table, index, count.follows.scaled(2))",
         "backends/assemble backends/lowering_tokens",
     ),
-    Mutant("backends/values.py", 'if want.layout == "flat" or want.dtype', "if want.dtype", "backends/values backends/view_chains"),
+    Mutant("backends/values.py", 'if want.layout == "halo" or want.dtype', "if want.dtype", "backends/values backends/view_chains"),
     Mutant(
         "compiler/run/affine.py",
         "return self.scale * -(-(self.times * size + self.plus) // self.over)",

@@ -61,18 +61,18 @@ def conversions(result: Result) -> list[fx.Node]:
     return [node for node in result.graph_module.graph.nodes if node.target is ops.to_layout]
 
 
-def test_a_value_between_pointwise_convolutions_is_packed():
+def test_a_value_between_pointwise_convolutions_is_tiled():
     net = Net()
     first = net.conv(net.x, 1)
     result = net.laid_out(net.conv(first, 1))
-    assert (layout(result, first), conversions(result)) == ("packed", [])
+    assert (layout(result, first), conversions(result)) == ("tiled", [])
 
 
-def test_a_value_that_a_stencil_reads_is_flat():
+def test_a_value_that_a_stencil_reads_has_a_halo():
     net = Net()
     first = net.conv(net.x, 1)
     result = net.laid_out(net.conv(first, 3))
-    assert (layout(result, first), conversions(result)) == ("flat", [])
+    assert (layout(result, first), conversions(result)) == ("halo", [])
 
 
 def test_values_of_one_pixel_are_vectors_and_foreign_ones_stay_as_they_are():
@@ -81,14 +81,14 @@ def test_values_of_one_pixel_are_vectors_and_foreign_ones_stay_as_they_are():
     foreign = [net.add(aten.cumsum.default, net.x, 1)]
     foreign += [net.add(aten.exp.default, foreign[0])]
     result = net.laid_out(pooled, *foreign)
-    assert [layout(result, node) for node in (pooled, *foreign)] == ["vector", "nchw", "nchw"]
+    assert [layout(result, node) for node in (pooled, *foreign)] == ["single", "nchw", "nchw"]
 
 
-def test_pools_write_flat_whoever_reads_them():
+def test_pools_write_halos_whoever_reads_them():
     net = Net()
     pooled = net.add(aten.max_pool2d.default, net.conv(net.x, 1), [3, 3], [1, 1], [1, 1])
     result = net.laid_out(net.conv(pooled, 1), turned_read=1e9)
-    assert layout(result, pooled) == "flat"
+    assert layout(result, pooled) == "halo"
 
 
 def test_a_conversion_serves_all_stencils_where_packing_pays():
@@ -97,8 +97,8 @@ def test_a_conversion_serves_all_stencils_where_packing_pays():
     readers = [net.conv(shared, k) for k in (1, 3, 1, 3, 1)]
     result = net.laid_out(*readers, convert=1.0, turned_read=0.5)
     (made,) = conversions(result)
-    assert (notes(made)["layout"], len(made.users)) == ("flat", 2)
-    assert layout(result, shared) == "packed"
+    assert (notes(made)["layout"], len(made.users)) == ("halo", 2)
+    assert layout(result, shared) == "tiled"
     assert all(user.kwargs["padding"] == (1, 1) for user in made.users)
 
 
@@ -145,28 +145,28 @@ def drawn(seed: int) -> tuple[Net, list[fx.Node], dict[str, float]]:
     return net, unread, {"convert": rng.choice([0.4, 1.0, 2.0]), "turned_read": rng.choice([0.3, 0.5, 1.1])}
 
 
-def reads_flat(spec: KernelSpec) -> bool:
+def reads_halo(spec: KernelSpec) -> bool:
     """What shifts or copies rows needs them; of the drawn operators, convolutions of more than one tap and pools."""
     return spec.op == "max_pool2d" or (spec.op == "conv2d" and spec.weights[0][2:] != (1, 1))
 
 
-def writes_flat(spec: KernelSpec) -> bool:
+def writes_halo(spec: KernelSpec) -> bool:
     return spec.op == "max_pool2d"
 
 
-def price(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], flat: set[fx.Node], costs: dict[str, float]) -> float:
-    """What a labeling costs, from the definition: conversions of packed values that need flat readers, 1x1 readers of flat ones."""
+def price(specs: dict[fx.Node, KernelSpec], maps: list[fx.Node], halo: set[fx.Node], costs: dict[str, float]) -> float:
+    """What a labeling costs, from the definition: conversions of packed values that need halo readers, 1x1 readers of halo ones."""
     total = 0.0
     for node, spec in specs.items():
-        if (writes_flat(spec) and node not in flat) or (spec.op == "alias" and (node in flat) != (node.args[0] in flat)):
+        if (writes_halo(spec) and node not in halo) or (spec.op == "alias" and (node in halo) != (node.args[0] in halo)):
             return float("inf")
     for value in maps:
         size = 4 * int(np.prod(value.meta["val"].shape[1:]))
         first = [specs[u] for u in value.users if u in specs and u.args[0] is value]
         outside = value not in specs or any(u not in specs for u in value.users)
-        if value in flat:
-            total += size * costs["turned_read"] * sum(s.op == "conv2d" and not reads_flat(s) for s in first)
-        elif outside or any(map(reads_flat, first)):
+        if value in halo:
+            total += size * costs["turned_read"] * sum(s.op == "conv2d" and not reads_halo(s) for s in first)
+        elif outside or any(map(reads_halo, first)):
             total += size * costs["convert"]
     return total
 
@@ -182,7 +182,7 @@ def test_the_cut_is_the_cheapest_of_all_labelings(seed):
         for bits in itertools.product([False, True], repeat=len(maps))
     )
     labelled = rerun(net, costs)
-    chosen = {m for m in maps if labelled[m.name] == "flat"}
+    chosen = {m for m in maps if labelled[m.name] == "halo"}
     assert price(specs, maps, chosen, costs) == pytest.approx(best)
 
 
@@ -205,8 +205,8 @@ def test_every_reader_gets_the_layout_it_reads_and_twice_is_once(seed):
     once = net.laid_out(*unread, **costs)
     for node in once.graph_module.graph.nodes:
         spec = spec_of(node) if node.op == "call_function" else None
-        if isinstance(spec, KernelSpec) and reads_flat(spec):
-            assert notes(node.args[0])["layout"] == "flat"
+        if isinstance(spec, KernelSpec) and reads_halo(spec):
+            assert notes(node.args[0])["layout"] == "halo"
         if isinstance(spec, Miss):
             assert spec.reason
     context = Context(offers=lambda spec: None, layouts=layouts_of, costs=Costs(**costs))

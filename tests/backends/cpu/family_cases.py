@@ -48,12 +48,12 @@ def _met(row: dict[str, int]) -> set[Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """A spec, where its values live (maps: "flat" or "packed") and what share of its weights is left; ``mask``: dtype of a padding mask."""
+    """A spec, where its values live (maps: "halo" or "tiled") and what share of its weights is left; ``mask``: dtype of a padding mask."""
 
     spec: KernelSpec
-    source: str = "flat"
-    target: str = "flat"
-    residual: str = "flat"
+    source: str = "halo"
+    target: str = "halo"
+    residual: str = "halo"
     density: float = 0.3
     pad: int = 4
     mask: str = "float32"
@@ -92,7 +92,7 @@ def _source(case: Case, name: str, shape: tuple[int, ...]) -> Storage:
     spec, layouts = case.spec, layouts_of(case.spec)
     if layouts.planes > 1:
         planes = shape[0] * (1 if layouts.first_plane else layouts.planes**2)
-        return Storage("flat", planes, Geometry(*spec.output[1:], case.pad, _TILE))
+        return Storage("halo", planes, Geometry(*spec.output[1:], case.pad, _TILE))
     dtype = case.mask if spec.op == "key_bias" else _NUMBERS.get(name, "float32")
     rows = name in ("ids", "index", "plan", "sizes", "key_bias")
     return _storage(replace(case, spec=replace(spec, op="keep_tokens")) if rows else case, shape, case.source, dtype)
@@ -100,11 +100,11 @@ def _source(case: Case, name: str, shape: tuple[int, ...]) -> Storage:
 
 def _storage(case: Case, shape: tuple[int, ...], layout: str, dtype: str = "float32") -> Storage:
     if len(shape) == 2:
-        return Storage("packed", shape[1], Geometry(1, shape[0], 0, _TILE))
-    if len(shape) == 1 and (case.spec.op in _ROWS or layout == "rows"):
-        return Storage("rows", 0, Geometry(1, shape[0], 0, _TILE), dtype)
+        return Storage("tiled", shape[1], Geometry(1, shape[0], 0, _TILE))
+    if len(shape) == 1 and (case.spec.op in _ROWS or layout == "token_major"):
+        return Storage("token_major", 0, Geometry(1, shape[0], 0, _TILE), dtype)
     if shape[1:] in ((), (1, 1)):
-        return Storage("vector", shape[0])
+        return Storage("single", shape[0])
     return Storage(layout, shape[0], Geometry(*shape[1:], case.pad, _TILE))  # type: ignore[arg-type]
 
 
@@ -167,8 +167,8 @@ def _stored(case: Case, index: int, x: np.ndarray, storage: Storage) -> np.ndarr
 
 
 def _blank(storage: Storage, wanted: np.ndarray) -> np.ndarray:
-    """What a target holds before: zeros in a flat map, which kernels keep where no pixel is."""
-    return np.zeros_like(wanted) if storage.layout == "flat" or wanted.dtype != np.float32 else np.full_like(wanted, np.nan)
+    """What a target holds before: zeros in a halo map, which kernels keep where no pixel is."""
+    return np.zeros_like(wanted) if storage.layout == "halo" or wanted.dtype != np.float32 else np.full_like(wanted, np.nan)
 
 
 def _execute(groups: Any, reads: Sequence[_Memory], writes: Sequence[_Memory], backend: X86, cache: Path, threads: int) -> None:

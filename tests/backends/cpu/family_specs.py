@@ -12,9 +12,9 @@ from tests.backends.cpu.family_cases import Case, pairwise
 
 #: Clamps of one side, of both and the wrong way round; their limits mean nothing to other activations.
 LIMITS = ((0.0, float("inf")), (float("-inf"), 0.5), (-0.7, 0.9), (1.0, -1.0))
-_BOTH, _LAYOUTS = (False, True), ("flat", "packed")
+_BOTH, _LAYOUTS = (False, True), ("halo", "tiled")
 _ACTIVATION = {"activation": ACTIVATIONS, "limits": LIMITS}
-_EPILOGUE = _ACTIVATION | {"bias": _BOTH, "residual": (None, "flat", "packed"), "target": _LAYOUTS}
+_EPILOGUE = _ACTIVATION | {"bias": _BOTH, "residual": (None, "halo", "tiled"), "target": _LAYOUTS}
 _MAPS = {"size": ((5, 7), (9, 6), (1, 8)), "stride": (1, 2)}
 _POOL = {"kernel": ((2, 2), (3, 2), (5, 3)), "stride": ((1, 1), (2, 2), (3, 1)), "padding": (0, 1), "size": ((9, 7), (8, 11))}
 _ELEMENTWISE = {"shape": ((5,), (5, 1, 1), (5, 6), (5, 3, 7)), "source": _LAYOUTS, "target": _LAYOUTS}
@@ -32,7 +32,7 @@ AXES: dict[str, dict[str, Any]] = {
     "product with a vector": {
         **(_ACTIVATION | _DENSITY),
         "bias": _BOTH,
-        "residual": (None, "flat"),
+        "residual": (None, "halo"),
         "layer": ("conv", "linear"),
         "kernel": ((1, 1), (3, 3)),
         "groups": (1, 2, 6),
@@ -77,7 +77,7 @@ def _epilogue(row: dict[str, Any], output: tuple[int, ...], prefix: str = "") ->
 
 
 def _places(row: dict[str, Any]) -> dict[str, Any]:
-    names = {"source": "flat", "target": "flat", "residual": "flat", "density": 0.3}
+    names = {"source": "halo", "target": "halo", "residual": "halo", "density": 0.3}
     return {name: row.get(name) or default for name, default in names.items()}
 
 
@@ -96,7 +96,7 @@ def convolution(row: dict[str, Any], inputs: int, outputs: int, size: tuple[int,
     made = spec("conv2d", ((inputs, *size),), output, weights, row["residual"] and output, **shape, **_epilogue(row, output))
     places = _places(row)
     # Only an unstrided 1x1 reads tiles of all channels.
-    return Case(made, **places | {"source": "flat"} if kernel != (1, 1) or stride > 1 else places)
+    return Case(made, **places | {"source": "halo"} if kernel != (1, 1) or stride > 1 else places)
 
 
 def linear(row: dict[str, Any], rows: tuple[int, ...]) -> Case:
@@ -113,7 +113,7 @@ def _pair(row: dict[str, Any]) -> Case:
     weights = (*depthwise.spec.weights, (9, 6, 1, 1), (9,) if row["bias"] else None)
     attributes |= _epilogue(row, output) | _epilogue(row, output, "dw_")
     made = spec("depthwise_pointwise", depthwise.spec.inputs, output, weights, row["residual"] and output, **attributes)
-    return Case(made, **_places(row) | {"source": "flat"})
+    return Case(made, **_places(row) | {"source": "halo"})
 
 
 def _pool(op: str, row: dict[str, Any]) -> Case:
@@ -161,8 +161,8 @@ def _made(family: str, row: dict[str, Any]) -> Case:
 
 #: Families whose attributes are few: one case for each value.
 _FEW: dict[str, list[Case]] = {
-    **{f"elementwise {op}": [Case(spec(op, ((37,), (37,)), (37,)), "rows", "rows")] for op in ("add", "mul")},
-    "pooling of whole maps": [Case(spec("global_avg_pool", ((5, 3, 7),), (5,)), source) for source in ("flat", "packed")],
+    **{f"elementwise {op}": [Case(spec(op, ((37,), (37,)), (37,)), "token_major", "token_major")] for op in ("add", "mul")},
+    "pooling of whole maps": [Case(spec("global_avg_pool", ((5, 3, 7),), (5,)), source) for source in ("halo", "tiled")],
     "layer_norm of tokens": [
         Case(spec("layer_norm", ((_T, _F),), (_T, _F), weights, eps=eps))
         for eps in (1e-5, 0.1)
@@ -179,9 +179,9 @@ _FEW: dict[str, list[Case]] = {
         for on, off in ((0.0, -1e4), (2.0, 0.0), (1.0, -1.0))
         for mask in ("float32", "int64", "int32", "bool")
     ],
-    "map_to_tokens of tokens": [Case(spec("map_to_tokens", ((_F, 3, 5),), (15, _F)), layout) for layout in ("flat", "packed")],
+    "map_to_tokens of tokens": [Case(spec("map_to_tokens", ((_F, 3, 5),), (15, _F)), layout) for layout in ("halo", "tiled")],
     "tokens_to_map of tokens": [
-        Case(spec("tokens_to_map", ((15, _F),), (_F, 3, 5), height=3, width=5), target=layout) for layout in ("flat", "packed")
+        Case(spec("tokens_to_map", ((15, _F),), (_F, 3, 5), height=3, width=5), target=layout) for layout in ("halo", "tiled")
     ],
     "token_scores of tokens": [
         Case(spec("token_scores", ((_T, _F), (_T, _F), *bias), (_T,), pairs, heads=_HEADS, scale=0.7, causal=causal, cls=cls))

@@ -1,7 +1,7 @@
 """Runs kernels of the x86 backend through the real executor on numpy arrays, with guards around every array.
 
     kernels = Kernels([source_a, source_b], machine)
-    x, y = to_flat(values, geometry), np.full(..., np.nan, np.float32)
+    x, y = to_halo(values, geometry), np.full(..., np.nan, np.float32)
     out = kernels.run([Call(source_a, {"x": At("x", geometry.front), "y": At("y"), "bias": bias, "rows": 8, "lo": 0.0, ...})],
                       {"x": x, "y": y}, units=geometry.tiles)
     out["y"]                                    # the array as the kernels left it; the arrays passed in are not changed
@@ -143,26 +143,26 @@ class Kernels:
         return lambda: runner.run_addresses([], addresses, 1)
 
 
-def to_flat(x: np.ndarray, g: Geometry) -> np.ndarray:
+def to_halo(x: np.ndarray, g: Geometry) -> np.ndarray:
     """[C, H, W] -> [C, g.stride] with zero pads; pixel (c, 0, 0) is at [c, g.front]."""
     out = np.zeros((len(x), g.stride), np.float32)
     out[:, g.front : g.front + g.pixels].reshape(len(x), g.height, g.pitch)[:, :, : g.width] = x
     return out
 
 
-def from_flat(storage: np.ndarray, g: Geometry) -> np.ndarray:
+def from_halo(storage: np.ndarray, g: Geometry) -> np.ndarray:
     """[C, g.stride] -> [C, H, W]"""
     return storage[:, g.front : g.front + g.pixels].reshape(len(storage), g.height, g.pitch)[:, :, : g.width]
 
 
-def to_packed(x: np.ndarray, g: Geometry) -> np.ndarray:
+def to_tiled(x: np.ndarray, g: Geometry) -> np.ndarray:
     """[C, H, W] -> [tiles, C, tile]; pads are NaN, because nobody may use them."""
     out = np.full((len(x), g.tiles * g.tile), np.nan, np.float32)
     out[:, : g.pixels].reshape(len(x), g.height, g.pitch)[:, :, : g.width] = x
     return np.ascontiguousarray(out.reshape(len(x), g.tiles, g.tile).swapaxes(0, 1))
 
 
-def from_packed(storage: np.ndarray, g: Geometry) -> np.ndarray:
+def from_tiled(storage: np.ndarray, g: Geometry) -> np.ndarray:
     """[tiles, C, tile] -> [C, H, W]"""
     channels = storage.shape[1]
     rows = storage.swapaxes(0, 1).reshape(channels, -1)[:, : g.pixels]

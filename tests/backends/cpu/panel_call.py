@@ -13,26 +13,26 @@ from torch.nn import functional as F
 from sparsec.backends.base import Source
 from sparsec.backends.cpu.partition import runs_of, units_of
 from sparsec.lower.layouts import Geometry
-from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_halo, pixel_mask, to_halo, to_tiled
 
 
 @dataclass(frozen=True)
 class Problem:
-    """weight [N, K, k, k], x [K, H, W], residual [N, H, W] or None; ``packed`` says how x is stored (1x1 only)."""
+    """weight [N, K, k, k], x [K, H, W], residual [N, H, W] or None; ``tiled`` says how x is stored (1x1 only)."""
 
     weight: np.ndarray
     bias: np.ndarray
     x: np.ndarray
     residual: np.ndarray | None
     geometry: Geometry
-    packed: bool
+    tiled: bool
     activation: str
     lo: float
     hi: float
 
     @property
     def x_channel(self) -> int:
-        return self.geometry.tile if self.packed else self.geometry.stride
+        return self.geometry.tile if self.tiled else self.geometry.stride
 
     @property
     def matrix(self) -> np.ndarray:
@@ -53,7 +53,7 @@ class Problem:
         threads: int = 1,
         sharing: tuple[int, bool] = (1, False),
     ) -> np.ndarray:
-        """The flat output storage [N, stride]; it held NaN in the written range and zeros in the margins before.
+        """The halo output storage [N, stride]; it held NaN in the written range and zeros in the margins before.
 
         ``sharing``: the most runs of rows, and whether units are runs of rows over all tiles.
         """
@@ -63,15 +63,15 @@ class Problem:
         units, shares = units_of(g.tiles, runs, sharing[1])
         y = np.zeros((channels, g.stride), np.float32)
         y[:, g.front : g.front + g.tiles * g.tile] = np.nan
-        memory = {"x": to_packed(self.x, g) if self.packed else to_flat(self.x, g), "y": y}
-        memory["residual"] = y if self.residual is None else to_flat(self.residual, g)
+        memory = {"x": to_tiled(self.x, g) if self.tiled else to_halo(self.x, g), "y": y}
+        memory["residual"] = y if self.residual is None else to_halo(self.residual, g)
         places = {
-            "x": At("x", 0 if self.packed else g.front),
+            "x": At("x", 0 if self.tiled else g.front),
             "y": At("y", g.front),
             "residual": At("residual", g.front),
             "mask": pixel_mask(g),
             "rows": channels,
-            "x_tile": (len(self.x) if self.packed else 1) * g.tile,
+            "x_tile": (len(self.x) if self.tiled else 1) * g.tile,
             "y_tile": g.tile,
             "y_channel": g.stride,
             "r_tile": g.tile,
@@ -94,12 +94,12 @@ class Problem:
     def check(self, storage: np.ndarray) -> None:
         """The pixels are right and everything else is exactly zero."""
         want, size = self.reference()
-        got = from_flat(storage, self.geometry)
+        got = from_halo(storage, self.geometry)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         excess = np.nan_to_num(abs(got - want)) - 2e-6 * np.nan_to_num(size) - 1e-6
         assert excess.max() <= 0, f"error exceeds rounding by {excess.max():.2e}"
         outside = storage.copy()
-        from_flat(outside, self.geometry)[...] = 0
+        from_halo(outside, self.geometry)[...] = 0
         assert not outside.any(), "pads or margins are not zero"
 
 
@@ -146,7 +146,7 @@ def problem(
     kernel: int = 1,
     pad: int = 1,
     block: int = 1,
-    packed: bool = True,
+    tiled: bool = True,
     residual: bool = False,
     activation: str = "clamp",
     tile: int = 64,
@@ -161,7 +161,7 @@ def problem(
         x=rng.standard_normal((inputs, *size)).astype(np.float32),
         residual=rng.standard_normal((channels, *size)).astype(np.float32) if residual else None,
         geometry=Geometry(*size, max(pad, kernel // 2), tile),
-        packed=packed and kernel == 1,
+        tiled=tiled and kernel == 1,
         activation=activation,
         lo=float(np.float32(lo)),
         hi=float(np.float32(hi)),

@@ -20,7 +20,7 @@ from sparsec.lower.spec import KernelSpec
 from sparsec.run.affine import Affine, Count
 from sparsec.tokens import ops as token_ops
 from tests.backends.cpu import kernel_call
-from tests.backends.cpu.kernel_call import At, Kernels, from_packed, to_packed
+from tests.backends.cpu.kernel_call import At, Kernels, from_tiled, to_tiled
 from tests.machines import AVX2, MACHINES, WIDEST, lanes_of
 
 PLAIN = Masks()
@@ -64,13 +64,13 @@ class Problem:
         """What the backend makes of it."""
         queries, keys = self.geometries()
         buffers = [
-            Buffer(name, Storage("packed", x.shape[1], g))
+            Buffer(name, Storage("tiled", x.shape[1], g))
             for name, x, g in (("q", self.q, queries), ("k", self.k, keys), ("v", self.v, keys))
         ]
         if self.key_bias is not None:
-            buffers.append(Buffer("key_bias", Storage("rows", 1, keys)))
+            buffers.append(Buffer("key_bias", Storage("token_major", 1, keys)))
         attributes = (("causal", self.causal), ("heads", self.heads), ("scale", self.scale))
-        target = Buffer("y", Storage("packed", self.v.shape[1], queries))
+        target = Buffer("y", Storage("tiled", self.v.shape[1], queries))
         weights = () if self.pair_bias is None else (_enlarged(self.pair_bias, (queries.width, keys.width)),)
         (group,) = attention_groups(
             Task("node", KernelSpec("attention", (), (), attributes=attributes), tuple(buffers), None, target, weights), (), machine
@@ -92,7 +92,7 @@ def _value(number: Any, sizes: dict[str, int]) -> Any:
 def _stored(x: np.ndarray, largest: Geometry) -> np.ndarray:
     """[tiles, F, tile] for the largest size; NaN past the last token."""
     out = np.full((largest.tiles, x.shape[1], largest.tile), np.nan, np.float32)
-    own = to_packed(np.ascontiguousarray(x.T)[:, None], Geometry(1, len(x), 0, largest.tile))
+    own = to_tiled(np.ascontiguousarray(x.T)[:, None], Geometry(1, len(x), 0, largest.tile))
     out[: len(own)] = own
     return out
 
@@ -123,7 +123,7 @@ class Variants:
         arguments["scores"] = At("scores", per_slot=slot)
         units = _value(call.units, sizes)
         out = self.kernels.run([kernel_call.Call(call.source, arguments)], memory, units, threads=threads)["y"]
-        return from_packed(out, Geometry(1, queries.width, 0, queries.tile))[:, 0].T[: len(case.q)]
+        return from_tiled(out, Geometry(1, queries.width, 0, queries.tile))[:, 0].T[: len(case.q)]
 
     def check(self, case: Problem, threads: int = 1) -> None:
         want = case.reference()
@@ -275,7 +275,7 @@ def test_the_exponential_is_exact_to_two_units(variants, length):
 
 def test_the_panel_that_wastes_least():
     def chosen(tokens: int, causal: bool = False, tile: int = 64) -> tuple[int, int]:
-        storage = Storage("packed", 64, Geometry(1, tokens, 0, tile))
+        storage = Storage("tiled", 64, Geometry(1, tokens, 0, tile))
         return panel_of(storage, storage, storage, causal, WIDEST)
 
     lanes, (wide, narrow) = lanes_of(WIDEST), (panel[:2] for panel in WIDEST.panels.attention)

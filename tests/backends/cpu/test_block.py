@@ -53,17 +53,17 @@ def variants(request) -> Variants:
     size=st.tuples(st.integers(1, 15), st.integers(1, 15)),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     kernel=st.sampled_from([1, 1, 3, 5]),
-    packed=st.booleans(),
+    tiled=st.booleans(),
     residual=st.booleans(),
     threads=st.sampled_from([1, 2]),
     strip=st.integers(0, 3),
     sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
 @pytest.mark.slow
-def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, packed, residual, threads, strip, sharing):
+def test_matches_float64(variants, seed, channels, inputs, size, density, kernel, tiled, residual, threads, strip, sharing):
     rng = np.random.default_rng(seed)
     block = PANELS[variants.vector.nbytes][0][0]
-    case = problem(rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual, block=block)
+    case = problem(rng, channels, inputs, size, density=density, kernel=kernel, tiled=tiled, residual=residual, block=block)
     variants.check(case, threads=threads, strip=strip, sharing=sharing)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparsec.backends.cpu import convert
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry
-from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_halo, from_tiled, pixel_mask, to_halo, to_tiled
 from tests.machines import MACHINES
 
 STEPS = (2, 3, 4, 5, 14, 16, 32)
@@ -40,16 +40,16 @@ def empty(channels: int, g: Geometry) -> np.ndarray:
 @settings(max_examples=40)
 @given(channels=st.integers(1, 5), height=SIZES, width=SIZES, pad=st.integers(0, 4), threads=st.integers(1, 2), shift=st.integers(0, 3))
 @pytest.mark.slow
-def test_contiguous_to_flat_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, shift: int) -> None:
+def test_contiguous_to_halo_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, shift: int) -> None:
     vector, kernels = built
     g, source = Geometry(height, width, pad), convert.copy_rows(vector)
     x = values(height, channels, height, width)
     memory = {"x": np.concatenate([np.zeros(shift, np.float32), x.ravel()]), "y": empty(channels, g)}
-    there = {"x": At("x", shift), "y": At("y", g.front)} | convert.nchw_to_flat(g)
-    flat = kernels.run([Call(source, there)], memory, channels, threads=threads)["y"]
-    np.testing.assert_array_equal(flat, to_flat(x, g))
-    back = {"x": At("x", g.front), "y": "y"} | convert.flat_to_nchw(g)
-    memory = {"x": flat, "y": np.full_like(x, np.nan)}
+    there = {"x": At("x", shift), "y": At("y", g.front)} | convert.nchw_to_halo(g)
+    halo = kernels.run([Call(source, there)], memory, channels, threads=threads)["y"]
+    np.testing.assert_array_equal(halo, to_halo(x, g))
+    back = {"x": At("x", g.front), "y": "y"} | convert.halo_to_nchw(g)
+    memory = {"x": halo, "y": np.full_like(x, np.nan)}
     np.testing.assert_array_equal(kernels.run([Call(source, back)], memory, channels, threads=threads)["y"], x)
 
 
@@ -85,7 +85,7 @@ def space_to_depth(x: np.ndarray, step: int) -> np.ndarray:
 def test_planes_of_a_strided_convolution(
     built: Any, step: int, channels: int, height: int, width: int, pads: tuple[int, int], threads: int, first: bool
 ) -> None:
-    """From contiguous memory (no pad: -1) or flat rows; all planes or the first of each channel."""
+    """From contiguous memory (no pad: -1) or halo rows; all planes or the first of each channel."""
     vector, kernels = built
     x, only_first = values(width, channels, height, width), first and step in (2, 3)
     want = space_to_depth(x, step)[:: step * step if only_first else 1]
@@ -94,20 +94,20 @@ def test_planes_of_a_strided_convolution(
     arguments = {"height": height, "width": width, **steps, "y_height": g.height, "y_pitch": g.pitch, "y_channel": g.stride}
     place = At("x", source.front if pads[0] >= 0 else 0)
     call = Call(convert.to_planes(vector, step, only_first), {"x": place, "y": At("y", g.front)} | arguments)
-    memory = {"x": to_flat(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
+    memory = {"x": to_halo(x, source) if pads[0] >= 0 else x, "y": empty(len(want), g)}
     out = kernels.run([call], memory, channels * (1 if only_first else step), threads=threads)
-    np.testing.assert_array_equal(out["y"], to_flat(want, g))
+    np.testing.assert_array_equal(out["y"], to_halo(want, g))
 
 
 @settings(max_examples=25)
 @given(channels=st.integers(1, 9), height=SIZES, width=SIZES, pad=st.integers(0, 2), threads=st.integers(1, 2), strip=st.integers(0, 3))
 @pytest.mark.slow
-def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
+def test_halo_to_tiled_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
     vector, kernels = built
     g, vectors = Geometry(height, width, pad), 64 // vector.lanes("float32")
     x, mask = values(height + width, channels, height, width), pixel_mask(g)
-    flat = {"tile": g.tile, "row": g.stride}
-    packed = {"tile": channels * g.tile, "row": g.tile}
+    halo = {"tile": g.tile, "row": g.stride}
+    tiled = {"tile": channels * g.tile, "row": g.tile}
 
     def move(source: Any, of: dict[str, int], to: dict[str, int], memory: dict[str, np.ndarray], x0: int, y0: int) -> np.ndarray:
         numbers = {"channels": channels, "x_tile": of["tile"], "x_channel": of["row"], "y_tile": to["tile"], "y_channel": to["row"]}
@@ -115,8 +115,8 @@ def test_flat_to_packed_and_back(built: Any, channels: int, height: int, width: 
         return kernels.run([call], memory, g.tiles, strip, threads)["y"]
 
     pack, unpack = convert.retile(vector, vectors, False), convert.retile(vector, vectors, True)
-    tiles = move(pack, flat, packed, {"x": to_flat(x, g), "y": to_packed(x * 0, g)}, g.front, 0)
-    np.testing.assert_array_equal(from_packed(tiles, g), x)
-    rows = move(unpack, packed, flat, {"x": to_packed(x, g), "y": empty(channels, g)}, 0, g.front)
-    np.testing.assert_array_equal(from_flat(rows, g), x)
-    np.testing.assert_array_equal(rows, to_flat(x, g))
+    tiles = move(pack, halo, tiled, {"x": to_halo(x, g), "y": to_tiled(x * 0, g)}, g.front, 0)
+    np.testing.assert_array_equal(from_tiled(tiles, g), x)
+    rows = move(unpack, tiled, halo, {"x": to_tiled(x, g), "y": empty(channels, g)}, 0, g.front)
+    np.testing.assert_array_equal(from_halo(rows, g), x)
+    np.testing.assert_array_equal(rows, to_halo(x, g))

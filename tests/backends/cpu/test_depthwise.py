@@ -18,7 +18,7 @@ from sparsec.backends.cpu.depthwise_strided import depthwise_strided, scratch_el
 from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.partition import one_run, runs_of, units_of
 from sparsec.lower.layouts import Geometry
-from tests.backends.cpu.kernel_call import At, Call, Kernels, from_flat, from_packed, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_halo, from_tiled, pixel_mask, to_halo, to_tiled
 from tests.machines import AVX2, MACHINES, lanes_of
 
 VARIANTS = [(k, "clamp", masked) for k in (3, 5, 7) for masked in (False, True)] + [(3, a, True) for a in ACTIVATIONS[1:]]
@@ -88,45 +88,45 @@ def run(
     data: Any,
     *,
     masked: bool,
-    packed: bool,
+    tiled: bool,
     strip: int = 0,
     threads: int = 1,
     runs: int = 0,
     added: Any = None,
 ) -> np.ndarray:
-    """The output storage: flat [C, stride] over zeros, or packed [tiles, C, tile] over NaN. Units are runs of channels if ``runs``.
+    """The output storage: halo [C, stride] over zeros, or tiled [tiles, C, tile] over NaN. Units are runs of channels if ``runs``.
 
     ``added``: a residual [C, H, W], stored the other way than the output.
     """
     machine, kernels = built
     x, w, b = data
     g, o, c = layer.g, layer.o, layer.channels
-    y = np.full((o.tiles, c, o.tile), np.nan, np.float32) if packed else np.zeros((c, o.stride), np.float32)
+    y = np.full((o.tiles, c, o.tile), np.nan, np.float32) if tiled else np.zeros((c, o.stride), np.float32)
     bounds = runs_of(np.ones(c), runs) if runs else one_run(c)
     units, shares = units_of(o.tiles, bounds, runs > 0)
     arguments = {
         "x": At("x", g.front),
         "runs": bounds,
         **shares,
-        "y": At("y", 0 if packed else o.front),
+        "y": At("y", 0 if tiled else o.front),
         "mask": pixel_mask(o),
         "channels": c,
         "x_channel": g.stride,
         "pitch": o.pitch,
-        "y_tile": c * o.tile if packed else o.tile,
-        "y_channel": o.tile if packed else o.stride,
+        "y_tile": c * o.tile if tiled else o.tile,
+        "y_channel": o.tile if tiled else o.stride,
         "lo": -1.0,
         "hi": 2.5,
     } | pack_depthwise(w, b)
-    memory = {"x": to_flat(x, g), "y": y}
+    memory = {"x": to_halo(x, g), "y": y}
     if layer.stride == 2:
         n = scratch_elements(o.tiles if runs else min(strip or o.tiles, o.tiles), o.tile, o.pitch)
         arguments |= {"scratch": At("scratch", 0, n), "x_pitch": g.pitch, "height": o.height, "width": o.width}
         memory["scratch"] = np.full((threads, n), np.nan, np.float32)
     if added is not None:
-        memory["residual"] = to_flat(added, o) if packed else to_packed(added, o)
-        arguments |= {"residual": At("residual", o.front if packed else 0), "r_tile": o.tile if packed else c * o.tile}
-        arguments["r_channel"] = o.stride if packed else o.tile
+        memory["residual"] = to_halo(added, o) if tiled else to_tiled(added, o)
+        arguments |= {"residual": At("residual", o.front if tiled else 0), "r_tile": o.tile if tiled else c * o.tile}
+        arguments["r_channel"] = o.stride if tiled else o.tile
     kernel = source(machine, layer.tile, layer.stride, layer.kernel, layer.activation, masked, added is not None)
     out = kernels.run([Call(kernel, arguments)], memory, units, strip, threads)
     assert np.array_equal(out["x"], memory["x"], equal_nan=True)
@@ -151,34 +151,34 @@ LAYERS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
 @pytest.mark.slow
-def test_any_shape_into_a_packed_output(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
+def test_any_shape_into_a_tiled_output(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
-    out = run(built, layer, data, masked=False, packed=True, strip=strip, threads=threads, runs=runs)
-    assert_close(from_packed(out, layer.o), layer.expected(*data))
+    out = run(built, layer, data, masked=False, tiled=True, strip=strip, threads=threads, runs=runs)
+    assert_close(from_tiled(out, layer.o), layer.expected(*data))
 
 
 @settings(max_examples=60, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), runs=st.integers(0, 5))
 @pytest.mark.slow
-def test_any_shape_into_a_flat_output_with_zero_pads(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
+def test_any_shape_into_a_halo_output_with_zero_pads(built: Any, layer: Layer, seed: int, strip: int, threads: int, runs: int) -> None:
     data = layer.data(seed)
-    out = run(built, layer, data, masked=True, packed=False, strip=strip, threads=threads, runs=runs)
-    assert_close(from_flat(out, layer.o), layer.expected(*data))
-    from_flat(out, layer.o)[...] = 0
+    out = run(built, layer, data, masked=True, tiled=False, strip=strip, threads=threads, runs=runs)
+    assert_close(from_halo(out, layer.o), layer.expected(*data))
+    from_halo(out, layer.o)[...] = 0
     assert not out.any()
 
 
 @settings(max_examples=60, deadline=None)
-@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), packed=st.booleans())
+@given(layer=LAYERS, seed=st.integers(0, 99), strip=st.integers(0, 3), threads=st.sampled_from((1, 2)), tiled=st.booleans())
 @pytest.mark.slow
-def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, seed: int, strip: int, threads: int, packed: bool) -> None:
+def test_a_residual_is_added_before_the_activation(built: Any, layer: Layer, seed: int, strip: int, threads: int, tiled: bool) -> None:
     layer = replace(layer, kernel=3)
     data, o = layer.data(seed), layer.o
     added = np.random.default_rng(seed).standard_normal((layer.channels, o.height, o.width)).astype(np.float32)
-    out = run(built, layer, data, masked=not packed, packed=packed, strip=strip, threads=threads, added=added)
-    assert_close(from_packed(out, o) if packed else from_flat(out, o), layer.expected(*data, added))
-    if not packed:
-        from_flat(out, o)[...] = 0
+    out = run(built, layer, data, masked=not tiled, tiled=tiled, strip=strip, threads=threads, added=added)
+    assert_close(from_tiled(out, o) if tiled else from_halo(out, o), layer.expected(*data, added))
+    if not tiled:
+        from_halo(out, o)[...] = 0
         assert not out.any()
 
 
@@ -195,8 +195,8 @@ def test_only_kernels_that_add_a_residual_have_its_parameters(residual: bool) ->
 def test_every_activation(built: Any, activation: str, stride: int) -> None:
     layer = Layer(3, 15, 22, 3, stride, activation=activation)
     data = layer.data(5)
-    out = run(built, layer, data, masked=True, packed=False)
-    assert_close(from_flat(out, layer.o), layer.expected(*data))
+    out = run(built, layer, data, masked=True, tiled=False)
+    assert_close(from_halo(out, layer.o), layer.expected(*data))
 
 
 @pytest.mark.parametrize("stride", (1, 2))
@@ -204,8 +204,8 @@ def test_every_activation(built: Any, activation: str, stride: int) -> None:
 def test_tiles_of_one_vector(built: Any, stride: int) -> None:
     layer = Layer(3, 13, 21, 3, stride, tile=16)
     data = layer.data(6)
-    out = run(built, layer, data, masked=False, packed=True, strip=1, threads=2)
-    assert_close(from_packed(out, layer.o), layer.expected(*data))
+    out = run(built, layer, data, masked=False, tiled=True, strip=1, threads=2)
+    assert_close(from_tiled(out, layer.o), layer.expected(*data))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(k, s) for k in (3, 5, 7) for s in (1, 2)])
@@ -214,8 +214,8 @@ def test_integers_are_exact(built: Any, kernel: int, stride: int) -> None:
     layer = Layer(4, 29, 31, kernel, stride)
     rng = np.random.default_rng(7)
     x, w, b = (rng.integers(-4, 5, a.shape).astype(np.float32) for a in layer.data(0))
-    out = run(built, layer, (x, w, b), masked=False, packed=True)
-    assert np.array_equal(from_packed(out, layer.o), layer.expected(x, w, b))
+    out = run(built, layer, (x, w, b), masked=False, tiled=True)
+    assert np.array_equal(from_tiled(out, layer.o), layer.expected(x, w, b))
 
 
 @pytest.mark.parametrize("stride", (1, 2))
@@ -225,7 +225,7 @@ def test_nan_reaches_its_window_and_nothing_else(built: Any, activation: str, st
     layer = Layer(2, 18, 18, 3, stride, activation=activation)
     x, w, b = layer.data(8)
     x[1, 9, 16] = np.nan
-    out = from_flat(run(built, layer, (x, w, b), masked=True, packed=False), layer.o)
+    out = from_halo(run(built, layer, (x, w, b), masked=True, tiled=False), layer.o)
     want = layer.expected(x, w, b)
     assert np.isnan(want).any()
     assert np.array_equal(np.isnan(out), np.isnan(want))
@@ -240,7 +240,7 @@ def test_a_range_of_tiles_writes_only_these(built: Any, stride: int) -> None:
     arguments = {"x": At("x", g.front), "y": "y", "mask": pixel_mask(o), "channels": 3, "x_channel": g.stride, "pitch": o.pitch}
     arguments |= {"runs": one_run(3)} | units_of(o.tiles, one_run(3), False)[1]
     arguments |= {"y_tile": 192, "y_channel": 64, "lo": -1.0, "hi": 2.5} | pack_depthwise(w, b)
-    memory = {"x": to_flat(x, g), "y": np.full((o.tiles, 3, 64), 77.0, np.float32)}
+    memory = {"x": to_halo(x, g), "y": np.full((o.tiles, 3, 64), 77.0, np.float32)}
     if stride == 2:
         arguments |= {"scratch": "scratch", "x_pitch": g.pitch, "height": o.height, "width": o.width}
         memory["scratch"] = np.zeros(scratch_elements(o.tiles, 64, o.pitch), np.float32)

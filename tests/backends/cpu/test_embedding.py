@@ -1,4 +1,4 @@
-"""Table rows into packed tokens: exact, and inside the table whatever the ids."""
+"""Table rows into tiled tokens: exact, and inside the table whatever the ids."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sparsec.backends.base import Machine
 from sparsec.backends.cpu.embedding import DTYPES, embedding
 from sparsec.backends.cpu.tokens import token_groups
 from tests.backends.cpu.kernel_call import Kernels
-from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of
+from tests.backends.cpu.token_call import Tokens, from_tiled, garbage, reference, run, spec_of, task_of
 from tests.machines import MACHINES, WIDEST, lanes_of
 
 TILES = (64, 32)
@@ -23,11 +23,11 @@ def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
 
 def looked_up(built, ids, table, tokens, threads=1) -> np.ndarray:
     machine, kernels = built
-    target = tokens.packed(table.shape[1])
+    target = tokens.tiled(table.shape[1])
     task = task_of(spec_of("embedding"), tokens.rows(dtype=ids.dtype.name), target, table)
     ((call,),) = (g.calls for g in token_groups(task, (), machine))
     assert call.limits == {"x": len(table)}
-    return from_packed(run(kernels, call, ids, garbage(target), tokens.count, threads), len(ids))
+    return from_tiled(run(kernels, call, ids, garbage(target), tokens.count, threads), len(ids))
 
 
 @settings(max_examples=60)

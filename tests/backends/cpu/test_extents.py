@@ -91,8 +91,8 @@ def all_kernels(machine: Machine) -> list[Source]:
     found += [token_merging.merge_plan(n, wide), token_merging.mean_merged(wide), token_merging.size_op("log_sizes")]
     found += [m for sized in (False, True) for m in (token_merging.merge_tokens(n, wide, sized), token_merging.merge_sizes(sized))]
     found += [
-        token_moves.rows_to_packed(n, 4),
-        token_moves.packed_to_rows(n, 4),
+        token_moves.rows_to_tiled(n, 4),
+        token_moves.tiled_to_rows(n, 4),
         token_vectors.select_token(),
         token_vectors.mean_tokens(n, 4),
     ]

@@ -179,7 +179,7 @@ def test_what_is_refused_cannot_be_lowered(name: str) -> None:
         with pytest.raises(ValueError, match="its operands are not those"):
             BACKEND.lower(replace(task, residual=task.target), schedule)
     with pytest.raises(ValueError, match="its operands are not those"):
-        BACKEND.lower(replace(task, sources=(*task.sources, Buffer("z", Storage("vector", 1)))), schedule)
+        BACKEND.lower(replace(task, sources=(*task.sources, Buffer("z", Storage("single", 1)))), schedule)
 
 
 def asking(spec: KernelSpec, **attributes: object) -> KernelSpec:

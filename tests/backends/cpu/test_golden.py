@@ -38,7 +38,7 @@ def task(op: str, shapes: Any, output: Any, layouts: tuple[str, str], weights: A
 
 def storage(shape: tuple[int, ...], layout: str, tile: int) -> Storage:
     if len(shape) == 1:
-        return Storage("vector", shape[0])
+        return Storage("single", shape[0])
     channels, *size = shape if len(shape) == 3 else (shape[1], 1, shape[0])
     return Storage(layout, channels, Geometry(*size, int(len(shape) == 3), tile))  # type: ignore[arg-type]
 
@@ -50,14 +50,14 @@ def drawn(*shape: int) -> np.ndarray:
 MAP, TOKENS = (64, 14, 14), (50, 64)
 TASKS: dict[str, Callable[[int], Task]] = {
     "product": lambda tile: task(
-        "conv2d", (MAP,), MAP, ("packed", "flat"), (drawn(64, 64, 1, 1), None), tile, **PLAIN, padding=(0, 0), groups=1
+        "conv2d", (MAP,), MAP, ("tiled", "halo"), (drawn(64, 64, 1, 1), None), tile, **PLAIN, padding=(0, 0), groups=1
     ),
     "depthwise": lambda tile: task(
-        "conv2d", (MAP,), MAP, ("flat", "flat"), (drawn(64, 1, 3, 3), None), tile, **PLAIN, padding=(1, 1), groups=64
+        "conv2d", (MAP,), MAP, ("halo", "halo"), (drawn(64, 1, 3, 3), None), tile, **PLAIN, padding=(1, 1), groups=64
     ),
-    "vector": lambda tile: task("linear", ((256,),), (64,), ("vector", "vector"), (drawn(64, 256), None)),
-    "attention": lambda tile: task("attention", (TOKENS,) * 3, TOKENS, ("packed",) * 2, tile=tile, causal=False, heads=2, scale=0.2),
-    "layer_norm": lambda tile: task("layer_norm", (TOKENS,), TOKENS, ("packed",) * 2, (drawn(64), drawn(64)), tile, eps=1e-5),
+    "vector": lambda tile: task("linear", ((256,),), (64,), ("single", "single"), (drawn(64, 256), None)),
+    "attention": lambda tile: task("attention", (TOKENS,) * 3, TOKENS, ("tiled",) * 2, tile=tile, causal=False, heads=2, scale=0.2),
+    "layer_norm": lambda tile: task("layer_norm", (TOKENS,), TOKENS, ("tiled",) * 2, (drawn(64), drawn(64)), tile, eps=1e-5),
 }
 
 

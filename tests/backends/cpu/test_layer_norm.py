@@ -1,4 +1,4 @@
-"""Layer normalisation of packed tokens against float64, on each machine."""
+"""Layer normalisation of tiled tokens against float64, on each machine."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from sparsec.backends.base import Machine
 from sparsec.backends.cpu.layer_norm import layer_norm
 from sparsec.backends.cpu.tokens import token_groups
 from tests.backends.cpu.kernel_call import Kernels
-from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
+from tests.backends.cpu.token_call import Tokens, from_tiled, garbage, reference, run, spec_of, task_of, to_tiled
 from tests.machines import MACHINES, lanes_of
 
 TILES = (64, 32)
@@ -26,13 +26,13 @@ def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
 def normalised(built, x, gamma=None, beta=None, *, eps=1e-5, tokens=None, threads=1, in_place=False) -> tuple[np.ndarray, np.ndarray]:
     """What the kernel made of x [T, F], and what it should have."""
     (machine, kernels), tokens, spec = built, tokens or Tokens(len(x)), spec_of("layer_norm", eps=eps)
-    storage = tokens.packed(x.shape[1])
+    storage = tokens.tiled(x.shape[1])
     ((call,),) = (g.calls for g in token_groups(task_of(spec, storage, storage, gamma, beta), (), machine))
-    memory = to_packed(x, storage)
+    memory = to_tiled(x, storage)
     if in_place:
         call = dataclasses.replace(call, buffers={"x": call.buffers["x"], "y": call.buffers["x"]})
     got = run(kernels, call, memory, memory if in_place else garbage(storage), tokens.count, threads)
-    return from_packed(got, len(x)), reference(spec, x, gamma, beta)
+    return from_tiled(got, len(x)), reference(spec, x, gamma, beta)
 
 
 @settings(max_examples=60)

@@ -25,7 +25,7 @@ def _call(kind: str, outputs: int, inputs: int, tiles: int, x: Buffer, y: Buffer
 
 
 def _buffers(count: int) -> list[Buffer]:
-    return [Buffer(str(i), Storage("flat", 8, Geometry(8, 8, 1))) for i in range(count)]
+    return [Buffer(str(i), Storage("halo", 8, Geometry(8, 8, 1))) for i in range(count)]
 
 
 def _kinds(groups: list[Group]) -> list[str]:

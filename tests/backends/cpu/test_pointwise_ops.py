@@ -11,7 +11,7 @@ from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.pointwise_ops import MAP_OPS, VECTOR_OPS, map_op, vector_op
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry
-from tests.backends.cpu.kernel_call import At, Call, Kernels, from_packed, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, from_tiled, pixel_mask, to_halo, to_tiled
 from tests.backends.cpu.panel_call import ACTIVATIONS as EXACT
 from tests.machines import MACHINES, WIDEST
 
@@ -32,11 +32,11 @@ def reference(op: str, x: np.ndarray, z: np.ndarray, scale: np.ndarray, shift: n
     return {"copy": x, "add": x + z, "mul": x * z, "scale": x * z, "affine": x * scale + shift}[op]
 
 
-def stored(name: str, values: np.ndarray, g: Geometry, packed: bool) -> tuple[np.ndarray, dict[str, Any]]:
+def stored(name: str, values: np.ndarray, g: Geometry, tiled: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """A map in storage, and the arguments that describe it."""
-    if packed:
-        return to_packed(values, g), {name: At(name), f"{name}_tile": len(values) * g.tile, f"{name}_channel": g.tile}
-    return to_flat(values, g), {name: At(name, g.front), f"{name}_tile": g.tile, f"{name}_channel": g.stride}
+    if tiled:
+        return to_tiled(values, g), {name: At(name), f"{name}_tile": len(values) * g.tile, f"{name}_channel": g.tile}
+    return to_halo(values, g), {name: At(name, g.front), f"{name}_tile": g.tile, f"{name}_channel": g.stride}
 
 
 @settings(max_examples=80)
@@ -45,13 +45,13 @@ def stored(name: str, values: np.ndarray, g: Geometry, packed: bool) -> tuple[np
     channels=st.integers(1, 9),
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     pad=st.integers(0, 2),
-    packed=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    tiled=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     threads=st.integers(1, 2),
     strip=st.integers(0, 3),
     bad=st.booleans(),
 )
 @pytest.mark.slow
-def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -> None:
+def test_maps(built, choice, channels, size, pad, tiled, threads, strip, bad) -> None:
     (activation, op), (vector, kernels), g = choice, built, Geometry(*size, pad)
     rng = np.random.default_rng(channels)
     x, z = rng.standard_normal((2, channels, *size)).astype(np.float32)
@@ -59,16 +59,16 @@ def test_maps(built, choice, channels, size, pad, packed, threads, strip, bad) -
     if bad:
         x[0, 0, 0] = np.nan
     memory, arguments = {}, {"scale": scale, "shift": shift, "mask": pixel_mask(g), "channels": channels, "lo": -0.5, "hi": 0.75}
-    for name, values, p in zip("xzy", (x, z, x * 0), packed, strict=True):
+    for name, values, p in zip("xzy", (x, z, x * 0), tiled, strict=True):
         memory[name], described = stored(name, values, g, p)
         arguments |= described
     if op == "scale":
         memory["z"], z = z[:, 0, 0].copy(), z[:, :1, :1]
         arguments |= {"z": "z", "z_tile": 0, "z_channel": 1}
-    source = map_op(vector, 64 // vector.lanes("float32"), op, activation, masked=not packed[2])
+    source = map_op(vector, 64 // vector.lanes("float32"), op, activation, masked=not tiled[2])
     got = kernels.run([Call(source, arguments)], memory, g.tiles, strip, threads)["y"]
     want = EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75)
-    got, want = (from_packed(got, g), want) if packed[2] else (got, to_flat(want, g))
+    got, want = (from_tiled(got, g), want) if tiled[2] else (got, to_halo(want, g))
     np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_in_place(built: Any) -> None:
     rest = {"scale": x, "shift": x, "mask": pixel_mask(g), "channels": 5, "lo": -np.inf, "hi": np.inf}
     source = map_op(vector, 64 // vector.lanes("float32"), "add", "clamp", True)
     got = kernels.run([Call(source, place | rest)], {"x": storage}, g.tiles)["x"]
-    np.testing.assert_array_equal(got, to_flat(2 * x, g))
+    np.testing.assert_array_equal(got, to_halo(2 * x, g))
 
 
 def test_unknown_operators_are_refused() -> None:

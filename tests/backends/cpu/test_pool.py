@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparsec.backends.cpu.pool import Window, global_pool, window_arguments, window_pool
 from sparsec.backends.vector import Vector
 from sparsec.lower.layouts import Geometry
-from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_halo, to_tiled
 from tests.machines import MACHINES, WIDEST
 
 COLUMNS = ((2, 2), (3, 1), (3, 2), (5, 1), (5, 3), (13, 1))  # (window columns, column stride)
@@ -34,7 +34,7 @@ def reference(kind: str, x: np.ndarray, window: Window) -> np.ndarray:
 
 
 def pool(built: Any, kind: str, x: np.ndarray, window: Window, pads: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """What the kernel left in flat storage, and what should be there."""
+    """What the kernel left in halo storage, and what should be there."""
     vector, kernels = built
     want = reference(kind, x, window)
     gx, gy = Geometry(*x.shape[1:], pads[0]), Geometry(*want.shape[1:], pads[1])
@@ -42,7 +42,7 @@ def pool(built: Any, kind: str, x: np.ndarray, window: Window, pads: tuple[int, 
     y[:, gy.front : gy.front + gy.pixels] = np.nan
     source = window_pool(vector, kind, window.kernel[1], window.stride[1])
     call = Call(source, {"x": At("x", gx.front), "y": At("y", gy.front)} | window_arguments(window, gx, gy, vector.lanes("float32")))
-    return kernels.run([call], {"x": to_flat(x, gx), "y": y}, len(x), threads=threads)["y"], to_flat(want, gy)
+    return kernels.run([call], {"x": to_halo(x, gx), "y": y}, len(x), threads=threads)["y"], to_halo(want, gy)
 
 
 @settings(max_examples=80)
@@ -93,24 +93,24 @@ def test_pads_of_a_maximum_are_below_every_pixel(built: Any) -> None:
     channels=st.integers(1, 40),
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     pad=st.integers(0, 2),
-    packed=st.booleans(),
+    tiled=st.booleans(),
     threads=st.integers(1, 2),
     bad=st.booleans(),
 )
 @pytest.mark.slow
-def test_pool_of_the_whole_map(built, kind, channels, size, pad, packed, threads, bad) -> None:
+def test_pool_of_the_whole_map(built, kind, channels, size, pad, tiled, threads, bad) -> None:
     vector, kernels = built
     g = Geometry(*size, pad)
     x = np.random.default_rng(channels).standard_normal((channels, *size)).astype(np.float32)
     if bad:
         x[0, -1, -1] = np.nan
     place = {
-        "x": At("x", 0 if packed else g.front),
-        "x_tile": channels * g.tile if packed else g.tile,
-        "x_channel": g.tile if packed else g.stride,
+        "x": At("x", 0 if tiled else g.front),
+        "x_tile": channels * g.tile if tiled else g.tile,
+        "x_channel": g.tile if tiled else g.stride,
     }
     numbers = {"y": "y", "mask": pixel_mask(g), "tiles": g.tiles, "scale": 1 / (g.height * g.width)}
-    memory = {"x": to_packed(x, g) if packed else to_flat(x, g), "y": np.zeros(channels, np.float32)}
+    memory = {"x": to_tiled(x, g) if tiled else to_halo(x, g), "y": np.zeros(channels, np.float32)}
     source = global_pool(vector, 64 // vector.lanes("float32"), kind)
     got = kernels.run([Call(source, place | numbers)], memory, channels, threads=threads)["y"]
     want = x.max((1, 2)) if kind == "max" else x.astype(np.float64).mean((1, 2))

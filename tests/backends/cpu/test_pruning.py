@@ -17,7 +17,7 @@ from sparsec.backends.plan import Buffer, Task
 from sparsec.lower.layouts import Geometry, Storage
 from sparsec.tokens import pruning_ops
 from tests.backends.cpu.kernel_call import At, Call, Kernels
-from tests.backends.cpu.token_call import Tokens, at_size, from_packed, garbage, spec_of, to_packed, words
+from tests.backends.cpu.token_call import Tokens, at_size, from_tiled, garbage, spec_of, to_tiled, words
 from tests.machines import MACHINES
 
 TILES = (64, 32)
@@ -51,22 +51,22 @@ def compute(
     size: int = 0,
     **traits: Any,
 ) -> np.ndarray:
-    """What the planned call leaves in the target: [T, F] of packed tokens, else a row."""
+    """What the planned call leaves in the target: [T, F] of tiled tokens, else a row."""
     machine, kernels = built
     buffers = tuple(Buffer(f"x{i}", storage) for i, (_, storage) in enumerate(sources))
     task = Task("node", spec_of(op, **traits), buffers, None, Buffer("y", target), weights)
     ((call,),) = (group.calls for group in pruning_groups(task, (), machine))
-    packed = target.layout == "packed"
-    y = garbage(target) if packed else np.full(target.index_space.width if target.geometry else target.channels, -7, target.dtype)
-    memory = {"y": y if packed else words(y)}
-    memory |= {f"x{i}": words(to_packed(x, s) if s.layout == "packed" else x) for i, (x, s) in enumerate(sources)}
+    tiled = target.layout == "tiled"
+    y = garbage(target) if tiled else np.full(target.index_space.width if target.geometry else target.channels, -7, target.dtype)
+    memory = {"y": y if tiled else words(y)}
+    memory |= {f"x{i}": words(to_tiled(x, s) if s.layout == "tiled" else x) for i, (x, s) in enumerate(sources)}
     arguments: dict[str, Any] = {n: At(b.name) for n, b in call.buffers.items() if not b.slot}
     for name, room in ((n, b) for n, b in call.buffers.items() if b.slot):
         memory[room.name] = np.full(room.slot * threads, np.nan, np.float32)
         arguments[name] = At(room.name, per_slot=room.slot)
     arguments |= dict(call.constants) | {name: at_size(v, size) for name, v in call.scalars.items()}
     found = kernels.run([Call(call.source, arguments)], memory, at_size(call.units, size), threads=threads)["y"]
-    return from_packed(found, target.index_space.width) if packed else found.view(target.dtype)
+    return from_tiled(found, target.index_space.width) if tiled else found.view(target.dtype)
 
 
 def expected(op: str, *tensors: np.ndarray | None, **traits: Any) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_scores(built, count, tile, seed, heads, dim, masks, cls, spare) -> None
     bias = np.where(values(count, seed=seed) > 0.5, np.float32(-1e30), bias[:, 0])
     pairs = values(heads if seed % 2 else 1, count, count, seed=seed) if masks.pair_bias else None
     traits = {"heads": heads, "scale": dim**-0.5, "causal": masks.causal, "cls": cls}
-    sources = [(q, tokens.packed(heads * dim)), (k, tokens.packed(heads * dim))]
+    sources = [(q, tokens.tiled(heads * dim)), (k, tokens.tiled(heads * dim))]
     sources += [(bias, tokens.rows(1))] * masks.key_bias
     weights = () if pairs is None else (pairs,)
     found = compute(built, "token_scores", sources, tokens.rows(1), weights, size=count, **traits)[:count]
@@ -109,7 +109,7 @@ def test_scores(built, count, tile, seed, heads, dim, masks, cls, spare) -> None
 def test_scores_of_nothing_but_padding_are_zero(built) -> None:
     tokens, x = Tokens(5), values(5, 4)
     for off in (-np.inf, -1e30):
-        sources = [(x, tokens.packed(4)), (x, tokens.packed(4)), (np.full(5, off, np.float32), tokens.rows(1))]
+        sources = [(x, tokens.tiled(4)), (x, tokens.tiled(4)), (np.full(5, off, np.float32), tokens.rows(1))]
         found = compute(built, "token_scores", sources, tokens.rows(1), heads=2, scale=1.0, causal=False, cls=False)
         assert (found == 0).all()
 
@@ -145,7 +145,7 @@ def test_gathers(built, count, tile, seed, features, share, threads) -> None:
     whole, left = Tokens(count, tile=tile), Tokens(len(index), tile=tile)
     x, keys = values(count, features), values(count)
     positions = (index, left.rows(1, "int64"))
-    found = compute(built, "gather_tokens", [(x, whole.packed(features)), positions], left.packed(features), threads=threads)
+    found = compute(built, "gather_tokens", [(x, whole.tiled(features)), positions], left.tiled(features), threads=threads)
     np.testing.assert_array_equal(found, x[index])
     np.testing.assert_array_equal(compute(built, "gather_keys", [(keys, whole.rows(1)), positions], left.rows(1)), keys[index])
 
@@ -157,14 +157,14 @@ def test_positions_and_slots_outside_are_the_nearest_inside(built) -> None:
     whole, left = Tokens(count, tile=64), Tokens(len(index), tile=64)
     x, keys, inside = values(count, 5), values(count), np.clip(index, 0, count - 1)
     positions = (index, left.rows(1, "int64"))
-    found = compute(built, "gather_tokens", [(x, whole.packed(5)), positions], left.packed(5))
+    found = compute(built, "gather_tokens", [(x, whole.tiled(5)), positions], left.tiled(5))
     np.testing.assert_array_equal(found, x[inside])
     np.testing.assert_array_equal(compute(built, "gather_keys", [(keys, whole.rows(1)), positions], left.rows(1)), keys[inside])
     plan = np.concatenate([np.arange(4), np.resize(index, count - 4)])
     slots, kept = (plan, whole.rows(1, "int64")), Tokens(4, tile=64)
     found = compute(built, "merge_sizes", [slots], kept.rows(1), keep=4)
     np.testing.assert_array_equal(found, np.bincount(np.clip(plan, 0, 3), minlength=4))
-    found = compute(built, "merge_tokens", [(x, whole.packed(5)), slots], kept.packed(5), keep=4)
+    found = compute(built, "merge_tokens", [(x, whole.tiled(5)), slots], kept.tiled(5), keep=4)
     np.testing.assert_allclose(found, expected("merge_tokens", x, np.clip(plan, 0, 3), keep=4), rtol=1e-5, atol=1e-6)
 
 
@@ -179,7 +179,7 @@ def test_plans(built, count, tile, seed, heads, dim, first, share) -> None:
     key = values(count, heads * dim, seed=seed)
     tokens = Tokens(count, tile=tile)
     traits = {"heads": heads, "keep": keep, "first": first}
-    found = compute(built, "merge_plan", [(key, tokens.packed(heads * dim))], tokens.rows(1, "int64"), **traits)
+    found = compute(built, "merge_plan", [(key, tokens.tiled(heads * dim))], tokens.rows(1, "int64"), **traits)
     np.testing.assert_array_equal(found, expected("merge_plan", key, **traits))
 
 
@@ -188,7 +188,7 @@ def test_equal_keys_and_nan_give_valid_plans(built) -> None:
     tokens = Tokens(9)
     traits = {"heads": 1, "keep": 6, "first": 1}
     for key in (np.ones((9, 4), np.float32), np.full((9, 4), np.nan, np.float32), np.zeros((9, 4), np.float32)):
-        found = compute(built, "merge_plan", [(key, tokens.packed(4))], tokens.rows(1, "int64"), **traits)
+        found = compute(built, "merge_plan", [(key, tokens.tiled(4))], tokens.rows(1, "int64"), **traits)
         assert sorted(set(found)) == list(range(6)) and found[0] == 0
         if not np.isnan(key).any():
             np.testing.assert_array_equal(found, expected("merge_plan", key, **traits))
@@ -207,7 +207,7 @@ def test_merging(built, count, tile, seed, features, share, sized, threads) -> N
     more = [(sizes, whole.rows(1))] * sized
     tail = [sizes] * sized
     slots = (plan, whole.rows(1, "int64"))
-    found = compute(built, "merge_tokens", [(x, whole.packed(features)), slots, *more], left.packed(features), threads=threads, keep=keep)
+    found = compute(built, "merge_tokens", [(x, whole.tiled(features)), slots, *more], left.tiled(features), threads=threads, keep=keep)
     np.testing.assert_allclose(found, expected("merge_tokens", x, plan, *tail, keep=keep), rtol=1e-5, atol=1e-6)
     found = compute(built, "merge_sizes", [slots, *more], left.rows(1), keep=keep)
     np.testing.assert_array_equal(found, expected("merge_sizes", plan, *tail, keep=keep))
@@ -233,7 +233,7 @@ def test_means_of_merged_tokens(built, count, tile, seed, features, threads) -> 
     x, sizes = values(count, features), np.random.default_rng(seed).integers(1, 5, count).astype(np.float32)
     tokens = Tokens(count, tile=tile)
     found = compute(
-        built, "mean_merged", [(x, tokens.packed(features)), (sizes, tokens.rows(1))], Storage("vector", features), threads=threads
+        built, "mean_merged", [(x, tokens.tiled(features)), (sizes, tokens.rows(1))], Storage("single", features), threads=threads
     )
     np.testing.assert_allclose(found, expected("mean_merged", x, sizes), rtol=1e-5, atol=2e-6)
 
@@ -243,7 +243,7 @@ def test_every_operator_is_tested_and_odd_tiles_are_refused(built) -> None:
     machine, _ = built
     ops = {op for family in FAMILIES if family.lower is pruning_groups for op in family.ops}
     assert {f.__name__ for f in pruning_ops.FUNCTIONS} - {"gather_pairs"} == ops
-    storages = [Storage("packed", 4, Geometry(1, 8, 0, tile)) for tile in (32, 64)]
+    storages = [Storage("tiled", 4, Geometry(1, 8, 0, tile)) for tile in (32, 64)]
     task = Task(
         "node",
         spec_of("gather_tokens"),

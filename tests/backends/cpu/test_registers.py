@@ -38,7 +38,7 @@ def test_what_needs_a_permute_is_refused_and_not_chosen_without_one() -> None:
 @pytest.fixture(scope="module")
 def unmasked() -> Kernels:
     vector = UNMASKED.vector
-    moves = (convert.copy_rows(vector), token_moves.rows_to_packed(vector, 4), token_moves.packed_to_rows(vector, 4))
+    moves = (convert.copy_rows(vector), token_moves.rows_to_tiled(vector, 4), token_moves.tiled_to_rows(vector, 4))
     return Kernels([*moves, pointwise_ops.vector_op(vector, "copy", "clamp"), token_choice.keep_tokens(vector)], UNMASKED)
 
 
@@ -67,6 +67,6 @@ def test_tokens_are_packed_and_unpacked_without_masks(unmasked: Kernels, tokens:
     x, tile = np.random.default_rng(tokens).standard_normal((tokens, features)).astype(np.float32), 4 * lanes_of(UNMASKED)
     tiles, scalars = -(-tokens // tile), {"count": tokens, "features": features}
     memory = {"x": x, "packed": np.zeros((tiles, features, tile), np.float32), "y": np.full_like(x, np.nan)}
-    pack, unpack = (make(UNMASKED.vector, 4) for make in (token_moves.rows_to_packed, token_moves.packed_to_rows))
+    pack, unpack = (make(UNMASKED.vector, 4) for make in (token_moves.rows_to_tiled, token_moves.tiled_to_rows))
     calls = [Call(pack, {"x": "x", "y": "packed"} | scalars), Call(unpack, {"x": At("packed"), "y": "y"} | scalars)]
     np.testing.assert_array_equal(unmasked.run(calls, memory, tiles, strip=tiles)["y"], x)

@@ -13,7 +13,7 @@ from sparsec.backends.cpu.expr import ACTIVATIONS
 from sparsec.backends.cpu.partition import one_run, units_of
 from sparsec.backends.cpu.spmm import pack_rows, spmm
 from sparsec.backends.vector import Vector
-from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_flat, to_packed
+from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_halo, to_tiled
 from tests.backends.cpu.panel_call import Problem, problem
 from tests.machines import MACHINES, WIDEST
 
@@ -64,7 +64,7 @@ def variants(request) -> Variants:
     size=st.tuples(st.integers(1, 15), st.integers(1, 15)),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     kernel=st.sampled_from([1, 1, 3]),
-    packed=st.booleans(),
+    tiled=st.booleans(),
     residual=st.booleans(),
     parts=st.integers(1, 5),
     threads=st.sampled_from([1, 2]),
@@ -72,9 +72,9 @@ def variants(request) -> Variants:
     sharing=st.tuples(st.integers(1, 9), st.booleans()),
 )
 @pytest.mark.slow
-def test_matches_float64(variants, shape, seed, channels, inputs, size, density, kernel, packed, residual, parts, threads, strip, sharing):
+def test_matches_float64(variants, shape, seed, channels, inputs, size, density, kernel, tiled, residual, parts, threads, strip, sharing):
     rng = np.random.default_rng(seed)
-    case = problem(rng, channels, inputs, size, density=density, kernel=kernel, packed=packed, residual=residual)
+    case = problem(rng, channels, inputs, size, density=density, kernel=kernel, tiled=tiled, residual=residual)
     variants.check(case, shape, parts, threads=threads, strip=strip, sharing=sharing)
 
 
@@ -114,7 +114,7 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     case = problem(np.random.default_rng(6), 12, 40, (9, 9), residual=True)
     g, shape = case.geometry, SHAPES[4]
     constants = pack_rows(case.matrix, case.offsets(), "int32", case.bias, group=shape[1], parts=3)
-    memory = {"x": to_packed(case.x, g), "y": to_flat(case.residual, g)}
+    memory = {"x": to_tiled(case.x, g), "y": to_halo(case.residual, g)}
     places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
     scalars = {
         "rows": 12,

@@ -20,7 +20,7 @@ from sparsec.lower.layouts import Geometry, Storage
 from sparsec.run.affine import Count
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import Kernels
-from tests.backends.cpu.token_call import Tokens, from_packed, garbage, reference, run, spec_of, task_of, to_packed
+from tests.backends.cpu.token_call import Tokens, from_tiled, garbage, reference, run, spec_of, task_of, to_tiled
 from tests.machines import MACHINES, lanes_of
 
 TILES = (64, 32)
@@ -35,7 +35,7 @@ ANY = COUNTS | {"tile": st.sampled_from(TILES), "threads": st.integers(1, 2)}
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     vector, lanes = request.param.vector, lanes_of(request.param)
     sources = [token_vectors.select_token(), convert.copy_rows(vector)]
-    for make in (token_moves.rows_to_packed, token_moves.packed_to_rows, repack.repack, repack.gather):
+    for make in (token_moves.rows_to_tiled, token_moves.tiled_to_rows, repack.repack, repack.gather):
         sources += [make(vector, tile // lanes) for tile in TILES]
     for make in (token_table.add_table, token_vectors.mean_tokens):
         sources += [make(vector, tile // lanes) for tile in TILES]
@@ -67,12 +67,12 @@ def moved(built, tokens, source, target, x, y, threads=1) -> np.ndarray:
 @settings(max_examples=60)
 @given(**ANY)
 @pytest.mark.slow
-def test_rows_to_packed_and_back(built, count, spare, features, tile, threads) -> None:
+def test_rows_to_tiled_and_back(built, count, spare, features, tile, threads) -> None:
     x, tokens = values(count, features), tokens_of(count, spare, tile)
-    packed = tokens.packed(features)
-    there = moved(built, tokens, tokens.rows(features), packed, x, garbage(packed), threads)
-    np.testing.assert_array_equal(from_packed(there, count), x)
-    back = moved(built, tokens, packed, tokens.rows(features), to_packed(x, packed), np.full_like(x, np.nan), threads)
+    tiled = tokens.tiled(features)
+    there = moved(built, tokens, tokens.rows(features), tiled, x, garbage(tiled), threads)
+    np.testing.assert_array_equal(from_tiled(there, count), x)
+    back = moved(built, tokens, tiled, tokens.rows(features), to_tiled(x, tiled), np.full_like(x, np.nan), threads)
     np.testing.assert_array_equal(back, x)
 
 
@@ -90,10 +90,10 @@ def test_rows_are_copied(built, features, spare) -> None:
 @pytest.mark.slow
 def test_add_table(built, count, spare, features, tile, threads, whole) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("add_table")
-    storage = tokens.packed(features)
+    storage = tokens.tiled(features)
     table = values(count + spare + 1, features)[1:] if whole else values(features)
-    got = done(built, spec, tokens, storage, storage, to_packed(x, storage), garbage(storage), table, threads=threads)
-    np.testing.assert_array_equal(from_packed(got, count), x + (table[:count] if whole else table))
+    got = done(built, spec, tokens, storage, storage, to_tiled(x, storage), garbage(storage), table, threads=threads)
+    np.testing.assert_array_equal(from_tiled(got, count), x + (table[:count] if whole else table))
 
 
 @settings(max_examples=60)
@@ -102,9 +102,9 @@ def test_add_table(built, count, spare, features, tile, threads, whole) -> None:
 def test_prepend(built, count, spare, features, tile, threads, prefix, same) -> None:
     x, first, spec = values(count, features), values(prefix, features), spec_of("prepend")
     tokens, wide = tokens_of(count, spare, tile), tokens_of(count, spare, tile if same else sum(TILES) - tile)
-    source, target = tokens.packed(features), wide.packed(features, prefix)
-    got = done(built, spec, tokens, source, target, to_packed(x, source), garbage(target), first, threads=threads)
-    np.testing.assert_array_equal(from_packed(got, count + prefix), reference(spec, x, first))
+    source, target = tokens.tiled(features), wide.tiled(features, prefix)
+    got = done(built, spec, tokens, source, target, to_tiled(x, source), garbage(target), first, threads=threads)
+    np.testing.assert_array_equal(from_tiled(got, count + prefix), reference(spec, x, first))
 
 
 @settings(max_examples=40)
@@ -112,8 +112,8 @@ def test_prepend(built, count, spare, features, tile, threads, prefix, same) -> 
 @pytest.mark.slow
 def test_select_token(built, count, spare, features, tile, threads, at) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("select_token", index=int(at * count))
-    source, vector = tokens.packed(features), Storage("vector", features)
-    got = done(built, spec, tokens, source, vector, to_packed(x, source), np.full(features, np.nan, np.float32), threads=threads)
+    source, vector = tokens.tiled(features), Storage("single", features)
+    got = done(built, spec, tokens, source, vector, to_tiled(x, source), np.full(features, np.nan, np.float32), threads=threads)
     np.testing.assert_array_equal(got, reference(spec, x))
 
 
@@ -122,8 +122,8 @@ def test_select_token(built, count, spare, features, tile, threads, at) -> None:
 @pytest.mark.slow
 def test_mean_tokens(built, count, spare, features, tile, threads) -> None:
     x, tokens, spec = values(count, features), tokens_of(count, spare, tile), spec_of("mean_tokens")
-    source, vector = tokens.packed(features), Storage("vector", features)
-    got = done(built, spec, tokens, source, vector, to_packed(x, source), np.full(features, np.nan, np.float32), threads=threads)
+    source, vector = tokens.tiled(features), Storage("single", features)
+    got = done(built, spec, tokens, source, vector, to_tiled(x, source), np.full(features, np.nan, np.float32), threads=threads)
     np.testing.assert_allclose(got, reference(spec, x), rtol=0, atol=1e-6)
 
 
@@ -154,14 +154,14 @@ def test_other_masks_are_refused() -> None:
 
 
 def map_storage(layout: str, x: np.ndarray, g: Geometry) -> np.ndarray:
-    return kernel_call.to_flat(x, g) if layout == "flat" else kernel_call.to_packed(x, g)
+    return kernel_call.to_halo(x, g) if layout == "halo" else kernel_call.to_tiled(x, g)
 
 
 MAPS: dict[str, Any] = {
     "features": st.integers(1, 20),
     "size": st.tuples(st.integers(1, 15), st.integers(1, 15)),
     "pad": st.integers(0, 2),
-    "layout": st.sampled_from(["flat", "packed"]),
+    "layout": st.sampled_from(["halo", "tiled"]),
     "tiles": st.tuples(st.sampled_from(TILES), st.sampled_from(TILES)),
     "threads": st.integers(1, 2),
 }
@@ -177,9 +177,9 @@ def test_map_to_tokens(built, features, size, pad, layout, tiles, threads) -> No
         Tokens(size[0] * size[1], 0, tiles[1]),
         spec_of("map_to_tokens"),
     )
-    source, target = Storage(layout, features, g), tokens.packed(features)
+    source, target = Storage(layout, features, g), tokens.tiled(features)
     got = done(built, spec, tokens, source, target, map_storage(layout, x, g), garbage(target), threads=threads)
-    np.testing.assert_array_equal(from_packed(got, tokens.count), reference(spec, x))
+    np.testing.assert_array_equal(from_tiled(got, tokens.count), reference(spec, x))
 
 
 @settings(max_examples=60)
@@ -193,12 +193,12 @@ def test_tokens_to_map(built, features, size, pad, layout, tiles, threads) -> No
     )
     x, target = values(size[0] * size[1], features), Storage(layout, features, g)
     empty = map_storage(layout, np.full((features, *size), np.nan, np.float32), g)
-    got = done(built, spec, tokens, tokens.packed(features), target, to_packed(x, tokens.packed(features)), empty, threads=threads)
+    got = done(built, spec, tokens, tokens.tiled(features), target, to_tiled(x, tokens.tiled(features)), empty, threads=threads)
     want = reference(spec, x)
-    if layout == "flat":
-        np.testing.assert_array_equal(got, kernel_call.to_flat(want, g))
+    if layout == "halo":
+        np.testing.assert_array_equal(got, kernel_call.to_halo(want, g))
     else:
-        np.testing.assert_array_equal(kernel_call.from_packed(got, g), want)
+        np.testing.assert_array_equal(kernel_call.from_tiled(got, g), want)
 
 
 def test_every_operator_is_tested_here_or_in_a_file_of_its_own() -> None:
@@ -210,11 +210,11 @@ def test_every_operator_is_tested_here_or_in_a_file_of_its_own() -> None:
 @pytest.mark.slow
 def test_work_follows_the_run_time_size(built, op) -> None:
     tokens = Tokens(3, 200)
-    packed = tokens.packed(8)
+    tiled = tokens.tiled(8)
     attributes: dict[str, Any] = {"layer_norm": {"eps": 1e-5}, "key_bias": {"on": 0.0, "off": -1.0}}
     weights = {"layer_norm": (None, None), "embedding": (values(9, 8),), "add_table": (values(200, 8),), "prepend": (values(1, 8),)}
-    source = {"embedding": tokens.rows(dtype="int64"), "key_bias": tokens.rows()}.get(op, packed)
-    target = {"prepend": tokens.packed(8, 1), "mean_tokens": Storage("vector", 8), "key_bias": tokens.rows()}.get(op, packed)
+    source = {"embedding": tokens.rows(dtype="int64"), "key_bias": tokens.rows()}.get(op, tiled)
+    target = {"prepend": tokens.tiled(8, 1), "mean_tokens": Storage("single", 8), "key_bias": tokens.rows()}.get(op, tiled)
     task = task_of(spec_of(op, **attributes.get(op, {})), source, target, *weights.get(op, ()))
     ((call,),) = (group.calls for group in token_groups(task, (), built[0]))
     if op in ("mean_tokens", "key_bias"):

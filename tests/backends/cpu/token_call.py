@@ -28,14 +28,14 @@ class Tokens:
         """The index space of the tokens and ``plus`` more."""
         return Geometry(1, (self.most or self.count) + plus, 0, self.tile, Affine("T", plus) if self.most else None)
 
-    def packed(self, features: int, plus: int = 0) -> Storage:
-        return Storage("packed", features, self.index_space(plus))
+    def tiled(self, features: int, plus: int = 0) -> Storage:
+        return Storage("tiled", features, self.index_space(plus))
 
     def rows(self, features: int = 0, dtype: str = "float32") -> Storage:
-        return Storage("rows", features, self.index_space(), dtype)
+        return Storage("token_major", features, self.index_space(), dtype)
 
 
-def to_packed(x: np.ndarray, storage: Storage) -> np.ndarray:
+def to_tiled(x: np.ndarray, storage: Storage) -> np.ndarray:
     """[T, F] -> [tiles, F, tile]; NaN past T."""
     tile, tiles = storage.index_space.tile, int(storage.index_space.tiles)
     out = np.full((tiles * tile, x.shape[1]), np.nan, np.float32)
@@ -43,7 +43,7 @@ def to_packed(x: np.ndarray, storage: Storage) -> np.ndarray:
     return np.ascontiguousarray(out.reshape(tiles, tile, -1).swapaxes(1, 2))
 
 
-def from_packed(memory: np.ndarray, tokens: int) -> np.ndarray:
+def from_tiled(memory: np.ndarray, tokens: int) -> np.ndarray:
     """[tiles, F, tile] -> [T, F]"""
     return memory.swapaxes(1, 2).reshape(-1, memory.shape[1])[:tokens]
 
