@@ -59,7 +59,7 @@ def test_vectors_and_callers_tensors_have_no_pads():
     assert Storage("single", 7).elements == 7
     assert Storage("nchw", 7, Geometry(5, 9, 0)).elements == 7 * 45
     assert not Storage("nchw", 7, Geometry(5, 9, 0)).is_map
-    with pytest.raises(ValueError, match="vector value has no geometry"):
+    with pytest.raises(ValueError, match="single value has no geometry"):
         _ = Storage("single", 7).index_space
 
 
