@@ -12,9 +12,9 @@ class Panels:
     A vector is 64 bytes (16 pixels) here, whatever the registers are; cycles are those of a core with one load and one multiply-add of
     a vector per cycle. Only ratios matter. A machine that other kernels are for has none of all this.
 
-    sparse: (pixels, group) of the sparse kernel. block: (rows, pixels, whether they suit tiles of as many pixels only) of the block kernel.
+    sparse: (pixels, unroll) of the sparse kernel. block: (rows, pixels, whether they suit tiles of as many pixels only) of the other one.
     attention: (rows, registers of queries, time per multiplication relative to the first).
-    broadcast: (group, cycles of one nonzero's value and offset). visit: of one row: loop, branch misprediction, bias.
+    broadcast: (unroll, cycles of one nonzero's value and offset). visit: of one row: loop, branch misprediction, bias.
     miss, crowding: a vector from L2 costs up to ``miss`` more, its share of misses to the power ``crowding``.
     resident: input bytes, in units of L1, that stay in L1 between rows. store, partial: per vector of a row: store; load and store again
     between parts. block_row, block_store: per row of a row block, and per vector of it.

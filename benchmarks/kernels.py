@@ -98,9 +98,9 @@ def kernel_of(schedule: Schedule, layer: Layer, machine: Machine) -> tuple[Sourc
     if choices["kernel"] == "block":
         source = block(machine.vector, choices["rows"], choices["vectors"], choices["tile"], index, "clamp", False, True)
         return source, dict(pack_block(layer.weight, offsets, choices["rows"], index))
-    group, parts = choices["group"], choices["parts"]
-    source = spmm(machine.vector, choices["vectors"], index, "clamp", False, True, group=group, split=parts > 1, tile=choices["tile"])
-    constants: dict[str, Any] = dict(pack_rows(layer.weight, offsets, index, group=group, parts=parts))
+    unroll, parts = choices["unroll"], choices["parts"]
+    source = spmm(machine.vector, choices["vectors"], index, "clamp", False, True, unroll=unroll, split=parts > 1, tile=choices["tile"])
+    constants: dict[str, Any] = dict(pack_rows(layer.weight, offsets, index, unroll=unroll, parts=parts))
     return source, constants | ({"parts": parts} if parts > 1 else {})
 
 
@@ -201,9 +201,11 @@ def measure_all(layers: Sequence[Layer], machine: Machine, passes: int) -> list[
 
 
 def describe(schedule: Schedule) -> str:
-    """One word: s/b for sparse/block, then vectors, group x parts or rows, tile."""
+    """One word: s/b for sparse/block, then vectors, unroll x parts or rows, tile."""
     c = dict(schedule)
-    return f"s{c['vectors']}g{c['group']}p{c['parts']}t{c['tile']}" if c["kernel"] == "spmm" else f"b{c['rows']}x{c['vectors']}t{c['tile']}"
+    return (
+        f"s{c['vectors']}u{c['unroll']}p{c['parts']}t{c['tile']}" if c["kernel"] == "spmm" else f"b{c['rows']}x{c['vectors']}t{c['tile']}"
+    )
 
 
 def table_of(title: str, rows: Sequence[Sequence[Candidate]], shown: int) -> Table:

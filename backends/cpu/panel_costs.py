@@ -42,12 +42,12 @@ def _load(inputs: float, vectors: float, machine: Machine) -> float:
     return 1 + panels.miss * misses**panels.crowding
 
 
-def sparse_cycles(work: Work, pixels: int, group: int, parts: int, machine: Machine) -> float:
+def sparse_cycles(work: Work, pixels: int, unroll: int, parts: int, machine: Machine) -> float:
     """Of ``spmm`` with panels of ``pixels``, on tiles of as many pixels."""
     vectors, panels = pixels // _PIXELS, machine.panels
     per_visit = work.nonzeros / (work.outputs * parts)
-    entries = per_visit + (group - 1) / 2 * (1 - math.exp(-per_visit))
-    entry = vectors * _load(work.inputs / parts, vectors, machine) + dict(panels.broadcast)[group]
+    entries = per_visit + (unroll - 1) / 2 * (1 - math.exp(-per_visit))
+    entry = vectors * _load(work.inputs / parts, vectors, machine) + dict(panels.broadcast)[unroll]
     visit = panels.visit + vectors * (panels.store + panels.partial * (parts > 1))
     return -(-work.pixels // pixels) * work.outputs * parts * (entries * entry + visit)
 
@@ -64,11 +64,11 @@ def block_cycles(work: Work, rows: int, pixels: int, tile: int, machine: Machine
 def _sparse_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[float, Schedule]]:
     found: list[tuple[float, Schedule]] = []
     lanes = machine.vector.lanes("float32")
-    for pixels, group in machine.panels.sparse:
+    for pixels, unroll in machine.panels.sparse:
         part = work.inputs * pixels * 4 / machine.l1
         for parts in sorted({1, math.ceil(part / 2), math.ceil(part)}) if pixels == tile else ():
-            choices = (("kernel", "spmm"), ("vectors", pixels // lanes), ("group", group), ("parts", parts), ("tile", tile))
-            found.append((sparse_cycles(work, pixels, group, parts, machine), choices))
+            choices = (("kernel", "spmm"), ("vectors", pixels // lanes), ("unroll", unroll), ("parts", parts), ("tile", tile))
+            found.append((sparse_cycles(work, pixels, unroll, parts, machine), choices))
     return found
 
 
@@ -87,7 +87,7 @@ def _block_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[flo
 def candidates(work: Work, machine: Machine, tiles: tuple[int, ...] = (64, 32)) -> list[tuple[float, Schedule]]:
     """(predicted cycles, schedule) of the candidates on tiles of any of ``tiles`` pixels, the one predicted fastest first.
 
-    Sparse schedules have the choices kernel, vectors, group, parts, tile (``group`` and ``parts`` go to ``spmm`` and ``pack_rows``; parts
+    Sparse schedules have the choices kernel, vectors, unroll, parts, tile (``unroll`` and ``parts`` go to ``spmm`` and ``pack_rows``; parts
     above 1 needs ``split``); block schedules kernel, rows, vectors, tile.
     """
     found = [c for tile in tiles for make in (_sparse_candidates, _block_candidates) for c in make(work, machine, tile)]

@@ -154,8 +154,8 @@ def panel_kernel(task: Task, schedule: Schedule, machine: Machine) -> Source:
     index, activation, residual = _index_of(task), kernel_activation(task.spec), task.residual is not None
     masked, tile, vectors = target.layout == "halo", tile_of(target), int(choices["vectors"])
     if choices["kernel"] == "spmm":
-        group, split = int(choices["group"]), int(choices["parts"]) > 1
-        return spmm(machine.vector, vectors, index, activation, residual, masked, group=group, split=split, tile=tile)
+        unroll, split = int(choices["unroll"]), int(choices["parts"]) > 1
+        return spmm(machine.vector, vectors, index, activation, residual, masked, unroll=unroll, split=split, tile=tile)
     return block(machine.vector, int(choices["rows"]), vectors, tile, index, activation, residual, masked)
 
 
@@ -204,8 +204,8 @@ def pack(task: Task, schedule: Schedule) -> dict[str, np.ndarray]:
     """The constants of a product's kernel."""
     choices, product, index = dict(schedule), product_of_task(task), _index_of(task)
     if choices["kernel"] == "spmm":
-        group, parts = int(choices["group"]), int(choices["parts"])
-        return pack_rows(product.matrix, product.offsets, index, product.bias, group=group, parts=parts)
+        unroll, parts = int(choices["unroll"]), int(choices["parts"])
+        return pack_rows(product.matrix, product.offsets, index, product.bias, unroll=unroll, parts=parts)
     return pack_block(product.matrix, product.offsets, int(choices["rows"]), index, product.bias)
 
 

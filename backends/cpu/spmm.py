@@ -8,7 +8,7 @@ into ``vectors`` registers of contiguous pixels; the accumulators stay in regist
 
 Every multiplication loads its own vector, so the load ports are the limit and three choices save loads:
 
-- ``group``: the values of 2 or 4 nonzeros are loaded once and broadcast by in-register shuffles. Rows are padded to whole groups.
+- ``unroll``: the values of 2 or 4 nonzeros are loaded once and broadcast by in-register shuffles. Rows are padded to multiples of it.
 - ``vectors``: few keep the input tile (K * vectors * 64 bytes) near L1, many share the index work.
 - ``split``: the input rows are taken in parts that stay in L1; y holds the partial sums. Each part
   visits every row again, for the time of about 5 nonzeros.
@@ -41,25 +41,25 @@ def spmm(
     residual: bool,
     masked: bool,
     *,
-    group: int = 1,
+    unroll: int = 1,
     split: bool = False,
     tile: int = 0,
 ) -> Source:
     """The kernel for tiles of ``tile`` pixels (0: ``lanes * vectors``, of which it must be a multiple).
 
     ``index`` is the dtype of offsets ("uint16" where the largest fits, else "int32"); ``masked`` zeroes pad positions of a halo output.
-    ``group`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
+    ``unroll`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
     ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``partition``).
     """
     lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
-    chains = min(group, -(-_CHAIN_BYTES // (4 * panel.width)))
+    chains = min(unroll, -(-_CHAIN_BYTES // (4 * panel.width)))
     tile = tile or panel.width
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
-    shift = {1: 0, 2: 1, 4: 2}[group]
+    shift = {1: 0, 2: 1, 4: 2}[unroll]
     flags = f"{'_residual' * residual}{'_masked' * masked}{'_split' * split}"
-    symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_g{group}_{index}_{activation}{flags}"
+    symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_u{unroll}_{index}_{activation}{flags}"
     added = residual
 
     def kernel(
@@ -93,13 +93,13 @@ def spmm(
                             else:
                                 panel.row(acc[0], 0, lambda e: bias[n])
                         for j in range((stop - at[0]) >> shift):
-                            _group(
+                            _unrolled(
                                 panel,
                                 acc,
-                                group,
+                                unroll,
                                 value,
                                 offset,
-                                at[0] + j * group,
+                                at[0] + j * unroll,
                                 x,
                                 (first + i) * x_tile + s * panel.width,
                             )
@@ -133,10 +133,10 @@ def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
         panel.row(first, 0, lambda e, a=a: first[e] + a[e])  # type: ignore[misc]
 
 
-def _group(panel: Panel, accumulators: Sequence[Any], group: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:
-    """accumulator += value[j] * x[origin + offset[j]:][:width] for ``group`` nonzeros j from ``first`` on, accumulators taken in turn."""
-    values = _values(panel.lanes, group, value, first)
-    for g in range(group):
+def _unrolled(panel: Panel, accumulators: Sequence[Any], unroll: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:
+    """accumulator += value[j] * x[origin + offset[j]:][:width] for ``unroll`` nonzeros j from ``first`` on, accumulators taken in turn."""
+    values = _values(panel.lanes, unroll, value, first)
+    for g in range(unroll):
         acc = accumulators[g % len(accumulators)]
         start = T.bind(origin + T.Cast("int32", offset[first + g]))
         factor = T.bind(values(g))
@@ -145,22 +145,22 @@ def _group(panel: Panel, accumulators: Sequence[Any], group: int, value: Any, of
             T.buffer_store(acc, acc[here] + factor * x[there], [here])
 
 
-def _values(lanes: int, group: int, value: Any, first: Any) -> Callable[[int], Any]:
+def _values(lanes: int, unroll: int, value: Any, first: Any) -> Callable[[int], Any]:
     """g -> a vector of ``lanes`` copies of value[first + g].
 
-    One load fills a register with copies of the group, and shuffles inside each copy make the vectors. Without the fence LLVM would turn
+    One load fills a register with copies of these values, and shuffles inside each copy make the vectors. Without the fence LLVM would turn
     every shuffle back into a broadcasting load.
     """
-    if group == 1:
+    if unroll == 1:
         return lambda g: T.broadcast(value[first], lanes)
-    loaded = T.bind(value[T.ramp(first, 1, group)])
-    copies = tirx.Shuffle([loaded] * (lanes // group), [T.int32(e) for e in range(lanes)])
+    loaded = T.bind(value[T.ramp(first, 1, unroll)])
+    copies = tirx.Shuffle([loaded] * (lanes // unroll), [T.int32(e) for e in range(lanes)])
     held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
-    return lambda g: tirx.Shuffle([held], [T.int32(e - e % group + g) for e in range(lanes)])
+    return lambda g: tirx.Shuffle([held], [T.int32(e - e % unroll + g) for e in range(lanes)])
 
 
 def pack_rows(
-    weight: np.ndarray, offsets: np.ndarray, index: str, bias: np.ndarray | None = None, *, group: int = 1, parts: int = 1
+    weight: np.ndarray, offsets: np.ndarray, index: str, bias: np.ndarray | None = None, *, unroll: int = 1, parts: int = 1
 ) -> dict[str, np.ndarray]:
     """Constant arrays of ``spmm``.
 
@@ -169,7 +169,7 @@ def pack_rows(
         offsets: [K] element offset of every input row from a tile's origin.
         index: dtype of the packed offsets.
         bias: [N], zeros if None.
-        group: rows are padded to whole groups; a padding entry is zero times the row's last input.
+        unroll: rows are padded to multiples of it; a padding entry is zero times the row's last input.
         parts: the K inputs are cut in this many equal runs.
 
     Returns:
@@ -178,7 +178,7 @@ def pack_rows(
     rows, inputs = weight.shape
     cuts = [-(-part * inputs // parts) for part in range(parts + 1)]
     count, k, kept = (np.concatenate(each) for each in zip(*(_entries(weight, *cut) for cut in pairwise(cuts)), strict=True))
-    row_start = np.concatenate([[0], np.cumsum(-(-count // group) * group)])
+    row_start = np.concatenate([[0], np.cumsum(-(-count // unroll) * unroll)])
     place = np.arange(len(k)) + np.repeat(row_start[:-1] - (np.cumsum(count) - count), count)
     value, source = np.zeros(row_start[-1], np.float32), np.zeros(row_start[-1], np.int64)
     value[place], source[place] = kept, np.arange(len(k))

@@ -65,8 +65,8 @@ def all_kernels(machine: Machine) -> list[Source]:
     wide = 4 * lanes
     plain, masked = Masks(), Masks(True, True, True)
     found = [
-        spmm.spmm(n, 2, i, "clamp", r, m, group=g, split=s, tile=wide)
-        for i, r, m, g, s in (("uint16", False, True, 1, False), ("int32", True, False, 2, True), ("int32", True, True, 4, False))
+        spmm.spmm(n, 2, i, "clamp", r, m, unroll=u, split=s, tile=wide)
+        for i, r, m, u, s in (("uint16", False, True, 1, False), ("int32", True, False, 2, True), ("int32", True, True, 4, False))
     ]
     found += [block.block(n, r, 1, wide, i, "clamp", s, not s) for r, i, s in ((8, "uint16", False), (4, "int32", True))]
     found += [

@@ -71,7 +71,7 @@ def sums(source: Source, schedule: dict[str, Any], machine: Machine) -> int:
     """How many registers a kernel sums up in: those of its panel, of 64 numbers at least where a group of values has so many chains."""
     if schedule["kernel"] == "block":
         return int(schedule["rows"] * schedule["vectors"])
-    chains = min(schedule["group"], -(-64 // (lanes_of(machine) * schedule["vectors"])))
+    chains = min(schedule["unroll"], -(-64 // (lanes_of(machine) * schedule["vectors"])))
     return int(chains * schedule["vectors"])
 
 

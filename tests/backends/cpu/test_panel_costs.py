@@ -24,9 +24,9 @@ def chosen(work: Work, lanes: int = 16, **options) -> dict:
 
 @pytest.mark.skipif(16 not in MACHINES, reason="needs AVX512")
 def test_measured_choices():
-    assert chosen(unstructured(128, 128, 3192, 0.1)) == {"kernel": "spmm", "vectors": 4, "group": 2, "parts": 1, "tile": 64}
-    assert chosen(unstructured(512, 256, 210, 0.1)) == {"kernel": "spmm", "vectors": 2, "group": 4, "parts": 1, "tile": 32}
-    assert chosen(unstructured(512, 512, 210, 0.2)) == {"kernel": "spmm", "vectors": 2, "group": 4, "parts": 2, "tile": 32}
+    assert chosen(unstructured(128, 128, 3192, 0.1)) == {"kernel": "spmm", "vectors": 4, "unroll": 2, "parts": 1, "tile": 64}
+    assert chosen(unstructured(512, 256, 210, 0.1)) == {"kernel": "spmm", "vectors": 2, "unroll": 4, "parts": 1, "tile": 32}
+    assert chosen(unstructured(512, 512, 210, 0.2)) == {"kernel": "spmm", "vectors": 2, "unroll": 4, "parts": 2, "tile": 32}
     assert chosen(unstructured(1024, 1024, 56, 0.2), tiles=(64,))["parts"] == 8
 
 
@@ -48,7 +48,7 @@ def test_every_candidate_is_a_kernel(lanes, density, shape):
     for cycles, schedule in found:
         choice = dict(schedule)
         if choice["kernel"] == "spmm":
-            spmm(MACHINES[lanes].vector, choice["vectors"], "int32", "clamp", False, True, group=choice["group"], tile=choice["tile"])
+            spmm(MACHINES[lanes].vector, choice["vectors"], "int32", "clamp", False, True, unroll=choice["unroll"], tile=choice["tile"])
         else:
             block(MACHINES[lanes].vector, choice["rows"], choice["vectors"], choice["tile"], "int32", "clamp", False, True)
         assert cycles > 0

@@ -17,14 +17,16 @@ from tests.backends.cpu.kernel_call import At, Call, Kernels, pixel_mask, to_hal
 from tests.backends.cpu.panel_call import Problem, problem
 from tests.machines import MACHINES, WIDEST
 
-#: (bytes of a panel, group, split): narrow and wide panels, every group length.
+#: (bytes of a panel, unroll, split): narrow and wide panels, every unroll.
 SHAPES = [(256, 1, False), (256, 2, False), (128, 4, False), (256, 2, True), (128, 4, True)]
 
 
 def source(vector: Vector, shape: tuple[int, int, bool], case: Problem, index: str = "int32"):
-    nbytes, group, split = shape
+    nbytes, unroll, split = shape
     vectors = nbytes // vector.nbytes
-    return spmm(vector, vectors, index, case.activation, case.residual is not None, True, group=group, split=split, tile=case.geometry.tile)
+    return spmm(
+        vector, vectors, index, case.activation, case.residual is not None, True, unroll=unroll, split=split, tile=case.geometry.tile
+    )
 
 
 class Variants:
@@ -43,9 +45,9 @@ class Variants:
         return spmm(self.vector, 256 // self.vector.nbytes, "uint16", "clamp", False, False)
 
     def check(self, case: Problem, shape: tuple[int, int, bool] = SHAPES[2], parts: int = 1, index: str = "int32", **run: Any) -> None:
-        _, group, split = shape
+        _, unroll, split = shape
         parts = parts if split else 1
-        constants = pack_rows(case.matrix, case.offsets(), index, case.bias, group=group, parts=parts)
+        constants = pack_rows(case.matrix, case.offsets(), index, case.bias, unroll=unroll, parts=parts)
         scalars = {"parts": parts} if split else {}
         case.check(case.run(self.kernels, source(self.vector, shape, case, index), constants | scalars, **run))
 
@@ -103,7 +105,7 @@ def test_padding_a_row_does_not_read_another_input(variants, shape):
     weight = np.zeros_like(case.weight)
     weight[:, 0] = 2
     kept = dataclasses.replace(case, x=case.x, weight=weight, lo=-np.inf, hi=np.inf)
-    constants = pack_rows(kept.matrix, kept.offsets(), "int32", kept.bias, group=shape[1])
+    constants = pack_rows(kept.matrix, kept.offsets(), "int32", kept.bias, unroll=shape[1])
     poisoned = dataclasses.replace(kept, x=x)
     kept.check(poisoned.run(variants.kernels, source(variants.vector, shape, kept), constants | ({"parts": 1} if shape[2] else {})))
 
@@ -113,7 +115,7 @@ def test_the_output_may_take_the_place_of_the_residual(variants):
     """In parts, y holds partial sums: the residual must have been read before."""
     case = problem(np.random.default_rng(6), 12, 40, (9, 9), residual=True)
     g, shape = case.geometry, SHAPES[4]
-    constants = pack_rows(case.matrix, case.offsets(), "int32", case.bias, group=shape[1], parts=3)
+    constants = pack_rows(case.matrix, case.offsets(), "int32", case.bias, unroll=shape[1], parts=3)
     memory = {"x": to_tiled(case.x, g), "y": to_halo(case.residual, g)}
     places = {"x": At("x"), "y": At("y", g.front), "residual": At("y", g.front), "mask": pixel_mask(g), "lo": case.lo, "hi": case.hi}
     scalars = {
@@ -143,7 +145,7 @@ def test_unmasked_output_whose_tile_is_the_panel(variants):
 
 def test_packing_orders_by_part_and_pads_to_groups():
     weight = np.array([[1, 0, 2, 3], [0, 0, 0, 0], [0, 4, 0, 0]], np.float32)
-    whole = pack_rows(weight, np.array([0, 64, 128, 192]), "uint16", group=2)
+    whole = pack_rows(weight, np.array([0, 64, 128, 192]), "uint16", unroll=2)
     assert whole["value"].tolist() == [1, 2, 3, 0, 4, 0]
     assert whole["offset"].tolist() == [0, 128, 192, 192, 64, 64]
     assert whole["row_start"].tolist() == [0, 4, 4, 6]
