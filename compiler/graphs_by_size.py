@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparsec.doors.captured import Captured
 from sparsec.run.forks import opened_in_children
-from sparsec.tools.heap import give_back
+from sparsec.run.heap import give_back
 
 if TYPE_CHECKING:
     from sparsec.compiled_graph import CompiledGraph

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsec.run.heap import trim
+
 LINE = 64
 #: Kernels may read whole vectors past the end of a constant.
 TAIL = 256
@@ -82,6 +84,9 @@ class Gathering:
 
     def _laid(self, data: np.ndarray) -> np.ndarray:
         if self._used + data.nbytes > self._block.nbytes:
+            if self._block.nbytes >= _PAGED:
+                # Arrays that were added are often free by now: their pages, before more are taken.
+                trim()
             self._block, self._used = aligned(max(min(self._left, _PAGED), data.nbytes), TAIL), 0
         piece = self._block[self._used : self._used + data.nbytes]
         piece[:] = data

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsec.doors.torch_compile.contents import Fingerprint
 from sparsec.run.forks import opened_in_children
-from sparsec.tools.heap import give_back
+from sparsec.run.heap import give_back
 
 #: Entries of a table, and bytes of constants that those of the same weights hold besides the latest.
 LIMIT, LIMIT_BYTES = 64, 256 << 20

@@ -17,6 +17,11 @@ def give_back(held: int) -> None:
     if held < _FROM_BYTES:
         return
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Return free pages of the heap to the system, where its allocator can (glibc)."""
+    found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if found is not None:
+        found(0)
