@@ -27,6 +27,7 @@ DATA = (
     "py.typed",
     "backends/cpu/pool.c",
     "backends/cpu/extents.h",
+    "doors/torch_compile/seen.c",
     *(f"run/c/{path.name}" for path in (ROOT / "compiler/run/c").iterdir()),
 )
 

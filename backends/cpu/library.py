@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import re
 import tempfile
 import threading
@@ -17,11 +15,8 @@ from typing import Any
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import checks
 from sparsec.errors import MachineError
-from sparsec.run.files import contents
 from sparsec.run.forks import opened_in_children
-from sparsec.tools.scratch import Scratch
-
-logger = logging.getLogger("sparsec")
+from sparsec.tools.cached import cached
 
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
 _parsing = opened_in_children(threading.Lock())
@@ -72,41 +67,37 @@ def key(kernels: Sequence[Source], machine: Machine) -> str:
 
 
 def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Path:
-    """Compile ``kernels`` into a shared library and return its path.
+    """Compile ``kernels`` into a shared library in ``cache`` (see ``cached``) and return its path. MachineError if linking fails."""
 
-    A whole library already in ``cache`` is returned as it is, a damaged one is made again. An unwritable or absent cache means a temporary
-    directory of this process. Concurrent builders write to a private folder and rename: the last one wins with identical content.
-    MachineError if linking fails.
-    """
-    directory = _writable(cache)
-    path = directory / f"kernels-{key(kernels, machine)}.so"
-    if path.exists():
-        if _is_whole(path):
-            return path
-        logger.warning("The kernel library %s in the cache is damaged. It is made again.", path)
-    # TVM takes a second and 150 MiB, which a library in the cache does not.
+    def make(whole: Path) -> None:
+        # TVM takes a second and 150 MiB, which a library in the cache does not.
+        from sparsec.backends.cpu import executor
+
+        with _parsing:
+            module = executor.module(kernels)
+        made, checking = compiled(module, target(machine)), whole.with_name("checks.c")
+        checking.write_text(checks.source(kernels))
+        options = [*_OPTIONS, "-x", "c", str(checking), "-x", "none"]
+        try:
+            made.export_library(str(whole), options=options, workspace_dir=str(whole.parent))
+        except Exception as error:
+            raise _unlinked(error, cache) from error
+
+    try:
+        return cached(cache, f"kernels-{key(kernels, machine)}.so", make)
+    except OSError as error:
+        raise _unlinked(error, cache) from error
+
+
+def _unlinked(error: Exception, cache: Path | None) -> MachineError:
     from tvm.support.cc import get_cc
 
-    from sparsec.backends.cpu import executor
-
-    with _parsing:
-        module = executor.module(kernels)
-    made = compiled(module, target(machine))
-    try:
-        with Scratch(directory) as scratch:
-            whole, checking = scratch.path / path.name, scratch.path / "checks.c"
-            checking.write_text(checks.source(kernels))
-            made.export_library(str(whole), options=[*_OPTIONS, "-x", "c", str(checking), "-x", "none"], workspace_dir=str(scratch.path))
-            _seal(whole)
-            os.replace(whole, path)
-    except Exception as error:
-        raise MachineError(
-            "The kernels cannot be linked into a library.",
-            where=str(directory),
-            why=str(error).strip().splitlines()[-1] if get_cc() else "No C or C++ compiler was found, which every new library takes.",
-            hint="Install g++ (or gcc, clang), or name a compiler in CXX, and see that the directory has room.",
-        ) from error
-    return path
+    return MachineError(
+        "The kernels cannot be linked into a library.",
+        where=str(cache or "a temporary directory"),
+        why=str(error).strip().splitlines()[-1] if get_cc() else "No C or C++ compiler was found, which every new library takes.",
+        hint="Install g++ (or gcc, clang), or name a compiler in CXX, and see that the directory has room.",
+    )
 
 
 def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
@@ -131,51 +122,3 @@ def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
             why, hint = str(error).strip().splitlines()[-1], "Install a C compiler (gcc or clang)."
             raise MachineError(f"{kernel.symbol} cannot be linked.", where=str(path), why=why, hint=hint) from error
     return hashlib.sha256(code.encode()).hexdigest()
-
-
-def _seal(path: Path) -> None:
-    """Append the digest, which loaders leave unread, and see that all of it is on the disk before it gets its name."""
-    content = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a library ends with the digest of the rest."""
-    try:
-        content = contents(path)
-    except OSError:
-        return False
-    size = hashlib.sha256().digest_size
-    return hashlib.sha256(content[:-size]).digest() == content[-size:]
-
-
-@lru_cache(maxsize=1)
-def _process_directory() -> Scratch:
-    return Scratch()
-
-
-# The parent's ends with the parent.
-os.register_at_fork(after_in_child=_process_directory.cache_clear)
-
-
-def _writable(cache: Path | None) -> Path:
-    """``cache`` if files can be made there, else a directory of this process; says so."""
-    if cache is None:
-        return _process_directory().path
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache):
-            return cache
-    except OSError as error:
-        _say_once(
-            f"Kernels are not kept: the cache directory {cache} cannot be written ({error.strerror}). Set SPARSEC_CACHE_DIR to another."
-        )
-        return _process_directory().path
-
-
-@lru_cache(maxsize=16)
-def _say_once(message: str) -> None:
-    logger.warning(message)

@@ -78,7 +78,7 @@ def test_a_write_to_all_nonzeros_of_a_small_weight_is_noticed_at_once(count, whe
 
 def test_the_slices_cover_every_byte_once_and_are_bounded():
     given = weights()
-    places = [place for part in Contents(given)._slices for place in part]
+    places = [stamps.stretch(*piece) for piece in Contents(given).samples.pieces.tolist()]
     whole = [stamps.stretch(weight.data_ptr(), weight.nbytes) for weight in given]
     covered, wanted = (np.concatenate([np.arange(place.start, place.stop) for place in some]) for some in (places, whole))
     assert np.array_equal(np.sort(covered), np.sort(wanted))

@@ -8,13 +8,13 @@ is found when its turn comes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from sparsec.doors.torch_compile import stamps
+from sparsec.doors.torch_compile.seen import Piece, Samples
 
 #: Share of the bytes that one call reads in a row, and the bounds of that.
 _SHARE = 2048
@@ -26,11 +26,11 @@ _DRAWN = 64  # places looked at for one that is nonzero
 _ALL = 1 << 14  # places of which all are looked at
 _BUT_SIGN = 0x7FFFFFFF  # of a float32: a product with a mask leaves -0.0
 
-Piece = tuple[int, int]
-
 
 class Contents:
     """The bytes of some weights, as they are now. Whoever asks makes sure that the weights have their memory where they had it.
+
+    ``calls``: how many calls of ``seem_same`` read every byte.
 
     ValueError: a weight's memory is not all there.
     """
@@ -38,29 +38,17 @@ class Contents:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._alive = [weight.untyped_storage() for weight in weights]
         spans = sorted({span for weight in weights if (span := _span(weight)) is not None})
-        self._places = stamps.halves(np.sort(_sampled(spans)))
-        self._words = stamps.read_halves(self._places).tobytes()
-        self._slices = [tuple(stamps.stretch(*piece) for piece in pieces) for pieces in _slices(spans)]
-        self._digests = [_digest(places) for places in self._slices]
-        self._turn = itertools.count()
-
-    @property
-    def calls(self) -> int:
-        """How many calls of ``seem_same`` read every byte."""
-        return len(self._slices)
+        slices = list(_slices(spans))
+        self.calls = len(slices)
+        self.samples = Samples(np.sort(_sampled(spans)), slices)
 
     def seem_same(self) -> bool:
         """Whether a few words of each weight and the next slice are as they were."""
-        if stamps.read_halves(self._places).tobytes() != self._words:
-            return False
-        if not self._slices:
-            return True
-        at = next(self._turn) % len(self._slices)
-        return _digest(self._slices[at]) == self._digests[at]
+        return self.samples.same()
 
     def are_same(self) -> bool:
         """Whether all bytes are as they were."""
-        return all(_digest(places) == digest for places, digest in zip(self._slices, self._digests, strict=True))
+        return self.samples.all_same()
 
 
 def _span(weight: Tensor) -> Piece | None:
@@ -109,12 +97,6 @@ def _slices(spans: Sequence[Piece]) -> Iterator[list[Piece]]:
             room -= piece[1]
     if taken:
         yield taken
-
-
-def _digest(places: Sequence[slice]) -> int:
-    if len(places) == 1:
-        return hash(stamps.read_stretch(places[0]))
-    return hash(b"".join(map(stamps.read_stretch, places)))
 
 
 class Fingerprint:

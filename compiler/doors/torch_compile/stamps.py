@@ -51,6 +51,11 @@ def read_halves(places: np.ndarray) -> np.ndarray:
     return _halves.take(places)
 
 
+def addresses(places: np.ndarray) -> np.ndarray:
+    """Where the words at ``places`` are."""
+    return places * _WORD + _PAGE
+
+
 def halves(addresses: np.ndarray) -> np.ndarray:
     """Places of the 32-bit words at addresses that are multiples of 4."""
     return (addresses - _PAGE) // HALF

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsec.doors.torch_compile import stamps as torch_memory
+from sparsec.doors.torch_compile.seen import Words
 
 CONTAINERS = ("_parameters", "_buffers", "_modules")
 _RESTLESS = 32
@@ -42,8 +43,7 @@ class Snapshot:
         self.owner, self.weights = weakref.ref(module, gone), weights
         self.entry: Callable[[], Any] = _nothing
         self._dicts = dicts
-        self._first = np.sort(np.array(torch_memory.stamps(dicts) + torch_memory.identities(weights), np.int64))
-        self._first_words = torch_memory.read(self._first).tobytes()
+        self._first = Words(np.sort(np.array(torch_memory.stamps(dicts) + torch_memory.identities(weights), np.int64)))
         self._follow()
 
     def _follow(self) -> None:
@@ -53,18 +53,15 @@ class Snapshot:
         fixed, free = torch_memory.shapes(self.weights), torch_memory.contents(self.weights)
         places = np.array([*fixed, *free], np.int64)
         order = np.argsort(places)
-        self._second, self._fixed = places[order], order < len(fixed)
-        self._second_words = torch_memory.read(self._second).tobytes()
+        self._second, self._fixed = Words(places[order]), order < len(fixed)
 
     def holds(self) -> bool:
         """Whether nothing has changed but, perhaps, the values of weights."""
-        if torch_memory.read(self._first).tobytes() != self._first_words:
+        if not self._first.same():
             return False
-        words = torch_memory.read(self._second).tobytes()
-        if words == self._second_words:
+        if self._second.same():
             return True
-        changed = np.frombuffer(words, np.uint64) != np.frombuffer(self._second_words, np.uint64)
-        if changed[self._fixed].any():
+        if self._second.changed()[self._fixed].any():
             return False
         self.entry = _nothing
         self._follow()
