@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+_NORM = inspect.signature(functional.batch_norm)
 #: All numbers among the arguments of these are sizes, and what they make is the same everywhere.
 FILLED = frozenset(new + name for new in ("", "new_") for name in ("zeros", "ones", "empty"))
 #: What these fill with is a number, their sizes are a sequence.
@@ -21,6 +24,28 @@ FULL = frozenset({"full", "new_full"})
 Shape = tuple[int, ...]
 #: Equal to nothing.
 _UNKNOWN = torch.tensor(float("nan"))
+
+
+def run_without_data(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    """What a function makes of tensors without data.
+
+    A normalisation by known statistics makes a tensor like its input; torch takes it apart for that, which is most of what a run of a
+    convolutional network without data takes.
+    """
+    if func is functional.batch_norm:
+        given = _NORM.bind(*args, **kwargs)
+        given.apply_defaults()
+        x, mean, variance, weight, bias, training = list(given.arguments.values())[:6]
+        if not training and _fits(x, [each for each in (mean, variance, weight, bias) if each is not None]):
+            return torch.empty_like(x)
+    return func(*args, **kwargs)
+
+
+def _fits(x: Tensor, channels: Sequence[Tensor]) -> bool:
+    """Whether these are numbers of each channel of x, of its dtype. A number of channels that is a symbol is not asked."""
+    if x.dim() < 2 or type(x.shape[1]) is not int or not channels:
+        return False
+    return all(each.shape == (x.shape[1],) and each.dtype == x.dtype for each in channels)
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ class CallLog(TorchFunctionMode):
         self._known = {id(x): (x, None) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = run_without_data(func, args, kwargs or {})
         given = [*args, *(kwargs or {}).values()]
         leaves = given if func.__name__ in FULL else pytree.tree_leaves(given)
         numbers = tuple(_numbers(leaf) for leaf in leaves if isinstance(leaf, int | float | slice))

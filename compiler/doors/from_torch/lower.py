@@ -191,10 +191,14 @@ class _Lowering:
             self._describe(self.moved[user], user)
 
     def _describe(self, node: fx.Node, origin: fx.Node) -> None:
-        for value in tree_leaves(origin.meta["val"]):
-            if isinstance(value, Tensor) and value.device.type != "cpu":
+        for value in filter(lambda leaf: isinstance(leaf, Tensor), tree_leaves(origin.meta["val"])):
+            if value.device.type != "cpu":
                 hint = "Programs run on the CPU: make all values there. torch.compile leaves such graphs to torch."
                 raise UnsupportedModel(f"A value is on the device {value.device}.", where=source_of(origin), why=origin.name, hint=hint)
+            if value.layout != torch.strided:
+                # Inductor takes the memory that such a tensor is made of for free once it is made, and gives it to other values.
+                hint = "Use torch.compile, which leaves what makes such tensors to torch. Weights may have any layout."
+                raise UnsupportedModel(f"A value has the layout {value.layout}.", where=source_of(origin), why=origin.name, hint=hint)
         kept = dict(origin.meta.get("custom", {}).get("sparsec", {}))
         kept.setdefault("source", source_of(origin))
         node.meta = {"val": tree_map_only(Tensor, self.like, origin.meta["val"]), "custom": {"sparsec": kept}}
