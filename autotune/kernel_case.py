@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,24 @@ def smallest(lowered: Lowered) -> dict[str, tuple[Task | None, tuple[Group, ...]
         for call in _calls(groups):
             found.setdefault(call.source.symbol, (tasks.get(node), tuple(groups)))
     return found
+
+
+def with_weights_of_smallest(lowered: Lowered) -> Lowered:
+    """The same with those tasks alone that `smallest` finds, and these with weights that nobody else has."""
+    kept = {task.node: (task, groups) for task, groups in smallest(lowered).values() if task is not None}
+    return replace(
+        lowered, tasks=tuple(replace(task, weights=tuple(_own(w, groups) for w in task.weights)) for task, groups in kept.values())
+    )
+
+
+def _own(weight: np.ndarray | None, groups: Sequence[Group]) -> np.ndarray | None:
+    """The constant of a call where one is the weight as it is (tables of embeddings, biases), else a copy."""
+    if weight is None:
+        return None
+    packed, own = (c.reshape(-1) for call in _calls(groups) for c in call.constants.values()), torch.from_numpy(weight.reshape(-1))
+    # Unlike numpy torch compares without an array of answers.
+    same = next((c for c in packed if c.dtype == weight.dtype and torch.equal(torch.from_numpy(c), own)), None)
+    return weight.copy() if same is None else same.reshape(weight.shape)
 
 
 def case_of(task: Task | None, groups: Sequence[Group], backend: Backend) -> Case:

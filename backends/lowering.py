@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import fx
 
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Buffer, Group, Move, Plan, Task
 from sparsec.backends.values import Value, copies, lies_as
 from sparsec.ir.arguments import operands, shape_of
+from sparsec.ir.arrays import array_of
 from sparsec.ir.forms import constant
 from sparsec.ir.operands import makes_rows, residual, sources, weights
 from sparsec.lower.layouts import Layouts, Storage, dense
@@ -136,8 +136,7 @@ def _array(node: fx.Node | None, shape: tuple[int, ...] | None) -> np.ndarray | 
     tensor = constant(node)
     if tensor is None or shape is None:
         return None
-    array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array.reshape(-1)[: math.prod(shape)].reshape(shape)
+    return array_of(tensor).reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _residual(state: _State, node: fx.Node) -> Buffer | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsec.autotune.kernel_case import with_weights_of_smallest
 from sparsec.backends.base import Backend, Executor
 from sparsec.backends.lowering import Lowered
 from sparsec.doors.from_torch.aliasing import Aliasing
@@ -30,6 +31,8 @@ _PLAIN = {Tensor, nn.Parameter}
 @dataclass(eq=False)
 class RegionProgram:
     """One region, executable: its program bound to weights and kernels. ``region`` and ``lowered`` are what it was made from.
+
+    Their constants may be the model's own: they are for compiling, and gone after ``CompiledGraph.release_weights``.
 
     ``times``: what was measured of each task's candidates (see ``tune.Chosen``).
     """
@@ -115,6 +118,13 @@ class CompiledGraph:
             return self.one_batch
         reason = "results are views that do not follow it" if self.fully_compiled else "parts of the model run in torch"
         return f"{reason} (dynamic_shapes={{0: torch.export.Dim.DYNAMIC}} for each input frees it; of a file, where it is exported)"
+
+    def release_weights(self) -> None:
+        """Let go of the model's weights. What exporting kernels needs of them is copied: those of one layer for each kernel."""
+        self.dense = None
+        for program in self.programs:
+            program.lowered = with_weights_of_smallest(program.lowered)
+            program.region.release_constants()
 
     def forget_origins(self) -> None:
         """Keep what runs only: graphs and tasks hold on to weights, once more for every size that a graph is compiled for."""

@@ -6,13 +6,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sparsec.autotune import tune
 from sparsec.autotune.layout_costs import layout_costs
+from sparsec.autotune.roofline import roofline
 from sparsec.backends import backend_for
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Backend, Source
@@ -34,6 +36,7 @@ from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.report.layer_rows import explanation_of
 from sparsec.run.affine import Affine
 from sparsec.run.explanation import Explanation
+from sparsec.run.heap import give_back, trim
 from sparsec.run.inputs import batches_text
 from sparsec.settings import Options, Settings
 from sparsec.tools.compiling import compiling
@@ -80,9 +83,11 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     batches = captured.served
     found = [backend.arrange(region) for region in region_module.extract(result.graph_module, follows)]
     least = {name: spec.least for name, spec in captured.symbols.items()}
+    # Measured before weights are packed: its buffers are larger than most weights.
+    limits = roofline(backend.machine, settings.cache_dir) if found else None
     programs, failed = _programs(found, lambda region: _compile_region(region, backend, settings, least, mask, batches))
     whole = len(programs) == 1 and region_module.covers(programs[0].region, result.graph_module)
-    explanation = explanation_of(result, programs, backend, settings, failed)
+    explanation = explanation_of(result, programs, backend, settings, limits, failed)
     explanation = replace(explanation, notes=(*explanation.notes, *rigid, *_one_batch(captured), *_compiled_in(captured)))
     kept = captured.graph_module if settings.token_pruning is None else result.graph_module
     reasons += dict.fromkeys(failed.values())
@@ -146,6 +151,8 @@ def _compile_region(
     lowered = lower(work, backend, chosen.schedules)
     kernels = _kernels(lowered, backend)
     library = backend.build(kernels, settings.cache_dir)
+    # What building leaves on the heap, before the constants are copied.
+    trim()
     names = [n.name for n in region.inputs], [n.name for n in region.outputs]
     program = assemble(lowered.plan, kernels, names, max(settings.thread_count, backend.machine.cores), least, backend.executor)
     program = replace(program, batches=batches, padding=None if mask is None else region.inputs.index(mask))
@@ -218,6 +225,8 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
 
     operators = [RegionOp(p, p.allocate) for p in programs]
     spliced = splice(graph_module, [(p.region, op) for p, op in zip(programs, operators, strict=True)])
+    if captured.borrowed is not None:
+        _own_constants(spliced)
     examples = [torch.zeros(spec.shape, dtype=spec.dtype, device="cpu") for spec in captured.inputs]
     # Freezing rewrites convolutions for oneDNN, which knows no float64 and loses the NaN that weights with NaN make.
     freezing = frozen and all(b.dtype == torch.float32 for b in spliced.buffers() if b.is_floating_point())
@@ -229,6 +238,13 @@ def _compile_rest(graph_module: fx.GraphModule, programs: Sequence[RegionProgram
         return _apart(compiled(*inputs), inputs, fixed)
 
     return call, nbytes
+
+
+def _own_constants(graph_module: fx.GraphModule) -> None:
+    """Gives a graph copies of its constants."""
+    copies: dict[int, Tensor] = {}
+    for name, tensor in [*graph_module.named_buffers(remove_duplicate=False)]:
+        graph_module.register_buffer(name, copies.setdefault(id(tensor), tensor.clone()))
 
 
 def _constant_results(graph: fx.Graph) -> frozenset[int]:
@@ -271,7 +287,8 @@ def compile(
 ) -> CompiledModel:
     """Compile a model for inputs of the example's shapes, and for every size of the axes that it leaves free.
 
-    The object keeps the weights of this moment: later changes of the model are not seen. No other thread may call a module meanwhile.
+    The object has the weights of one moment of this call: later changes of the model are not seen. Where weights are written to meanwhile
+    it is compiled again, of copies. No other thread may call a module meanwhile.
     Any batch size runs where one region covers everything. Other sizes that kernels cannot take at run time are compiled at first use.
 
     Args:
@@ -292,17 +309,50 @@ def compile(
         MachineError: no AVX2, no compiler that links the kernels, or a package that is missing.
     """
     settings = Settings.from_options(options)
-    captured = open_model(model, example_inputs, kwargs, dynamic_shapes)
+    opened = partial(open_model, model, example_inputs, kwargs, dynamic_shapes)
+    captured = opened("borrowed")
+    compiled = _of_one_moment(captured, settings)
+    if compiled is None:
+        captured = opened("copied")
+        compiled = _complete(captured, settings)
+    _warn(compiled)
 
     def build(part: Captured) -> CompiledGraph:
-        with compiling():
-            compiled = compile_graph(part, settings, keep_whole=True)
-            if compiled.nothing_sparse:
-                given = compiled.reasons
-                compiled.reasons = given or [_left_to_torch(compiled.explanation)]
-                compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], part, frozen=not given)
-        for reason in compiled.reasons:
-            warnings.warn(reason, RuntimeWarning, stacklevel=3)
-        return compiled
+        further = _complete(part, settings)
+        _warn(further)
+        return further
 
-    return CompiledModel(captured, build(captured), settings, build)
+    # Without the graph, which holds weights; for other sizes it is made again.
+    kept = replace(captured, graph_module=fx.GraphModule(nn.Module(), fx.Graph()), borrowed=None)
+    return CompiledModel(kept, compiled, settings, build)
+
+
+def _of_one_moment(captured: Captured, settings: Settings) -> CompiledGraph | None:
+    """What a graph becomes; None where weights that it borrows were written to meanwhile, whatever came of that."""
+    try:
+        compiled = _complete(captured, settings)
+    except Exception:
+        if captured.borrowed is None or captured.borrowed.unchanged():
+            raise
+        return None
+    return compiled if captured.borrowed is None or captured.borrowed.unchanged() else None
+
+
+def _complete(captured: Captured, settings: Settings) -> CompiledGraph:
+    """What a graph becomes, with everything that it needs to run. Nothing of it is the model's any more."""
+    with compiling():
+        compiled = compile_graph(captured, settings, keep_whole=True)
+        if compiled.nothing_sparse:
+            given = compiled.reasons
+            compiled.reasons = given or [_left_to_torch(compiled.explanation)]
+            compiled.run_rest, compiled.rest_bytes = _compile_rest(compiled.dense, [], captured, frozen=not given)
+        if captured.borrowed is not None:
+            # What is garbage by now holds on to the model's weights.
+            give_back(sum(compiled.held.values()))
+        compiled.release_weights()
+    return compiled
+
+
+def _warn(compiled: CompiledGraph) -> None:
+    for reason in compiled.reasons:
+        warnings.warn(reason, RuntimeWarning, stacklevel=3)

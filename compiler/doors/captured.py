@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from sparsec.doors.borrowed import Borrowed
 from sparsec.doors.from_torch.aliasing import Aliasing
 from sparsec.doors.from_torch.lower import Fixed, Slot
 from sparsec.doors.from_torch.strides import contiguous_strides
@@ -47,7 +48,7 @@ class Captured:
 
     The graph takes `inputs` in this order and returns a flat tuple of tensors, of which ``aliasing`` makes the results if they share memory
     with each other or with inputs; ``out_slots`` are positions among those. Its constants are detached, dense and
-    contiguous; they share memory with the model where the model's own tensors are already so.
+    contiguous. Those of Dynamo's graphs share memory with the model where its own are so already; others are copies, or ``borrowed``.
 
     Of a program with symbolic sizes: its ``signature``, the ``sizes`` for which this graph is made, which symbols are ``batches`` (see
     ``Symbolic``), what the dimensions of the results follow, None where that is no Affine, and ``remade``, which makes the graph
@@ -73,6 +74,7 @@ class Captured:
     one_batch: str = ""
     least_batch: int = 0
     stepped: frozenset[str] = frozenset()
+    borrowed: Borrowed | None = None
 
     @property
     def symbols(self) -> Mapping[str, SymbolSpec]:

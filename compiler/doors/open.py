@@ -17,18 +17,24 @@ from torch.utils import _pytree as pytree
 from sparsec.doors.arrays import tensor_of
 from sparsec.doors.captured import Captured
 from sparsec.doors.factories import checked_path, named, shapes_by_name
-from sparsec.doors.from_torch.capture import capture
+from sparsec.doors.from_torch.capture import Weights, capture
 from sparsec.doors.from_torch.exported import example_arguments, input_names, random_tensor
 from sparsec.doors.from_torch.pt2 import load_program
 from sparsec.doors.npy import read_array
 from sparsec.errors import InvalidInput, UnsupportedModel
 
 
-def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
+def open_model(
+    model: Any,
+    example_inputs: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    weights: Weights = "copied",
+) -> Captured:
     """The graph of a module, program or file. InvalidInput, UnsupportedModel.
 
     example_inputs: a tuple of tensors or arrays, or one alone; for an ONNX model also a mapping by name, which ``kwargs`` is as well. Only
-    a module cannot do without.
+    a module cannot do without. ``weights``: see ``capture``; a file's are nobody else's.
     """
     if torch.is_autocast_enabled("cpu"):
         # It casts what is computed from constants, and keeps casts of the weights, which have no data yet, for the model's next call.
@@ -37,7 +43,7 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
         path = checked_path(model)
         if path.suffix.lower() == ".onnx":
             return _from_onnx(path, example_inputs, kwargs, dynamic_shapes)
-        model = load_program(path)
+        model, weights = load_program(path), "given"
     elif type(model).__module__.partition(".")[0] == "onnx":
         return _from_onnx(model, example_inputs, kwargs, dynamic_shapes)
     if not isinstance(model, ExportedProgram):
@@ -50,7 +56,7 @@ def open_model(model: Any, example_inputs: Any = None, kwargs: Mapping[str, Any]
         example_inputs, kwargs = example_arguments(model)
     args, named = tensors(example_inputs), pytree.tree_map_only(np.ndarray, tensor_of, dict(kwargs or {}))
     _check(args, named)
-    return capture(model, args, named, dynamic_shapes)
+    return capture(model, args, named, dynamic_shapes, weights)
 
 
 def tensors(given: Any) -> tuple[Any, ...]:

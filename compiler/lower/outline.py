@@ -31,5 +31,5 @@ def splice(graph_module: fx.GraphModule, regions: Sequence[tuple[Region, Any]]) 
                 by_name[node.name] = value
     stable_topological_sort(made)
     made.graph.eliminate_dead_code()
-    made.recompile()
-    return made
+    # Without the constants that only regions read.
+    return fx.GraphModule(made, made.graph)

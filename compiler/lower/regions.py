@@ -37,6 +37,12 @@ class Region:
     tiles: Mapping[tuple[int, int], int] = field(default_factory=dict)
     follows: Mapping[fx.Node, Affine] = field(default_factory=dict)
 
+    def release_constants(self) -> None:
+        """Take the tensors out of the graph, all of it, that the region is of."""
+        for part in {node.graph.owning_module for node in self.specs}:
+            if part is not None:
+                part._buffers.clear()
+
     def geometry(self, node: fx.Node) -> Geometry:
         """The flat index space of a map's resolution, or of tokens, in this region."""
         shape = shape_of(node)

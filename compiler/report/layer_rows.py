@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from sparsec.autotune.roofline import Roofline, roofline
+from sparsec.autotune.roofline import Roofline
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Call, Group
 from sparsec.facts.lattice import Fact
@@ -31,15 +31,18 @@ def explanation_of(
     programs: Sequence[RegionProgram],
     backend: Backend,
     settings: Settings,
+    limits: Roofline | None,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
-    """Layers of every region in order, refused rewrites, and the nodes that no region took; ``failed``: why regions failed, by node."""
+    """Layers of every region in order, refused rewrites, and the nodes that no region took.
+
+    ``limits``: of the machine, needed where there are programs. ``failed``: why regions failed, by node.
+    """
     misses = tuple((c.name, str(m.where), m.reason) for c in result.story.chapters for m in c.misses)
     inside = {n.name for p in programs for n in p.region.specs}
     refusals = {node: reason for name, node, reason in misses if name in ("assign_layouts", "group_regions")}
     refusals |= failed
     outside = [n for n in result.graph_module.graph.nodes if n.op == "call_function" and n.name not in inside]
-    limits = roofline(backend.machine, settings.cache_dir) if programs else None
     return Explanation(
         layers=tuple(row for p in programs if limits for row in _rows(p, backend, limits, settings)),
         misses=misses,

@@ -66,21 +66,20 @@ class Gathering:
     def add(self, array: np.ndarray) -> tuple[int, np.ndarray]:
         """Byte offset of ``array`` in the blob, and the array as it is kept."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        key = hashlib.sha256(data.data).digest()
+        piece = self._laid(data) if data.nbytes < _PAGED else _copied(data)
+        # Of the copy, which nobody else can write to.
+        key = hashlib.sha256(piece.data).digest()
         if key not in self._starts:
-            self._starts[key], self._pieces[key] = self._size, self._kept(key, data)
+            self._starts[key], self._pieces[key] = self._size, self._kept(key, piece)
             self._size += _lines(data.nbytes)
+        if self._pieces[key] is not piece and data.nbytes < _PAGED:
+            self._used -= _lines(data.nbytes)
         self._left -= _lines(data.nbytes)
         return self._starts[key], self._pieces[key].view(array.dtype).reshape(array.shape)
 
-    def _kept(self, key: bytes, data: np.ndarray) -> np.ndarray:
+    def _kept(self, key: bytes, piece: np.ndarray) -> np.ndarray:
         """These bytes in memory: those of another program where it has the same."""
-        found = _shared.get(key)
-        if found is None:
-            found = self._laid(data) if data.nbytes < _PAGED else _copied(data)
-            if data.nbytes >= _SHARED_FROM:
-                _shared[key] = found
-        return found
+        return piece if piece.nbytes < _SHARED_FROM else _shared.setdefault(key, piece)
 
     def _laid(self, data: np.ndarray) -> np.ndarray:
         if self._used + data.nbytes > self._block.nbytes:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from sparsec.doors.borrowed import Borrowed, can_be_borrowed
 from sparsec.doors.captured import Captured, InputSpec
 from sparsec.doors.from_torch.aliasing import shows_unsaid
 from sparsec.doors.from_torch.batches import dependence_on_batch, only_batch, unlike_one
@@ -34,11 +35,20 @@ from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.ir.symbols import Signature
 from sparsec.tools.compiling import compiling
 
+Weights = Literal["copied", "borrowed", "given"]
+
 
 def capture(
-    source: nn.Module | ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+    source: nn.Module | ExportedProgram,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    weights: Weights = "copied",
 ) -> Captured:
-    """Capture a model for arguments of these shapes and dtypes; the model itself is never changed, and later changes of it are not seen.
+    """Capture a model for arguments of these shapes and dtypes; the model itself is never changed.
+
+    weights: "copied", so that later changes of the model are not seen; "borrowed", where ``Captured.borrowed`` tells whether there were
+    any, but for programs with free sizes, which need them later on; "given" by who has no other use for a program's.
 
     dynamic_shapes: which axes of a module's inputs are free, as ``torch.export.export`` takes it; a program knows its own. A graph with
     free axes is made for the largest number of tokens (see ``Symbolic.first_choice``), ``Captured.at`` makes it for other sizes.
@@ -51,22 +61,22 @@ def capture(
     args, kwargs = tuple(args), dict(kwargs or {})
     with compiling():
         if isinstance(source, ExportedProgram):
-            opened = _opened(source, args, kwargs)
+            opened = _opened(source, args, kwargs, weights)
             if opened.symbols:
                 return replace(opened, signature=_above_one(source.module(), args, kwargs, opened))
             fixed = only_batch([x.shape for x in opened.inputs], "the program", "dynamic_shapes") if opened.fixed_batch else ""
             return replace(opened, one_batch=fixed)
-        if isinstance(source, fx.GraphModule) and (weights := weight_positions(source, args)):
-            return capture_graph(source, args, weights)[0]
+        if isinstance(source, fx.GraphModule) and (positions := weight_positions(source, args)):
+            return capture_graph(source, args, positions)[0]
         module = unwrapped(source)
         _check_module(module)
         with plain_weights(module), unchanged(module):
-            described = _of_module(module, args, kwargs, dynamic_shapes)
+            described = _of_module(module, args, kwargs, dynamic_shapes, weights)
         return as_in_eager(described, module, args, kwargs)
 
 
-def _of_module(module: nn.Module, args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
-    described = _captured(module, args, kwargs, dynamic_shapes)
+def _of_module(module: nn.Module, args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any, weights: Weights) -> Captured:
+    described = _captured(module, args, kwargs, dynamic_shapes, weights)
     _check_calls(module, args, kwargs)
     if described.symbols:
         described = replace(described, signature=_above_one(module, args, kwargs, described))
@@ -119,27 +129,27 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
     return described, origins
 
 
-def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None) -> Captured:
+def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None, weights: Weights = "copied") -> Captured:
     """For contiguous inputs; where the program depends on strides, for those of the arguments."""
     asked = Asked()
-    program = _snapshot(_export(module, args, kwargs, dynamic_shapes, asked))
+    program = _export(module, args, kwargs, dynamic_shapes, asked)
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if is_symbolic(program):
         described = _from_symbolic(program, args, kwargs, asked)
         if not described.takes_strides(tensors):
             raise UnsupportedModel("The model depends on strides, and its inputs are not contiguous.", hint="Leave no sizes free.")
         return described
-    described = _describe(lower(program), asked)
+    described = _at_fixed_sizes(program, weights, asked)
     if described.takes_strides(tensors):
         return described
-    program = _snapshot(_export(module, args, kwargs, asked=asked, stand_in=_strided_stand_in))
-    return _describe(lower(program), asked)
+    program = _export(module, args, kwargs, asked=asked, stand_in=_strided_stand_in)
+    return _at_fixed_sizes(program, weights, asked)
 
 
-def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+def _opened(program: ExportedProgram, args: tuple, kwargs: dict, weights: Weights) -> Captured:
     """Programs come from files, with anything in them."""
     try:
-        return _from_program(program, args, kwargs)
+        return _from_program(program, args, kwargs, weights)
     except SparsecError:
         raise
     except Exception as error:
@@ -150,21 +160,29 @@ def _opened(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
         ) from error
 
 
-def _from_program(program: ExportedProgram, args: tuple, kwargs: dict) -> Captured:
+def _from_program(program: ExportedProgram, args: tuple, kwargs: dict, weights: Weights) -> Captured:
     stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
     if is_symbolic(program) and all(value.layout == torch.strided for value in stored):
-        return _from_symbolic(_snapshot(_decomposed(program)), args, kwargs)
+        return _from_symbolic(_decomposed(program), args, kwargs, weights=weights)
     if not is_symbolic(program) and all(map(is_plain, stored)):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         _check_program_inputs(program, leaves, spec)
-        return _describe(lower(_snapshot(_decomposed(program))))
+        return _at_fixed_sizes(_decomposed(program), weights)
     module = program.module()
     with plain_weights(module):
-        return _captured(module, args, kwargs)
+        return _captured(module, args, kwargs, weights=weights)
 
 
-def _from_symbolic(program: ExportedProgram, args: tuple, kwargs: dict, asked: Asked | None = None) -> Captured:
-    """At the sizes that serve most calls, or where the program has none at those, at the example's."""
+def _at_fixed_sizes(program: ExportedProgram, weights: Weights, asked: Asked | None = None) -> Captured:
+    borrowed = _with_weights(program, weights)
+    return replace(_describe(lower(program), asked), borrowed=borrowed)
+
+
+def _from_symbolic(
+    program: ExportedProgram, args: tuple, kwargs: dict, asked: Asked | None = None, weights: Weights = "copied"
+) -> Captured:
+    """At the sizes that serve most calls, or where the program has none at those, at the example's. Borrowed weights are copied."""
+    _with_weights(program, "given" if weights == "given" else "copied")
     leaves, spec = pytree.tree_flatten((args, kwargs))
     if spec != program.call_spec.in_spec:
         raise InvalidInput("The arguments do not fit the program.", why=f"{spec} ≠ {program.call_spec.in_spec}")
@@ -238,23 +256,26 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     return whole
 
 
-def _snapshot(program: ExportedProgram) -> ExportedProgram:
-    """With tensors of its own: what torch runs beside kernels, and what is made for further sizes, has the weights that kernels have."""
-    copies: dict[int, Any] = {}
+def _with_weights(program: ExportedProgram, weights: Weights) -> Borrowed | None:
+    """Gives the program tensors of its own, plain, and says which share memory with those that it had, where they are "borrowed"."""
+    stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
+    made = {} if weights == "copied" else {id(value): plain(value) for value in stored if can_be_borrowed(value)}
+    # Before the others are copied: what is written to both meanwhile is noticed.
+    borrowed = Borrowed(made.values()) if weights == "borrowed" else None
 
-    def copied(value: Any) -> Any:
-        if id(value) not in copies:
-            copies[id(value)] = plain(value).clone() if isinstance(value, Tensor) else value
-        return copies[id(value)]
+    def own(value: Any) -> Any:
+        if id(value) not in made and isinstance(value, Tensor):
+            made[id(value)] = plain(value).clone()
+        return made.get(id(value), value)
 
     mode = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
     if mode is not None:
         # It refers to the tensors that it was shown as long as the graph lives, and torch swaps none that is referred to.
         mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
     # Tables of their own: the program that this one was made of may have the same.
-    program._state_dict = {name: copied(value) for name, value in program.state_dict.items()}
-    program._constants = {name: copied(value) for name, value in program.constants.items()}
-    return program
+    program._state_dict = {name: own(value) for name, value in program.state_dict.items()}
+    program._constants = {name: own(value) for name, value in program.constants.items()}
+    return borrowed
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
