@@ -1,8 +1,10 @@
 """``python -m tests.opdb``: all operators, a shard of them, some by name, or one case again with its traceback."""
 
 import argparse
+import os
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.opdb.reports import failures, table
@@ -16,13 +18,17 @@ def main() -> int:
     parser.add_argument("--shard", default="0/1", help="every n-th operator from i on, as i/n")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     parser.add_argument("--folder", type=Path, help="where records are; a run goes on from those that are there")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; a folder goes on with as many as before")
     parser.add_argument("--case", nargs=4, metavar=("NAME", "SAMPLES", "FORM", "DOOR"), help="one case, in this process")
     given = parser.parse_args()
     if given.case:
         return again(*given.case)
+    folder = given.folder or Path(tempfile.mkdtemp())
     shard, shards = map(int, given.shard.split("/"))
-    plan = Plan(tuple(given.names), shard, shards)
-    records = supervise(plan, given.folder or Path(tempfile.mkdtemp()), given.seconds)
+    plans = [Plan(tuple(given.names), shard + job * shards, shards * given.jobs) for job in range(given.jobs)]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        runs = [pool.submit(supervise, plan, folder / f"{number}-of-{given.jobs}", given.seconds) for number, plan in enumerate(plans)]
+    records = [record for run in runs for record in run.result()]
     print("\n".join([*failures(records), table(records)]))
     return bool(failures(records))
 
