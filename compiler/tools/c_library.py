@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,8 +18,9 @@ _OPTIONS = ("-shared", "-fPIC", "-O3", "-std=gnu11", "-fvisibility=hidden")
 
 def c_library(source: Path, cache: Path | None) -> Path:
     """The library, in ``cache`` (see ``cached``). MachineError where no compiler is found or it fails; OSError where there is no room."""
-    name = f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:24]}.so"
-    return cached(cache, name, lambda path: _compile(source, path))
+    # Machines of several kinds may share a cache.
+    made_of = b"\n".join([platform.machine().encode(), *map(str.encode, _OPTIONS), source.read_bytes()])
+    return cached(cache, f"{source.stem}-{hashlib.sha256(made_of).hexdigest()[:24]}.so", lambda path: _compile(source, path))
 
 
 def _compile(source: Path, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Memory as it was: in C and by numpy, of any words and pieces, the same answers."""
 
 import os
+import platform
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sparsec.doors.torch_compile import seen, stamps
 from sparsec.doors.torch_compile.contents import Contents
 from sparsec.doors.torch_compile.seen import Samples, Words
 from sparsec.settings import Settings
+from sparsec.tools.c_library import c_library
 
 MEMORY = 4096
 WAYS = ["C", "numpy"]
@@ -102,3 +104,10 @@ def test_weights_are_compared_in_either_way(compared):
     assert held.seem_same() and held.are_same()
     weight[17, 4] = 2
     assert not held.are_same() and not all(held.seem_same() for _ in range(held.calls))
+
+
+def test_libraries_of_other_machines_in_the_same_cache_are_left_aside(monkeypatch, tmp_path):
+    mine = c_library(seen._SOURCE, tmp_path)
+    assert c_library(seen._SOURCE, tmp_path) == mine
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert c_library(seen._SOURCE, tmp_path) != mine
