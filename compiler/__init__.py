@@ -72,8 +72,11 @@ def __getattr__(name: str) -> Any:
 
 def _imported(module: str) -> Any:
     """A module of ours. MachineError, with the command that mends it, where a package that it needs is not installed."""
+    from sparsec.run.heap import older_objects_aside
+
     try:
-        return importlib.import_module(module)
+        with older_objects_aside():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         from sparsec.tools.needs import COMPILER, require
 

@@ -36,7 +36,7 @@ from sparsec.passes.insert_token_pruning import InsertTokenPruning
 from sparsec.report.layer_rows import explanation_of
 from sparsec.run.affine import Affine
 from sparsec.run.explanation import Explanation
-from sparsec.run.heap import give_back, trim
+from sparsec.run.heap import give_back, older_objects_aside, trim
 from sparsec.run.inputs import batches_text
 from sparsec.settings import Options, Settings
 from sparsec.tools.compiling import compiling
@@ -310,11 +310,12 @@ def compile(
     """
     settings = Settings.from_options(options)
     opened = partial(open_model, model, example_inputs, kwargs, dynamic_shapes)
-    captured = opened("borrowed")
-    compiled = _of_one_moment(captured, settings)
-    if compiled is None:
-        captured = opened("copied")
-        compiled = _complete(captured, settings)
+    with older_objects_aside():
+        captured = opened("borrowed")
+        compiled = _of_one_moment(captured, settings)
+        if compiled is None:
+            captured = opened("copied")
+            compiled = _complete(captured, settings)
     _warn(compiled)
 
     def build(part: Captured) -> CompiledGraph:
