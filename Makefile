@@ -22,8 +22,6 @@ BENCH_ARGS ?=
 # Threads that spin or are pinned by a library make two-core machines many times slower.
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
-export TVM_NUM_THREADS := 2
-export TVM_BIND_THREADS := 0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: help setup demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Failed(Exception):
@@ -72,4 +72,4 @@ def _environment(threads: int) -> dict[str, str]:
     """The parent's environment and import path, thread counts fixed, waiting threads asleep."""
     paths = os.pathsep.join(path for path in sys.path if path)
     counts = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return {**os.environ, **counts, "OMP_WAIT_POLICY": "passive", "TVM_BIND_THREADS": "0", "PYTHONPATH": paths}
+    return {**os.environ, **counts, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": paths}

@@ -34,11 +34,12 @@ class Interpreter(Runner):
         self.executor, self._kernels = executor, kernels
         super().__init__(program, library, threads, room=room)
 
-    def _entries(self, bundled_runtime: Path | None) -> Entries:
+    def _entries(self) -> Entries:
         return Entries(self._interpret, lambda *_: 0)
 
-    def _interpret(self, records: int, groups: int, moves: int, group_count: int, move_count: int, batch: int, threads: int) -> None:
+    def _interpret(self, words: int) -> None:
         word = np.dtype(np.int64)
+        records, groups, moves, group_count, move_count, batch, threads = memory(words, word, 7).tolist()
         flat = memory(records, word, len(self.program.records) * RECORD_WIDTH)
         rows = memory(groups, word, group_count * GROUP_WIDTH).reshape(-1, GROUP_WIDTH).tolist()
         fields, steps = memory(moves, word, 2 * move_count).reshape(-1, 2).T

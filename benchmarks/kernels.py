@@ -15,8 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-os.environ.setdefault("TVM_NUM_THREADS", "1")
-
 import numpy as np
 import typer
 from rich.console import Console

@@ -164,7 +164,7 @@ class CompiledModel:
         return graph.programs[0].runner.profile([inputs[i].numpy() for i in graph.picks], repeats)
 
     def save(self, path: Path | str) -> Path:
-        """Write an artifact that runs without torch and without TVM's compiler (see ``sparsec.load``).
+        """Write an artifact that runs without torch and without TVM (see ``sparsec.load``).
 
         An artifact at ``path`` is replaced when the new one is complete.
 

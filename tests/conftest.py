@@ -5,7 +5,6 @@ from collections import Counter
 from datetime import date
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TVM_NUM_THREADS", "1")
 # Which of the tests that take turns are run; set before there are workers, so that midnight does not part them.
 os.environ.setdefault("SPARSEC_SHARD", str(date.today().toordinal()))
 

@@ -15,15 +15,12 @@ _MOST_SCANS = 4
 #: They run once: to compile them takes longer.
 _QUICKLY = '#pragma GCC optimize ("O0")'
 _ENTRY = """
-__attribute__((visibility("default"))) int __tvm_ffi_sparsec_check(void *self, const argument *arguments, int32_t count, argument *result) {
-    (void)self;
-    return answered(kernels, KERNELS, arguments, count, result);
-}
+__attribute__((visibility("default"))) int64_t sparsec_check_program(const int64_t *values) { return checked(kernels, KERNELS, values); }
 """
 
 
 def source(kernels: Sequence[Source]) -> str:
-    """C with ``sparsec_check``; kernel ids are positions in ``kernels``. ValueError for a step that names what is not there."""
+    """C with ``sparsec_check_program``; kernel ids are positions in ``kernels``. ValueError for a step that names what is not there."""
     functions = [_function(number, kernel) for number, kernel in enumerate(kernels)]
     rows = [f'    {{"{_kinds(kernel.params)}", stays{number}}},' for number, kernel in enumerate(kernels)]
     table = ["static const kernel kernels[] = {", *(rows or ['    {"", NULL},']), "};", f"enum {{ KERNELS = {len(kernels)} }};"]

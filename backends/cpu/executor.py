@@ -6,8 +6,8 @@ the other. A group of one record is an ordinary layer; a group of two keeps the 
 
     for image in batch: for group: parallel for thread: for strip of thread: for record: kernel(args, begin, end)
 
-Images, groups and threads are ``pool.c``'s, which is linked into every library and has its entry ``sparsec_run(records, groups, moves,
-group_count, move_count, batch, threads)``.
+Images, groups and threads are ``pool.c``'s, which is linked into every library and has its entry ``sparsec_run_program``. A library has C
+functions and needs nothing of TVM's.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _strips(strip: tvm.ir.GlobalVar) -> Any:
 def module(kernels: Sequence[Source]) -> tvm.IRModule:
     """The TIR module of a kernel library; record kernel ids are positions in ``kernels``.
 
-    Exports ``sparsec_share(records, group, thread)``, addresses as int64: what one thread does of a group.
+    Exports the C function ``int sparsec_share(int64_t records, int64_t group, int32_t thread)``: what one thread does of a group.
     """
     var = tvm.ir.GlobalVar
     calls = [(var(f"k{i}_{k.symbol}"), k) for i, k in enumerate(kernels)]
@@ -119,9 +119,9 @@ def module(kernels: Sequence[Source]) -> tvm.IRModule:
     functions[strips] = _strips(strip)
 
     @parsing.prim_func
-    def sparsec_share(records: T.int64, group: T.int64, thread: T.int32):
-        T.func_attr({"global_symbol": "sparsec_share"})
+    def share(records: T.int64, group: T.int64, thread: T.int32) -> T.int32:
         T.evaluate(_call(strips, [T.reinterpret("handle", records), T.reinterpret("handle", group), thread]))
+        return T.int32(0)
 
-    functions[var("sparsec_share")] = sparsec_share
+    functions[var("sparsec_share")] = parsing.plain(share, "sparsec_share")
     return tvm.IRModule(functions)

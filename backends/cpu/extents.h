@@ -165,18 +165,3 @@ static int64_t checked(const kernel *kernels, int64_t kernel_count, const int64_
     }
     return done == values[4] && next == last ? 0 : done * RECORD_WIDTH + 1;
 }
-
-/* The calling convention of TVM's functions; arguments and results here are integers, kind 1. */
-typedef struct {
-    int32_t kind;
-    uint32_t padding;
-    int64_t value;
-} argument;
-
-static int answered(const kernel *kernels, int64_t kernel_count, const argument *arguments, int32_t count, argument *result) {
-    int64_t values[9];
-    if (count != 9) return -1;
-    for (int i = 0; i < 9; i++) values[i] = arguments[i].value;
-    *result = (argument){.kind = 1, .value = checked(kernels, kernel_count, values)};
-    return 0;
-}

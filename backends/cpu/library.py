@@ -21,8 +21,6 @@ from sparsec.tools.cached import cached
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
 _parsing = opened_in_children(threading.Lock())
 
-# The calling convention that leaves a function as it is: neither TVM's own nor a launch of one.
-_PLAIN_C = 3
 #: LLVM's notes on aliases name buffers by where the compiler had them in memory.
 _ADDRESSES = re.compile(r'(?<=!")0x[0-9a-f]+')
 _POOL, _EXTENTS = (Path(__file__).with_name(name) for name in ("pool.c", "extents.h"))
@@ -31,7 +29,7 @@ _OPTIONS = ("-pthread", "-O2", "-std=gnu11", "-I", str(_EXTENTS.parent), "-x", "
 #: Passes of TVM that take half of the time and find nothing to do in kernels that are written as loops over exact buffers.
 _IDLE_PASSES = ("s_tir.CompactBufferAllocation", "s_tir.HoistIfThenElse")
 #: Part of every key: a new number leaves old libraries aside.
-_FORMAT = "3"
+_FORMAT = "4"
 
 
 def target(machine: Machine) -> Any:
@@ -107,8 +105,10 @@ def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
     """
     import tvm
 
+    from sparsec.backends.cpu import parsing
+
     with _parsing:
-        function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _PLAIN_C)
+        function = parsing.plain(kernel.make(), kernel.symbol)
     made = compiled(tvm.IRModule({kernel.symbol: function}), target(machine))
     code = _ADDRESSES.sub("", made.mod.inspect_source("ll"))
     if "TVMBackend" in code:

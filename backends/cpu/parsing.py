@@ -16,6 +16,8 @@ from tvm.script.parser.core.parser import Parser
 from sparsec.backends.base import Param
 from sparsec.backends.cpu.script import UNITS
 
+# The calling convention that leaves a function as it is: neither TVM's own nor a launch of one.
+_PLAIN_C = 3
 #: Length given to buffers whose extent is the planner's business.
 FAR = 1 << 30
 _SCALARS = {"i32": "T.int32", "f32": "T.float32"}
@@ -60,6 +62,11 @@ def _frame(params: Sequence[Param]) -> str:
 def _align(dtype: str) -> int:
     """Bytes: a caller's memory is known to be aligned for 4 at most."""
     return min(np.dtype(dtype).itemsize, 4)
+
+
+def plain(function: Any, name: str) -> Any:
+    """A TIR function as a C function of this name."""
+    return function.with_attr("global_symbol", name).with_attr("calling_conv", _PLAIN_C)
 
 
 def prim_func(function: Callable[..., Any] | None = None, private: bool = False) -> Any:

@@ -18,23 +18,17 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <string.h>
 #include <time.h>
 
 enum { GROUP_WIDTH = 5, MOST_SHARES = 1024, MOST_HELPERS = 1023, MOST_JOBS = 64, LINE = 64 };
 /* Turns of a waiting thread: before it lets others run, and before the caller takes shares of helpers. Nanoseconds until it sleeps. */
 enum { SPINS = 500, GRACE = 100, PATIENCE = 1000000 };
 
-/* The calling convention of TVM's functions; arguments and results here are integers, kind 1. */
-typedef struct {
-    int32_t kind;
-    uint32_t padding;
-    int64_t value;
-} argument;
-typedef int function(void *self, const argument *arguments, int32_t count, argument *result);
+/* What one thread does of a group: addresses of records and group, number of the thread. The result says nothing. */
+typedef int function(int64_t records, int64_t group, int32_t thread);
 
-extern function __tvm_ffi_sparsec_share __attribute__((visibility("hidden")));
-function __tvm_ffi_sparsec_run __attribute__((visibility("default")));
+extern function sparsec_share __attribute__((visibility("hidden")));
+__attribute__((visibility("default"))) void sparsec_run_program(const int64_t *values);
 
 /* A number that threads wait for to change. */
 typedef struct {
@@ -47,7 +41,7 @@ typedef struct {
 typedef struct {
     event open, done;
     _Atomic int64_t claimed[MOST_SHARES];
-    atomic_bool taken, failed;
+    atomic_bool taken;
     function *share;
     int64_t records, group;
     int shares;
@@ -143,12 +137,6 @@ static int64_t after(event *e, int64_t old) {
 
 /* ---- shares ---- */
 
-static int run_share(function *share, int64_t records, int64_t group, int number) {
-    argument result = {0};
-    const argument arguments[] = {{.kind = 1, .value = records}, {.kind = 1, .value = group}, {.kind = 1, .value = number}};
-    return share(NULL, arguments, 3, &result);
-}
-
 static bool claim(job *j, int share, int64_t phase) {
     int64_t found = atomic_load(&j->claimed[share]);
     while (found <= phase)
@@ -156,11 +144,7 @@ static bool claim(job *j, int share, int64_t phase) {
     return false;
 }
 
-/* Runs a share that was claimed; the job may be over as soon as the share is counted. */
-static void run_claimed(job *j, int share) {
-    if (run_share(j->share, j->records, j->group, share)) atomic_store(&j->failed, true);
-}
-
+/* The job may be over as soon as its last share is counted. */
 static void count_done(job *j) {
     atomic_fetch_add(&j->done.value, 1);
     wake(&j->done);
@@ -174,7 +158,7 @@ static void follow(helper *me) {
     for (int64_t phase = atomic_load(&j->open.value); phase < me->end; phase = after(&j->open, phase)) {
         for (int share = me->part; phase >= me->first && share < me->shares; share += me->parts) {
             if (!claim(j, share, phase)) continue;
-            run_claimed(j, share);
+            j->share(j->records, j->group, share);
             const bool last = phase == me->end - 1 && share + me->parts >= me->shares;
             if (last) atomic_store(&me->state, IDLE);
             count_done(j);
@@ -250,7 +234,6 @@ static job *begin(function *share, int64_t records, int shares, int64_t phases, 
     if (j && !count) atomic_store(&j->taken, false);
     if (!count) return NULL;
     j->share = share, j->records = records, j->shares = shares, *parts = count + 1;
-    atomic_store(&j->failed, false);
     const int64_t first = atomic_load(&j->open.value) + 1;
     for (int i = 0; i < count; i++) {
         helper *const h = hired[i];
@@ -263,7 +246,7 @@ static job *begin(function *share, int64_t records, int shares, int64_t phases, 
 
 static void claim_and_run(job *j, int share, int64_t phase) {
     if (!claim(j, share, phase)) return;
-    run_claimed(j, share);
+    j->share(j->records, j->group, share);
     count_done(j);
 }
 
@@ -278,34 +261,32 @@ static void run_phase(job *j, int parts, int64_t group) {
 }
 
 /* Opens the phase after the last, which is none: helpers leave. */
-static int finish(job *j) {
-    const bool failed = atomic_load(&j->failed);
+static void finish(job *j) {
     set(&j->open, atomic_load(&j->open.value) + 1);
     atomic_store(&j->taken, false);
-    return failed;
 }
 
 /* ---- calls ---- */
 
-typedef int runner(function *share, const int64_t *values);
+typedef void runner(function *share, const int64_t *values);
 
 /* values: addresses of records, groups and moves, numbers of groups and moves, batch, threads. A move is a field of the records and what
  * is added to it after each image. */
-static int run(function *share, const int64_t *values) {
+static void run(function *share, const int64_t *values) {
     int64_t *const records = (int64_t *)(intptr_t)values[0];
     const int64_t *const moves = (const int64_t *)(intptr_t)values[2], groups = values[3], batch = values[5];
     const int shares = (int)values[6];
-    int parts = 1, failed = 0;
+    int parts = 1;
     job *const j = begin(share, values[0], shares, batch * groups, &parts);
     for (int64_t image = 0; image < batch; image++) {
         for (int64_t g = 0; g < groups; g++) {
             const int64_t group = values[1] + g * GROUP_WIDTH * 8;
             if (j) run_phase(j, parts, group);
-            else for (int s = 0; s < shares; s++) failed |= run_share(share, values[0], group, s);
+            else for (int s = 0; s < shares; s++) share(values[0], group, s);
         }
         for (int64_t m = 0; m < values[4]; m++) records[moves[2 * m]] += moves[2 * m + 1];
     }
-    return j ? finish(j) : failed;
+    if (j) finish(j);
 }
 
 /* In a forked child there are no helpers, and no other call. */
@@ -322,57 +303,35 @@ static void forget_helpers(void) {
 
 /* ---- one pool per process ---- */
 
-typedef struct {
-    const char *data;
-    size_t bytes;
-} text;
-extern int TVMFFIFunctionCreate(void *self, function *call, void (*deleter)(void *), void **made);
-extern int TVMFFIFunctionSetGlobal(const text *name, void *function, int override);
-extern int TVMFFIFunctionGetGlobal(const text *name, void **found);
-extern int TVMFFIFunctionCall(void *function, const argument *arguments, int32_t count, argument *result);
-extern int TVMFFIObjectDecRef(void *object);
-extern void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
+/* The runner of the process's pool: one variable for all libraries that have it, as the dynamic linker keeps one of a unique symbol (ELF,
+ * STB_GNU_UNIQUE), however they are opened. Where it does not, libraries have pools of their own. A new number: what the runner is called with
+ * has changed. */
+extern _Atomic(runner *) sparsec_pool_2;
+__asm__(".pushsection .bss.sparsec_pool_2, \"aw\", %nobits\n"
+        ".balign 8\n"
+        ".type sparsec_pool_2, %gnu_unique_object\n"
+        ".size sparsec_pool_2, 8\n"
+        "sparsec_pool_2:\n"
+        ".zero 8\n"
+        ".popsection\n");
 
-static const text name = {"sparsec.pool.1", sizeof "sparsec.pool.1" - 1};
-
-static int own_runner(void *self, const argument *arguments, int32_t count, argument *result) {
-    (void)self, (void)arguments, (void)count;
-    *result = (argument){.kind = 1, .value = (int64_t)(intptr_t)run};
-    return 0;
-}
-
-/* This library's pool becomes that of the process, unless another was faster; the library stays loaded for ever. */
-static void offer(void) {
-    void *made_here = NULL;
+/* Whether this library stays loaded for ever, as that of the pool has to. */
+static bool stays(void) {
     Dl_info here;
-    if (TVMFFIFunctionCreate(NULL, own_runner, NULL, &made_here)) return;
-    if (dladdr((const void *)&name, &here) && dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) &&
-        !TVMFFIFunctionSetGlobal(&name, made_here, 0))
-        pthread_atfork(NULL, NULL, forget_helpers);
-    TVMFFIObjectDecRef(made_here);
+    return dladdr((const void *)&jobs, &here) && dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
+/* This library's pool becomes that of the process, unless another was faster. NULL where this one may be unloaded. */
 static runner *shared_runner(void) {
-    static runner *_Atomic known;
-    argument found = {0};
-    void *shared = NULL;
-    if (known) return known;
-    if (TVMFFIFunctionGetGlobal(&name, &shared) || !shared) offer();
-    if (!shared && (TVMFFIFunctionGetGlobal(&name, &shared) || !shared)) return NULL;
-    if (!TVMFFIFunctionCall(shared, NULL, 0, &found)) known = (runner *)(intptr_t)found.value;
-    TVMFFIObjectDecRef(shared);
-    return known;
+    runner *found = atomic_load(&sparsec_pool_2);
+    if (found || !stays()) return found;
+    if (!atomic_compare_exchange_strong(&sparsec_pool_2, &found, run)) return found;
+    pthread_atfork(NULL, NULL, forget_helpers);
+    return run;
 }
 
-/* sparsec_run(records, groups, moves, group count, move count, batch, threads) */
-int __tvm_ffi_sparsec_run(void *self, const argument *arguments, int32_t count, argument *result) {
-    int64_t values[7];
-    (void)self;
-    if (count != 7) return -1;
-    for (int i = 0; i < 7; i++) values[i] = arguments[i].value;
-    *result = (argument){0};
-    runner *const shared = values[6] > 1 ? shared_runner() : run;
-    if (shared && !shared(__tvm_ffi_sparsec_share, values)) return 0;
-    TVMFFIErrorSetRaisedFromCStr("RuntimeError", shared ? "A kernel refused its arguments." : "There is no memory for a pool of threads.");
-    return -1;
+/* See `run`. Threads come from the pool of the process; without one this thread does everything. */
+void sparsec_run_program(const int64_t *values) {
+    runner *const shared = values[6] > 1 ? shared_runner() : NULL;
+    (shared ? shared : run)(sparsec_share, values);
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 TAIL_BYTES = 4000
 
 
@@ -77,5 +77,5 @@ def environment(threads: int) -> dict[str, str]:
     """The parent's environment with thread counts fixed, waiting threads asleep and the same import path."""
     counts = dict.fromkeys(THREAD_VARIABLES, str(threads))
     paths = os.pathsep.join(path for path in sys.path if path)
-    policy = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "TVM_BIND_THREADS": "0"}
+    policy = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     return {**os.environ, **counts, **policy, "PYTHONPATH": paths}

@@ -81,7 +81,7 @@ def _sparsec_artifact(program: Program) -> Loaded:
     inputs = tuple(x.numpy() for x in program.inputs)
     return Loaded(
         lambda: artifact(*inputs),
-        _versions("sparsec", "apache-tvm-ffi"),
+        _versions("sparsec"),
         lambda: [tuple(row) for row in compiled.profile(*program.inputs)],
     )
 

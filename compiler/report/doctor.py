@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -18,7 +17,7 @@ from sparsec.errors import SparsecError
 from sparsec.settings import Settings
 
 #: What running an artifact needs, what compiling needs, and what makes comparisons possible: package -> version prefix that is tested.
-RUNNING = {"numpy": "2.", "apache-tvm-ffi": "0.1.", "safetensors": ""}
+RUNNING = {"numpy": "2.", "safetensors": ""}
 COMPILING = {"torch": "2.13.", "apache-tvm": "0.27.", "networkx": "3.", "filelock": ""}
 COMPARING = {"onnx": "", "onnxruntime": "", "openvino": "", "scikit-learn": ""}
 _DATABASES = ("*.db", "*.sqlite", "*.sqlite3")
@@ -47,7 +46,6 @@ def examine(settings: Settings | None = None) -> list[Check]:
         Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
         *_compilers(),
-        _guarded("TVM runtime", _runtime),
         _guarded("cache directory", lambda: _cache(settings.cache_dir)),
         *_records(settings.cache_dir),
     ]
@@ -124,18 +122,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _runtime() -> Check:
-    from sparsec.run.kernels import find_tvm_runtime, load_tvm_runtime
-
-    path = find_tvm_runtime()
-    if path is None:
-        detail = "libtvm_runtime.so was not found; artifacts bring their own"
-        compiles = importlib.util.find_spec("torch") is not None
-        return Check("TVM runtime", not compiles, detail, "Install apache-tvm to compile, or set SPARSEC_TVM_RUNTIME.")
-    load_tvm_runtime()
-    return Check("TVM runtime", True, str(path))
 
 
 def _cache(folder: Path) -> Check:

@@ -1,11 +1,9 @@
-"""A compiled network as a directory that runs without torch and without the TVM compiler.
+"""A compiled network as a directory that runs without torch and without TVM.
 
 name.sparsec/
   manifest.json             format, versions, the machine it needs, inputs, outputs, tables, explanation, digests
-  kernels-<digest>.so       kernel library; a process never mistakes it for another one loaded from the same place
+  kernels-<digest>.so       kernel library, of C functions; a process never mistakes it for another one loaded from the same place
   weights.safetensors       packed weights, record and group tables
-  libtvm_runtime.so         workspace for the kernels; libtvm_ffi.so is what it and the kernels call
-  LICENSE-*, NOTICE-*       of these two
   program.bin               the tables once more, for C (see ``sparsec.run.flat_program``)
   sparsec.[hc], sha256.h    load and run the directory from C; example.c does so
 """
@@ -13,14 +11,13 @@ name.sparsec/
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import shutil
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +29,16 @@ from sparsec.errors import ArtifactError, MachineError, unwritten
 from sparsec.run.explanation import Explanation
 from sparsec.run.files import contents, open_to_others
 from sparsec.run.flat_program import flat_program
-from sparsec.run.kernels import find_tvm_runtime
 from sparsec.run.loaded_artifact import LoadedModel, check_structure
 from sparsec.run.program import Program, check_tables
 from sparsec.run.runtime import Runner
 from sparsec.settings import default_threads
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
-RUNTIME = "libtvm_runtime.so"
-FFI = "libtvm_ffi.so"
 FLAT = "program.bin"
 _C_FILES = ("sparsec.h", "sparsec.c", "sha256.h", "example.c")
-_LICENCES = ("LICENSE", "NOTICE")
 #: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
 LINUX_NAMES = {"bmi": "bmi1"}
 _AGAIN = "Save the model again, or copy the artifact again from where it was whole."
@@ -67,7 +60,6 @@ def save(
     Raises:
         ArtifactError: the place is taken by something else or cannot be written, tables or signature do not fit, or the program is for
             another executor than that of loaders.
-        MachineError: TVM's runtime library is not there to be copied.
     """
     target = Path(path).absolute()
     if program.executor != Runner.executor:
@@ -102,15 +94,8 @@ def save(
 
 def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
     """Everything but the manifest and the flat program; the kernel library first."""
-    runtime, ffi = find_tvm_runtime(), _find_ffi()
-    if runtime is None or ffi is None:
-        missing = RUNTIME if runtime is None else FFI
-        raise MachineError(f"{missing} was not found, so the artifact would not run elsewhere.", hint="Install apache-tvm.")
     kernels = folder / _library_name(_digest(library.read_bytes()))
-    copies = {kernels: library, folder / RUNTIME: runtime, folder / FFI: ffi}
-    copies |= {folder / f"{name}-tvm": source for name in _LICENCES if (source := runtime.parents[1] / name).exists()}
-    copies |= {folder / f"{source.name}-tvm-ffi": source for source in _ffi_licences()}
-    copies |= {folder / name: Path(__file__).parent / "c" / name for name in _C_FILES}
+    copies = {kernels: library} | {folder / name: Path(__file__).parent / "c" / name for name in _C_FILES}
     for copy, source in copies.items():
         shutil.copyfile(source, copy)
     save_file(program.arrays(), folder / WEIGHTS)
@@ -118,22 +103,8 @@ def _write_files(folder: Path, program: Program, library: Path) -> list[Path]:
     return [*copies, folder / WEIGHTS]
 
 
-def _find_ffi() -> Path | None:
-    spec = importlib.util.find_spec("tvm_ffi")
-    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-    return next((path for root in roots if (path := root / "lib" / FFI).exists()), None)
-
-
-def _ffi_licences() -> list[Path]:
-    try:
-        files = distribution("apache-tvm-ffi").files or []
-    except PackageNotFoundError:
-        return []
-    return [Path(str(file.locate())) for file in files if file.name in _LICENCES and file.parent.name == "licenses"]
-
-
 def _write_flat(path: Path, program: Program, kernels: Path, machine: Mapping[str, Any]) -> Path:
-    files = {name: (path.parent / name).read_bytes() for name in (kernels.name, FFI, RUNTIME, WEIGHTS)}
+    files = {name: (path.parent / name).read_bytes() for name in (kernels.name, WEIGHTS)}
     flags = [LINUX_NAMES.get(name, name) for name in sorted(machine["features"])]
     path.write_bytes(flat_program(program, files, _weights_offset(files[WEIGHTS]), [machine["arch"], *flags]))
     return path
@@ -165,7 +136,7 @@ def _swap(partial: Path, target: Path) -> None:
 
 
 def load(path: Path | str, threads: int | None = None) -> LoadedModel:
-    """Load an artifact. Imports neither torch nor tvm.
+    """Load an artifact. Imports neither torch nor TVM.
 
     Args:
         path: the directory that ``save`` or ``sparsec compile`` wrote.
@@ -187,7 +158,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
         names = [str(name) for name in manifest["files"]]
         read = {name: _verified(folder, name, manifest["files"][name]) for name in names}
         library = str(manifest["library"])
-        if not {library, RUNTIME, FFI} <= set(read):
+        if library not in read:
             raise ArtifactError("The artifact's list of files is incomplete.", where=str(folder), hint=_AGAIN)
         if library != _library_name(str(manifest["files"][library])):
             raise ArtifactError("The artifact names another file as its kernel library.", where=library, hint=_AGAIN)
@@ -203,7 +174,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     if threads > 1 and program.has_strips and program.thread_slots is None:
         why = "It does not say how many threads its buffers have room for."
         raise ArtifactError(f"The artifact cannot run on {threads} threads.", where=str(folder), why=why, hint="Load it with threads=1.")
-    runner = Runner(program, folder / library, threads, folder / RUNTIME)
+    runner = Runner(program, folder / library, threads)
     return LoadedModel(runner, manifest["signature"]["output"], explanation, (load, (str(folder), threads)))
 
 

@@ -20,11 +20,11 @@ _MOST_KNOWN = 4096
 class Extents:
     """The extents of one program on a number of threads. ArtifactError where a kernel would leave the program's memory.
 
-    ``check``: the kernel library's ``sparsec_check``. Tables of indices in the weights are read once, when this is made. ``room``: bytes
-    before and after a caller's tensor that are the program's as well.
+    ``check``: the kernel library's. Tables of indices in the weights are read once, when this is made. ``room``: bytes before and after a
+    caller's tensor that are the program's as well.
     """
 
-    def __init__(self, program: Program, check: Callable[..., int], threads: int, room: int = 0) -> None:
+    def __init__(self, program: Program, check: Callable[[int], int], threads: int, room: int = 0) -> None:
         self._program, self._check, self._threads, self._room = program, check, threads, room
         segments = get_args(Segment)
         self._places = np.array(
@@ -51,7 +51,8 @@ class Extents:
         places[:, 3] = [self._size(r.segment, r.port, sizes) - r.offset + self._beside(r.segment) for r in self._program.relocations]
         tables = (records, groups, places, self._scans)
         counts = (len(records), len(groups), len(places), self._threads, int(may_scan))
-        refused = self._check(*(table.ctypes.data for table in tables), *counts)
+        words = np.array([*(table.ctypes.data for table in tables), *counts], np.int64)
+        refused = self._check(words.ctypes.data)
         if refused:
             number, field = divmod(refused - 1, RECORD_WIDTH)
             raise _outside(self._program, number, field)

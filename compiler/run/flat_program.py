@@ -16,7 +16,7 @@ STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in fo
 | PATCHES | table (0 records, 1 groups), index, row of its size, plus, over, scale |
 | RECORDS, GROUPS | as in ``sparsec.run.program`` |
 | MOVES | relocations in the order of their fields: field, segment, offset, port |
-| FILES | name, bytes, digest; the kernel library, TVM's two libraries and the weights come first, in this order |
+| FILES | name, bytes, digest; the kernel library and the weights come first, in this order |
 | WEIGHTS | offset and bytes of the weights in their file |
 | MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
 | RUNNER | name: the program's executor; without this section "cpu" |
@@ -33,7 +33,7 @@ import numpy as np
 from sparsec.errors import ArtifactError
 from sparsec.run.program import DTYPES, Port, Program, Segment
 
-MAGIC, VERSION = b"SPARSEC\0", 4
+MAGIC, VERSION = b"SPARSEC\0", 5
 MOST_AXES = 8
 _TABLES = ("records", "groups")
 _HEADER_WORDS = 7
@@ -59,7 +59,7 @@ class _Strings:
 
 
 def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: int, machine: Sequence[str]) -> bytes:
-    """The file. ``files``: names and contents of kernel library, libtvm_ffi, libtvm_runtime and weights, in this order.
+    """The file. ``files``: names and contents of kernel library and weights, in this order.
 
     ``weights_offset``: first byte of the weights in their file; ``machine``: architecture and processor flags.
     ArtifactError for a tensor of more than ``MOST_AXES`` axes.

@@ -39,8 +39,10 @@ class Instance:
         self.moves = np.zeros((max(len(ports), 1), 2), np.int64)
         self.ports = ports
         self.flat = flat
-        self.addresses = (self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data)
-        self.counts = (len(self.groups), len(ports))
+        tables = [self.records.ctypes.data, self.groups.ctypes.data, self.moves.ctypes.data]
+        self._whole = np.array([*tables, len(self.groups), len(ports), 1, threads], np.int64)
+        self._part = self._whole.copy()
+        self._addresses = self._whole.ctypes.data, self._part.ctypes.data
         self.patches = _patch_arrays(program)
         self.sizes: Mapping[str, int] | None = None
         self.fit({})
@@ -59,6 +61,17 @@ class Instance:
         for row, (field, is_output, port, _) in enumerate(self.ports):
             side = program.outputs if is_output else program.inputs
             self.moves[row] = field, side[port].bytes_of(sizes)
+
+    def words(self, batch: int) -> int:
+        """Address of what a kernel library's ``run`` takes to run the program on ``batch`` samples, one after the other."""
+        self._whole[5] = batch
+        return self._addresses[0]
+
+    def words_of(self, groups: range, *, moving: bool = False) -> int:
+        """The same for some groups and one sample. ``moving``: go on to the next sample afterwards."""
+        first = self.groups.ctypes.data + groups.start * GROUP_WIDTH * self.groups.itemsize
+        self._part[1], self._part[3], self._part[4] = first, len(groups), len(self.ports) if moving else 0
+        return self._addresses[1]
 
     def bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Point the records at the caller's tensors."""

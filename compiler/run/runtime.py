@@ -1,4 +1,4 @@
-"""Runs a program with a kernel library. Imports numpy and tvm-ffi only: neither torch nor TVM's compiler."""
+"""Runs a program with a kernel library. Imports numpy only: neither torch nor TVM."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from sparsec.run.extents import Extents
 from sparsec.run.inputs import NUMPY, check_indices, check_inputs, valid_tokens
 from sparsec.run.instance import Idle, Instance
 from sparsec.run.kernels import Entries, load_kernels
-from sparsec.run.program import GROUP_WIDTH, Program, Step
+from sparsec.run.program import Program, Step
 
-_WORD = 8
 #: Samples of unequal length that run side by side, each with memory of its own.
 _TOGETHER = 4
 
@@ -56,7 +55,6 @@ class Runner:
         program: tables, from the compiler or from an artifact.
         library: path of the kernel library.
         threads: threads of one call.
-        bundled_runtime: TVM's runtime library to use where TVM is not installed.
         room: bytes before and after every input and output that kernels may touch: inner layers that are measured have margins there.
 
     Raises:
@@ -67,17 +65,17 @@ class Runner:
 
     executor = "cpu"
 
-    def __init__(self, program: Program, library: Path, threads: int = 1, bundled_runtime: Path | None = None, room: int = 0) -> None:
+    def __init__(self, program: Program, library: Path, threads: int = 1, room: int = 0) -> None:
         _check_executor(program, self.executor)
         _check_threads(program, threads)
         self.program, self.library, self.threads = program, library, threads
-        self._run, check = self._entries(bundled_runtime)
+        self._run, check = self._entries()
         self._extents = Extents(program, check, threads, room)
         self._idle = Idle(program, threads)
 
-    def _entries(self, bundled_runtime: Path | None) -> Entries:
+    def _entries(self) -> Entries:
         """What runs tables, and what checks them."""
-        return load_kernels(self.library, bundled_runtime)
+        return load_kernels(self.library)
 
     def _instance(self) -> Instance:
         try:
@@ -97,7 +95,7 @@ class Runner:
         instance = self._instance()
         self._fit(instance, sizes)
         instance.bind(inputs, outputs)
-        self._run(*instance.addresses, *instance.counts, batch, self.threads)
+        self._run(instance.words(batch))
         self._idle.give_back((instance,))
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
@@ -135,8 +133,7 @@ class Runner:
             instance.bind(*([x[n].ctypes.data for x in side] for side in (inputs, outputs)))
         for g in range(len(self.program.groups)):
             for instance in instances:
-                records, groups, moves = instance.addresses
-                self._run(records, groups + g * GROUP_WIDTH * _WORD, moves, 1, 0, 1, self.threads)
+                self._run(instance.words_of(range(g, g + 1)))
         self._idle.give_back(instances)
 
     def _prepared(self, inputs: Sequence[np.ndarray], batch: int, sizes: Mapping[str, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -163,17 +160,16 @@ class Runner:
         instance, clock = self._instance(), time.perf_counter
         self._fit(instance, sizes)
         instance.bind(*addresses)
-        records, groups, moves = instance.addresses
-        count, move_count = instance.counts
+        count = len(instance.groups)
         times = [0.0] * (count + 1)
         for _ in range(batch):
             for g in range(count):
                 begin = clock()
-                self._run(records, groups + g * GROUP_WIDTH * _WORD, moves, 1, 0, 1, self.threads)
+                self._run(instance.words_of(range(g, g + 1)))
                 times[g] += clock() - begin
-            self._run(records, groups, moves, 0, move_count, 1, self.threads)
+            self._run(instance.words_of(range(0), moving=True))
         begin = clock()
-        self._run(records, groups, moves, 0, 0, 1, self.threads)
+        self._run(instance.words_of(range(0)))
         times[count] = clock() - begin
         self._idle.give_back((instance,))
         return times

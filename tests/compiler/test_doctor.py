@@ -27,7 +27,7 @@ def at(tmp_path: Path) -> Settings:
 def test_a_sound_machine(at: Settings) -> None:
     checks = examine(at)
     assert [str(check) for check in checks if not check.ok] == []
-    assert {"processor", "cores", "python", "numpy", "torch", "apache-tvm", "TVM runtime", "cache directory", "tuned records"} <= {
+    assert {"processor", "cores", "python", "numpy", "torch", "apache-tvm", "cache directory", "tuned records"} <= {
         check.name for check in checks
     }
 
@@ -57,7 +57,7 @@ def test_healthy_records_are_counted(at: Settings) -> None:
 
 
 def test_packages_that_are_missing_or_untested(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", {"numpy": "1.26", "apache-tvm-ffi": "0.1.15", "torch": "2.13.0"}.get)
+    monkeypatch.setattr(doctor, "_version", {"numpy": "1.26", "torch": "2.13.0"}.get)
     assert "tested with 2." in found(at, "numpy").detail
     assert not found(at, "safetensors").ok
     assert not found(at, "apache-tvm").ok
@@ -65,16 +65,9 @@ def test_packages_that_are_missing_or_untested(at: Settings, monkeypatch: pytest
 
 
 def test_a_machine_that_only_runs_artifacts_is_sound(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", {"numpy": "2.1", "apache-tvm-ffi": "0.1.15", "safetensors": "0.5"}.get)
+    monkeypatch.setattr(doctor, "_version", {"numpy": "2.1", "safetensors": "0.5"}.get)
     assert found(at, "compiler").ok
     assert "compiling does not" in found(at, "compiler").detail
-
-
-def test_runtime_library_that_cannot_be_found(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsec.run.kernels.find_tvm_runtime", lambda: None)
-    check = found(at, "TVM runtime")
-    assert not check.ok
-    assert "SPARSEC_TVM_RUNTIME" in check.hint
 
 
 def test_processor_without_avx2(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

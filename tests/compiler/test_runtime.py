@@ -1,5 +1,6 @@
 """The runner on a library of one small kernel: batches, threads, profiles, refusals."""
 
+import ctypes
 import dataclasses
 import threading
 
@@ -131,7 +132,8 @@ def test_profile_takes_off_what_a_start_costs(monkeypatch) -> None:
     runner, now, started = Runner(chain(), library()), [0.0], [0]
     count = len(runner.program.groups)
 
-    def run(records: int, groups: int, moves: int, group_count: int, *rest: int) -> None:
+    def run(words: int) -> None:
+        group_count = (ctypes.c_int64 * 7).from_address(words)[3]
         turn, group = divmod(started[0], count)
         now[0] += 1.0 + group_count * (10.0 + group + 100.0 * (turn % 3 == 0))
         started[0] += group_count

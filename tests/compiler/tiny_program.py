@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TVM_NUM_THREADS", "2")
-
 import numpy as np
 
 from sparsec.run.affine import Affine

@@ -19,10 +19,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum { VERSION = 4, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 5, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
 /* Of a place: field, segment, bytes before the address in it and from there on. Of a record: what a library remembers of its tables. */
-enum { PLACE_WIDTH = 4, SCAN_WORDS = 16, CHECK_ARGUMENTS = 9 };
-enum { KERNELS, FFI, RUNTIME, WEIGHTS, FILE_COUNT };
+enum { PLACE_WIDTH = 4, SCAN_WORDS = 16 };
+enum { KERNELS, WEIGHTS, FILE_COUNT };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
 static const int64_t MOST = INT64_C(1) << 46;
@@ -30,14 +30,9 @@ static const int64_t MOST_FACTOR = INT64_C(1) << 30;
 static const size_t SLACK = 1 << 16;
 static const int64_t item_bytes[] = {4, 8, 4, 1, 2, 1};
 
-/* The calling convention of TVM's functions. */
-typedef struct {
-    int32_t kind;
-    uint32_t padding;
-    int64_t value;
-} argument;
-enum { NUMBER = 1 };
-typedef int entry(void *self, const argument *arguments, int32_t count, argument *result);
+/* The functions of a kernel library, called with words: see `run` in backends/cpu/pool.c and `checked` in backends/cpu/extents.h. */
+typedef void runner(const int64_t *words);
+typedef int64_t checker(const int64_t *words);
 
 typedef struct {
     int64_t rows, width;
@@ -67,7 +62,8 @@ struct sparsec_model {
     int64_t edges; /* moves at the caller's tensors */
     int threads;
     void *kernels;
-    entry *run, *check;
+    runner *run;
+    checker *check;
     int64_t *scans; /* SCAN_WORDS for each record */
     instance *idle;
 };
@@ -363,7 +359,7 @@ static int check_machine(const sparsec_model *m) {
 /* Checks every file that the artifact will use and keeps the weights, on a line boundary. */
 static int read_files(sparsec_model *m, const char *folder) {
     /* Their names begin like this: no file is taken for another one. */
-    static const char *const names[FILE_COUNT] = {"kernels-", "libtvm_ffi.so", "libtvm_runtime.so", "weights.safetensors"};
+    static const char *const names[FILE_COUNT] = {"kernels-", "weights.safetensors"};
     if (m->files.rows < FILE_COUNT) return damaged("its list of files is incomplete");
     for (int64_t i = 0; i < m->files.rows; i++) {
         const int64_t *row = row_of(&m->files, i);
@@ -382,37 +378,14 @@ static int read_files(sparsec_model *m, const char *folder) {
     return offset <= bytes && size <= bytes - offset ? 0 : damaged("its weights are not in their file");
 }
 
-/* TVM's libraries: one of each per process, whoever brought them. */
-static void *shared_library(const char *soname, const char *folder, const char *name) {
-    char path[MOST_PATH];
-    void *library = dlopen(soname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (!library && !(library = dlopen(path, RTLD_NOW | RTLD_GLOBAL))) fail("%s cannot be loaded: %s.", path, dlerror());
-    return library;
-}
-
 static const char *file_name(const sparsec_model *m, int file) { return text_at(m, *row_of(&m->files, file)); }
 
 static int load_kernels(sparsec_model *m, const char *folder) {
-    /* What a kernel library calls in TVM it finds in variables of these names with two underscores before them. */
-    static const char *const hooks[] = {"TVMBackendParallelLaunch", "TVMBackendParallelBarrier", "TVMBackendAllocWorkspace",
-                                        "TVMBackendFreeWorkspace"};
-    setenv("TVM_BIND_THREADS", "0", 0); /* by default TVM pins the caller's thread */
-    void *runtime = NULL;
-    if (!shared_library("libtvm_ffi.so", folder, file_name(m, FFI)) ||
-        !(runtime = shared_library("libtvm_runtime.so", folder, file_name(m, RUNTIME))))
-        return -1;
     char path[MOST_PATH];
     snprintf(path, sizeof path, "%s/%s", folder, file_name(m, KERNELS));
     if (!(m->kernels = dlopen(path, RTLD_NOW | RTLD_LOCAL))) return fail("%s cannot be loaded: %s.", path, dlerror());
-    for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "__%s", hooks[i]);
-        void **slot = dlsym(m->kernels, name);
-        if (slot && !(*slot = dlsym(runtime, hooks[i]))) return fail("TVM's runtime library lacks %s.", hooks[i]);
-    }
-    *(void **)&m->run = dlsym(m->kernels, "__tvm_ffi_sparsec_run");
-    *(void **)&m->check = dlsym(m->kernels, "__tvm_ffi_sparsec_check");
+    *(void **)&m->run = dlsym(m->kernels, "sparsec_run_program");
+    *(void **)&m->check = dlsym(m->kernels, "sparsec_check_program");
     return m->run && m->check ? 0 : fail("%s is not a library of kernels.", path);
 }
 
@@ -483,14 +456,12 @@ static int64_t segment_bytes(const sparsec_model *m, const int64_t *move, const 
 
 /* Asks the kernel library whether the tables of an instance keep their kernels inside their memory. */
 static int check_extents(const sparsec_model *m, instance *made, bool may_scan) {
-    const int64_t values[CHECK_ARGUMENTS] = {(int64_t)(intptr_t)made->records, (int64_t)(intptr_t)made->groups, (int64_t)(intptr_t)made->places,
-                                             (int64_t)(intptr_t)m->scans, m->records.rows, m->groups.rows, m->moves.rows, m->threads, may_scan};
-    argument arguments[CHECK_ARGUMENTS], result = {0};
-    for (int i = 0; i < CHECK_ARGUMENTS; i++) arguments[i] = (argument){.kind = NUMBER, .value = values[i]};
-    if (m->check(NULL, arguments, CHECK_ARGUMENTS, &result)) return fail("The kernel library refused its arguments.");
-    made->checked = !result.value;
+    const int64_t words[] = {(int64_t)(intptr_t)made->records, (int64_t)(intptr_t)made->groups, (int64_t)(intptr_t)made->places,
+                             (int64_t)(intptr_t)m->scans, m->records.rows, m->groups.rows, m->moves.rows, m->threads, may_scan};
+    const int64_t refused = m->check(words);
+    made->checked = !refused;
     return made->checked ? 0 : fail("The program would leave its memory: record %lld, field %lld. Copy or save the artifact again.",
-                                    (long long)((result.value - 1) / RECORD_WIDTH), (long long)((result.value - 1) % RECORD_WIDTH));
+                                    (long long)((refused - 1) / RECORD_WIDTH), (long long)((refused - 1) % RECORD_WIDTH));
 }
 
 /* The sizes of a call: tables follow them, and so does the step from one sample of a caller's tensor to the next. */
@@ -628,18 +599,11 @@ int sparsec_run_sized(sparsec_model *m, const void *const *inputs, void *const *
         return -1;
     }
     bind(m, mine, inputs, outputs);
-    const int64_t values[] = {(int64_t)(intptr_t)mine->records,
-                              (int64_t)(intptr_t)mine->groups,
-                              (int64_t)(intptr_t)mine->steps,
-                              m->groups.rows,
-                              m->edges,
-                              batch,
-                              m->threads};
-    argument arguments[7], result = {0};
-    for (int i = 0; i < 7; i++) arguments[i] = (argument){.kind = NUMBER, .value = values[i]};
-    const int bad = m->run(NULL, arguments, 7, &result);
+    const int64_t words[] = {(int64_t)(intptr_t)mine->records, (int64_t)(intptr_t)mine->groups, (int64_t)(intptr_t)mine->steps,
+                             m->groups.rows, m->edges, batch, m->threads};
+    m->run(words);
     give_back(m, mine);
-    return bad ? fail("The kernel library refused its arguments.") : 0;
+    return 0;
 }
 
 int sparsec_inputs(const sparsec_model *m) { return (int)m->inputs.rows; }

@@ -39,7 +39,7 @@ typedef struct {
 typedef struct sparsec_model sparsec_model;
 
 /* Loads the artifact in the directory `path` to run on `threads` threads per call. Fails if a file is missing or altered, if the
- * processor lacks instructions, if there is no room for so many threads, or if a kernel would leave the program's memory. Sets TVM_BIND_THREADS=0 unless the environment has it. */
+ * processor lacks instructions, if there is no room for so many threads, or if a kernel would leave the program's memory. */
 int sparsec_load(const char *path, int threads, sparsec_model **model);
 
 /* What goes in and out. Names live as long as the model. NULL where `index` is out of range. */

@@ -11,13 +11,10 @@ Argument values by parameter kind: ``act`` takes an ``At`` (or the name of a blo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import numpy as np
 

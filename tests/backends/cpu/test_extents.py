@@ -140,6 +140,15 @@ def draw(source: Source, rng: random.Random) -> Drawn:
     return Drawn(record, group, rng.choice([1, 1, 2, 3]), tables)
 
 
+_words = np.zeros(16, np.int64)
+
+
+def address_of(*words: Any) -> int:
+    """Of numbers and of arrays' addresses, until the next call."""
+    _words[: len(words)] = [word.ctypes.data if isinstance(word, np.ndarray) else word for word in words]
+    return int(_words.ctypes.data)
+
+
 class Trial:
     """One kernel of a library, offered records."""
 
@@ -156,8 +165,7 @@ class Trial:
         places = [[f, self.segment(p), drawn.before[f], drawn.after[f]] for p in self.pointers if (f := self.places[p.name])]
         table, scans = np.array(places, np.int64).reshape(-1, 4), np.zeros((1, 4, 4), np.int64)
         groups = split(drawn.group, drawn.threads)
-        arrays = (drawn.record, groups, table, scans)
-        return not self.check(*(a.ctypes.data for a in arrays), 1, 1, len(table), drawn.threads, int(may_scan))
+        return not self.check(address_of(drawn.record, groups, table, scans, 1, 1, len(table), drawn.threads, int(may_scan)))
 
     def shrunk(self, drawn: Drawn) -> bool:
         """Whether it passes with enough memory; leaves the least with which it does."""
@@ -208,7 +216,7 @@ class Trial:
                 ctypes.memmove(address, drawn.tables[place].ctypes.data, after + spare)
             record[0, place] = address
         groups, moves = split(drawn.group, drawn.threads), np.zeros((1, 2), np.int64)
-        self.run(record.ctypes.data, groups.ctypes.data, moves.ctypes.data, 1, 0, 1, drawn.threads)
+        self.run(address_of(record, groups, moves, 1, 0, 1, drawn.threads))
 
 
 def survives(trial: Trial, drawn: Sequence[Drawn]) -> int:

@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tvm
 
 from sparsec.backends.cpu import convert, executor, library
-from sparsec.errors import MachineError
+from sparsec.errors import ArtifactError, MachineError
 from sparsec.run.kernels import load_kernels
 from tests.backends.cpu.test_extents import all_kernels
 from tests.machines import AVX2, WIDEST
@@ -30,6 +32,35 @@ def test_a_library_is_built_once_and_loads(tmp_path, compilations):
     assert (first, len(compilations)) == (again, 1)
     assert [path.name for path in first.parent.iterdir()] == [first.name]
     assert load_kernels(first) is load_kernels(again)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("readelf"), reason="no readelf on PATH")
+def test_a_library_needs_the_c_library_alone(tmp_path):
+    path = library.build(all_kernels(AVX2), AVX2, tmp_path)
+    dynamic, names = (
+        subprocess.run(["readelf", "-W", how, path], capture_output=True, text=True, check=True).stdout for how in ("-d", "--dyn-syms")
+    )
+    needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line}
+    assert {name.partition(".")[0] for name in needed} <= {
+        "libc",
+        "libm",
+        "libgcc_s",
+        "libstdc++",
+        "libpthread",
+        "libdl",
+        "ld-linux-x86-64",
+    }
+    rows = [line.split() for line in names.splitlines() if " UND " in line]
+    assert not [row[7] for row in rows if len(row) > 7 and row[4] == "GLOBAL" and "@" not in row[7]]
+    assert any(line.split()[4] == "UNIQUE" and line.split()[7] == "sparsec_pool_2" for line in names.splitlines() if "sparsec_pool" in line)
+
+
+def test_what_is_no_library_of_kernels_is_refused(tmp_path):
+    (tmp_path / "empty.so").write_bytes(b"")
+    for path in (tmp_path / "empty.so", tmp_path / "absent.so", Path(np._core._multiarray_umath.__file__)):
+        with pytest.raises(ArtifactError, match="not a kernel library"):
+            load_kernels(path)
 
 
 def test_names_follow_kernels_their_order_and_the_machine(monkeypatch):
