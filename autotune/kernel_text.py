@@ -11,7 +11,7 @@ import numpy as np
 from sparsec.autotune.kernel_case import Case
 from sparsec.backends.base import Param, Source
 from sparsec.backends.plan import Buffer, Call, Group
-from sparsec.run.artifact import LINUX_NAMES
+from sparsec.run.processor import LINUX_NAMES
 
 TOLERANCE = 1e-5
 _LINE_BYTES = 64

@@ -40,8 +40,10 @@ class Roofline:
 def roofline(machine: Machine, cache: Path | None) -> Roofline:
     """The limits of ``machine`` from ``cache`` (a directory), measured now (about 0.1 s) and kept there if absent.
 
-    A file that cannot be read or written is as good as absent.
+    Of a machine that is not here, those that its description has. A file that cannot be read or written is as good as absent.
     """
+    if machine.not_here:
+        return Roofline(machine.peak_gflops, machine.l2_gbs, machine.memory_gbs)
     path = None if cache is None else cache / f"roofline-{machine.key()}.json"
     if path is not None:
         try:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Target:
     """A kind of machine to compile for.
 
-    ``native``: what Python calls such machines. ``room``: package whose ``machine.machine()`` describes this machine, without TVM, and
-    whose ``backend.BACKEND`` is the class of the backend.
+    ``native``: what Python calls such machines. ``room``: package whose ``machine.machine(cpu)`` describes a processor, this machine's own
+    where none is named, without TVM, and whose ``backend.BACKEND`` is the class of the backend.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Target:
 
 BACKENDS = (
     Target("x86", ("x86_64", "AMD64"), "sparsec.backends.x86"),
+    Target("arm", ("aarch64", "arm64"), "sparsec.backends.arm"),
     Target("reference", (), "sparsec.backends.reference"),
 )
 NATIVE = "native"
@@ -45,13 +46,13 @@ def target_named(name: str) -> Target:
     raise MachineError(f"No backend makes kernels for {here}.", why=f"Known targets: {known}.", hint="Run the model without sparsec.")
 
 
-def machine_for(name: str = NATIVE) -> Machine:
-    """What this machine is as one of the target. MachineError where it is none."""
-    found: Machine = import_module(f"{target_named(name).room}.machine").machine()
+def machine_for(name: str = NATIVE, cpu: str | None = None) -> Machine:
+    """A processor of the target, or this machine as one. InvalidInput for an unknown one, MachineError where this machine is none."""
+    found: Machine = import_module(f"{target_named(name).room}.machine").machine(cpu)
     return found
 
 
-def backend_for(name: str = NATIVE) -> Backend:
-    """The backend of a target, for this machine. InvalidInput for an unknown target, MachineError where it cannot serve here."""
-    made: Backend = import_module(f"{target_named(name).room}.backend").BACKEND()
+def backend_for(name: str = NATIVE, cpu: str | None = None) -> Backend:
+    """The backend of a target, for a processor (see ``machine_for``). InvalidInput for an unknown target."""
+    made: Backend = import_module(f"{target_named(name).room}.backend").BACKEND(machine_for(name, cpu))
     return made

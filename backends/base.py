@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from sparsec.backends.extents import Step
 from sparsec.backends.panels import Panels
 from sparsec.backends.vector import Permute, Vector
+from sparsec.run.processor import lacking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,8 @@ class Machine:
     """The facts of a processor that kernels depend on.
 
     ``features``: of LLVM's names, those that code may need. ``tuning``: entries of LLVM's ``mattr`` that need nothing of the processor.
-    Cache sizes are bytes per core (``l3``: whole package).
+    Cache sizes are bytes per core (``l3``: whole package). ``peak_gflops``, ``l2_gbs``, ``memory_gbs``: limits of one core as it
+    is described, for machines that are not here (0: unknown).
     """
 
     arch: str
@@ -44,6 +46,14 @@ class Machine:
     cores: int
     panels: Panels = field(default_factory=Panels)
     tuning: tuple[str, ...] = ()
+    peak_gflops: float = 0.0
+    l2_gbs: float = 0.0
+    memory_gbs: float = 0.0
+
+    @property
+    def not_here(self) -> str:
+        """Why this machine cannot run code for it; empty if it can."""
+        return lacking(self.arch, self.features)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Machine:

@@ -14,6 +14,7 @@ class Panels:
 
     sparse: (pixels, unroll) of the sparse kernel. block: (rows, pixels, whether they suit tiles of as many pixels only) of the other one.
     attention: (rows, registers of queries, time per multiplication relative to the first).
+    unrolled: registers of a stencil or an exponential in one straight line: compilers mix them, and each has sums and constants of its own.
     broadcast: (unroll, cycles of one nonzero's value and offset). visit: of one row: loop, branch misprediction, bias.
     miss, crowding: a vector from L2 costs up to ``miss`` more, its share of misses to the power ``crowding``.
     resident: input bytes, in units of L1, that stay in L1 between rows. store, partial: per vector of a row: store; load and store again
@@ -23,6 +24,7 @@ class Panels:
     sparse: tuple[tuple[int, int], ...] = ()
     block: tuple[tuple[int, int, bool], ...] = ()
     attention: tuple[tuple[int, int, float], ...] = ()
+    unrolled: int = 16
     broadcast: tuple[tuple[int, float], ...] = ()
     visit: float = 0.0
     miss: float = 0.0

@@ -132,11 +132,12 @@ class CompiledModel:
     def explain(self) -> Explanation:
         """Per layer: the sparsity found, the kernel that won, its bound and time, or why it stayed dense.
 
-        Times are medians of a few runs on random input, measured at the first call; none where parts of the model run in torch.
+        Times are medians of a few runs on random input, measured at the first call; none where parts of the model run in torch, or
+        where it is for another machine.
         """
         if self._explanation is None:
             found = self._compiled.explanation
-            if self._compiled.fully_compiled:
+            if self._compiled.fully_compiled and not self._compiled.programs[0].backend.machine.not_here:
                 program = self._compiled.programs[0]
                 times = program.runner.profile(example_inputs(program.program), repeats=_REPEATS)
                 layers = (replace(row, time_us=t.seconds * 1e6) for row, t in zip(found.layers, times, strict=True))

@@ -24,7 +24,7 @@ from sparsec.compiled_model import CompiledModel
 from sparsec.doors.captured import Captured
 from sparsec.doors.from_torch.lower import Fixed
 from sparsec.doors.open import open_model
-from sparsec.errors import internal
+from sparsec.errors import MachineError, internal
 from sparsec.ir import ops
 from sparsec.ir.arguments import layer_of
 from sparsec.ir.forms import Form, notes
@@ -69,7 +69,8 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
 
 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
-    backend = backend_for(settings.target)
+    backend = backend_for(settings.target, settings.cpu)
+    _check_measurable(backend, settings)
     costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
     pruning = settings.token_pruning is not None
     context = Context(settings, backend.offers, backend.layouts, costs, keep_whole=keep_whole, keep_dense=pruning)
@@ -98,6 +99,15 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     elif programs:
         compiled.run_rest, compiled.rest_bytes = _compile_rest(result.graph_module, programs, captured, frozen=not odd)
     return compiled
+
+
+def _check_measurable(backend: Backend, settings: Settings) -> None:
+    if settings.tune != "off" and backend.machine.not_here:
+        raise MachineError(
+            "Tuning measures kernels, which cannot run on this machine.",
+            why=backend.machine.not_here,
+            hint='Compile with tune="off" (--tune off), or tune on a machine of this kind.',
+        )
 
 
 def _dense_graph(captured: Captured, reason: str) -> CompiledGraph:

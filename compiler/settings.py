@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     remove_padding: bool
     check_weights: WeightCheck
     target: str
+    cpu: str | None
 
 
 def _cache_directory() -> Path:
@@ -74,7 +75,8 @@ class Settings:
         remove_padding: compute a batch of sequences of unequal length without their padding.
         check_weights: how a call of ``torch.compile`` makes sure that the weights are those compiled in, besides their versions: "sampled"
             (some bytes at each call, all within some calls), "full" (all bytes at each call) or "versions" (no bytes).
-        target: the machine to make kernels for: "native" (what this one is) or the name of a backend.
+        target: the kind of machine to make kernels for: "native" (what this one is) or the name of a backend.
+        cpu: the processor, by LLVM's name; None: this one. Code for one that is not here can be saved, and neither run nor measured here.
     """
 
     tune: Tune = "off"
@@ -86,6 +88,7 @@ class Settings:
     remove_padding: bool = False
     check_weights: WeightCheck = "sampled"
     target: str = "native"
+    cpu: str | None = None
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:

@@ -8,9 +8,10 @@ import pytest
 
 from sparsec.backends.base import Machine
 from sparsec.backends.vector import Vector
-from sparsec.backends.x86.machine import _AVX512, _flags, describe
+from sparsec.backends.x86.machine import _AVX512, describe
+from sparsec.run.processor import flags
 
-WIDEST, AVX2 = describe(_flags(), 2), describe(_flags() - set(_AVX512), 2)
+WIDEST, AVX2 = describe(flags(), 2), describe(flags() - set(_AVX512), 2)
 #: What an ARM processor's vectors are like: many registers of 16 bytes, no masks, no permute. SSE has as wide ones.
 UNMASKED = replace(
     AVX2,

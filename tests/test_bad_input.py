@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsec
-from sparsec.backends.x86 import backend as x86_backend
-from sparsec.backends.x86.machine import _AVX2, _flags, describe
+from sparsec.backends.x86 import machine as x86_machine
+from sparsec.backends.x86.machine import _AVX2, describe
 from sparsec.doors.torch_compile import backend as torch_backend
 from sparsec.errors import InvalidInput, MachineError, UnsupportedModel
+from sparsec.run.processor import flags
 
 IMAGES = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(5))
 
@@ -199,14 +200,14 @@ def test_empty_rows_and_matrices_are_right(cache, zeros):
 @pytest.mark.parametrize("missing", [{"avx2"}, {"fma"}, set(_AVX2)], ids=["avx2", "fma", "all"])
 def test_a_machine_without_avx2_is_refused_by_name(missing):
     with pytest.raises(MachineError, match="AVX2 and FMA") as raised:
-        describe(_flags() - missing, 1)
+        describe(flags() - missing, 1)
     assert all(name in str(raised.value) for name in missing)
 
 
 @pytest.fixture
 def old_machine(monkeypatch):
     """A processor that has everything but AVX2."""
-    monkeypatch.setattr(x86_backend, "this_machine", lambda: describe(_flags() - {"avx2"}, 1))
+    monkeypatch.setattr(x86_machine, "machine", lambda cpu: describe(flags() - {"avx2"}, 1))
 
 
 def test_without_avx2_compile_says_so(old_machine, cache):

@@ -89,7 +89,7 @@ def test_nothing_outside_backends_names_a_target() -> None:
 
 
 # What machines of one kind share.
-SHARED = {"x86": {"x86", "cpu"}}
+SHARED = {"arm": {"arm", "cpu"}, "x86": {"x86", "cpu"}}
 
 
 def test_backends_do_not_import_each_other() -> None:

@@ -11,6 +11,7 @@ where torch sends them, except that values are not read, not even to be multipli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,20 +68,22 @@ PARAMS = (
 )
 
 
-def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) -> Source:
+def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, unrolled: int = 16) -> Source:
     """The kernel for panels of ``rows`` x ``vectors * lanes`` queries; keys and values lie in tiles of ``tile`` tokens.
 
     Queries and outputs are in ``tiles`` tiles of ``q_width`` and ``y_width`` tokens, multiples of the panel's width. ``scores`` is a
     scratch of (panel's width x keys in whole tiles) elements per thread. ``key_bias`` [keys] and ``pair_bias`` [1 or heads, keys,
     pair_row] (queries contiguous, padded to whole panels) are read only with their mask. Units of work are heads x tiles x panels per
-    tile; those past the last query do nothing.
+    tile; those past the last query do nothing. ``unrolled``: see ``Panels``.
     """
     lanes = vector.lanes("float32")
     panel = Panel(lanes, rows, vectors)
     width = panel.width
     if tile < rows:
         raise ValueError(f"tile {tile} is narrower than a panel of {rows} keys")
-    symbol = f"attention_l{lanes}_r{rows}_v{vectors}_t{tile}{masks.suffix}"
+    part = Panel(lanes, 1, math.gcd(unrolled, vectors))
+    shape = f"l{lanes}_r{rows}_v{vectors}" + (f"_u{part.vectors}" if part.vectors < vectors else "")
+    symbol = f"attention_{shape}_t{tile}{masks.suffix}"
 
     def first_key(b: Any) -> Any:
         """Where panel b starts in a tile; the last may overlap the one before."""
@@ -131,9 +134,18 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks) 
                     panel.row(peak, 0, lambda e: T.Select(row[e] > peak[e], row[e], peak[e]))
                 # Scores that are all -inf: exp(-inf - 0) = 0, where -inf - -inf would be NaN.
                 panel.row(peak, 0, lambda e: T.Select(peak[e] > T.float32(-_INF), peak[e], T.float32(0)))
-                for j in range(limit):
-                    panel.row(scores, j * width, lambda e: exp_nonpositive(scores[j * width + e] - peak[e]))
-                    panel.row(total, 0, lambda e: total[e] + scores[j * width + e])
+                for g in T.unroll(width // part.width):
+                    for j in range(limit):
+                        part.row(
+                            scores,
+                            j * width + g * part.width,
+                            lambda e: exp_nonpositive(scores[j * width + g * part.width + e] - peak[g * part.width + e]),
+                        )
+                        part.row(
+                            total,
+                            g * part.width,
+                            lambda e: total[g * part.width + e] + scores[j * width + g * part.width + e],
+                        )
                 panel.row(total, 0, lambda e: T.Select(total[e] == T.float32(0), T.float32(0), T.float32(1) / total[e]))
                 for b in range(T.truncdiv(value_dim + rows - 1, rows)):
                     out = panel.allocate()

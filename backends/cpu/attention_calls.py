@@ -49,7 +49,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
     scores = Buffer(f"{task.node}.scores", Storage("single", slot), slot=slot)
     bias = _NOTHING if pair_bias is None else pack_pair_bias(pair_bias, width)
     return Call(
-        source=attention(machine.vector, rows, vectors, tile, masks),
+        source=attention(machine.vector, rows, vectors, tile, masks, machine.panels.unrolled),
         node=task.node,
         kind="attention",
         buffers={"q": q, "k": k, "v": v, "y": task.target, "key_bias": task.sources[-1], "scores": scores},

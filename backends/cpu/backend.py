@@ -16,6 +16,7 @@ from sparsec.backends.cpu.matvec_calls import vector_matrix, vector_verdict
 from sparsec.backends.cpu.panel_costs import Work, best_tile
 from sparsec.backends.cpu.products import nominal_work, work_of
 from sparsec.backends.cpu.verdict import Verdict, compare
+from sparsec.backends.elsewhere import Elsewhere
 from sparsec.backends.family import Family, choose
 from sparsec.backends.plan import Call, Group, Move, Task
 from sparsec.ir.miss import Miss
@@ -125,8 +126,8 @@ class Cpu:
         return library.build_alone(kernel, self.machine, path)
 
     def runner(self, program: Program, library: Path, threads: int, room: int = 0) -> Executor:
-        """What runs ``program`` with the kernels of ``library``."""
-        return Runner(program, library, threads, room=room)
+        """What runs ``program`` with the kernels of ``library``, or refuses to where this is another machine."""
+        return Elsewhere(program, threads, self.machine) if self.machine.not_here else Runner(program, library, threads, room=room)
 
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of the code of ``kernels``, or of all that kernels are made from."""

@@ -10,6 +10,7 @@ walk carries the k column sums of the previous vector in registers.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,16 +63,22 @@ def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
     return tirx.Shuffle([low, high], [T.int32(by + e) for e in range(lanes)])
 
 
-def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False) -> Source:
+def depthwise(
+    vector: Vector, vectors: int, kernel: int, activation: str, masked: bool, residual: bool = False, unrolled: int = 16
+) -> Source:
     """The kernel for tiles of ``lanes * vectors`` pixels and a ``kernel`` x ``kernel`` stencil; units of work are tiles or runs
     of channels (see ``partition``).
 
     ``x`` is halo with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_channel`` is its elements per channel, ``pitch`` its
     elements per row. ``masked`` zeroes pad positions of a halo output. A residual is a map on the same index space.
+    ``unrolled``: see ``Panels``.
     """
     lanes = vector.lanes("float32")
     tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual
-    symbol = f"depthwise{kernel}_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
+    line = math.gcd(unrolled, vectors)
+    lines = vectors // line
+    shape = f"l{lanes}_v{vectors}" + (f"_u{line}" if line < vectors else "")
+    symbol = f"depthwise{kernel}_{shape}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (
         Param("x", "act"),
         Param("y", "act"),
@@ -133,8 +140,11 @@ def depthwise(vector: Vector, vectors: int, kernel: int, activation: str, masked
             w[kernel * kernel] = bias[c]
             columns(old, w, x, c * x_channel + tile0 * tile, pitch)
             add(old, r, beside(w, x, c * x_channel + tile0 * tile, pitch))
-            for i in range(tiles):
-                for v in T.unroll(vectors):
+            # One loop for tiles and lines: one of known length would be unrolled.
+            for g in range(tiles * lines):
+                i: T.let = T.truncdiv(g, lines)
+                for u in T.unroll(line):
+                    v: T.let = T.truncmod(g, lines) * line + u
                     columns(s, w, x, c * x_channel + (tile0 + i) * tile + (v + 1) * lanes, pitch)
                     out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
                     add(s, r, left(old, s))

@@ -9,6 +9,8 @@ back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mea
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sparsec.backends.base import Param, Source
@@ -18,38 +20,42 @@ from sparsec.backends.extents import over, reads, tiled, writes
 from sparsec.backends.vector import Vector
 
 
-def layer_norm(vector: Vector, vectors: int) -> Source:
-    """The kernel for tiles of ``lanes * vectors`` tokens, its units of work. x and y may be one buffer."""
+def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
+    """The kernel for tiles of ``lanes * vectors`` tokens, its units of work. x and y may be one buffer.
+
+    ``unrolled``: see ``Panels``; a norm has three sums per register of tokens and no constants, and takes four times as many at once.
+    """
     lanes = vector.lanes("float32")
-    tile = lanes * vectors
+    tile, line = lanes * vectors, math.gcd(4 * unrolled, vectors)
+    lines, width = vectors // line, line * lanes
 
     def kernel(x, y, gamma, beta, features, eps, begin, end):
         share: T.let = T.float32(1) / T.Cast("float32", features)
-        for i in range(end - begin):
-            start: T.let = (begin + i) * features * tile
-            mean = T.alloc_buffer((tile,), "float32", scope="global")
-            off = T.alloc_buffer((tile,), "float32", scope="global")
-            scale = T.alloc_buffer((tile,), "float32", scope="global")
-            for v in T.unroll(vectors):
+        for i in range((end - begin) * lines):
+            start: T.let = (begin + T.truncdiv(i, lines)) * features * tile + T.truncmod(i, lines) * width
+            mean = T.alloc_buffer((width,), "float32", scope="global")
+            off = T.alloc_buffer((width,), "float32", scope="global")
+            scale = T.alloc_buffer((width,), "float32", scope="global")
+            for v in T.unroll(line):
                 for e in T.vectorized(lanes):
                     mean[v * lanes + e] = T.float32(0)
                     off[v * lanes + e] = T.float32(0)
                     scale[v * lanes + e] = T.float32(0)
             for f in range(features):
-                for v in T.unroll(vectors):
+                for v in T.unroll(line):
                     for e in T.vectorized(lanes):
                         mean[v * lanes + e] = mean[v * lanes + e] + x[start + f * tile + v * lanes + e]
-            for v in T.unroll(vectors):
+            for v in T.unroll(line):
                 for e in T.vectorized(lanes):
                     mean[v * lanes + e] = mean[v * lanes + e] * share
             for f in range(features):
-                for v in T.unroll(vectors):
+                for v in T.unroll(line):
                     for e in T.vectorized(lanes):
                         off[v * lanes + e] = off[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e])
                         scale[v * lanes + e] = scale[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
                             x[start + f * tile + v * lanes + e] - mean[v * lanes + e]
                         )
-            for v in T.unroll(vectors):
+            for v in T.unroll(line):
                 for e in T.vectorized(lanes):
                     off[v * lanes + e] = off[v * lanes + e] * share
                     mean[v * lanes + e] = mean[v * lanes + e] + off[v * lanes + e]
@@ -57,7 +63,7 @@ def layer_norm(vector: Vector, vectors: int) -> Source:
                         scale[v * lanes + e] * share - off[v * lanes + e] * off[v * lanes + e] + eps
                     )
             for f in range(features):
-                for v in T.unroll(vectors):
+                for v in T.unroll(line):
                     for e in T.vectorized(lanes):
                         y[start + f * tile + v * lanes + e] = (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
                             scale[v * lanes + e] * gamma[f]
@@ -66,7 +72,7 @@ def layer_norm(vector: Vector, vectors: int) -> Source:
     params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
     whole, features = tiled("features", tile), over(0, "features")
     steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
-    return script.kernel(f"layer_norm_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(f"layer_norm_l{lanes}_v{vectors}" + f"_u{line}" * (lines > 1), params, kernel, steps)
 
 
 def pack_scales(gamma: np.ndarray | None, beta: np.ndarray | None, features: int) -> dict[str, np.ndarray]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -37,7 +40,7 @@ def target(machine: Machine) -> Any:
     import tvm
 
     features = [*(f"+{name}" for name in machine.features), *machine.tuning]
-    return tvm.target.Target({"kind": "llvm", "mcpu": machine.mcpu, "mattr": features})
+    return tvm.target.Target({"kind": "llvm", "mtriple": f"{machine.arch}-linux-gnu", "mcpu": machine.mcpu, "mattr": features})
 
 
 def compiled(functions: Any, goal: Any) -> Any:
@@ -59,7 +62,7 @@ def _source_digest() -> str:
 
 def key(kernels: Sequence[Source], machine: Machine) -> str:
     """Name under which the library of these kernels is cached."""
-    made_for = (machine.mcpu, *machine.features, *machine.tuning, repr(machine.vector))
+    made_for = (machine.arch, machine.mcpu, *machine.features, *machine.tuning, repr(machine.vector))
     text = "\n".join([_FORMAT, _source_digest(), *made_for, *(k.symbol for k in kernels)])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -77,7 +80,9 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         checking.write_text(checks.source(kernels))
         options = [*_OPTIONS, "-x", "c", str(checking), "-x", "none"]
         try:
-            made.export_library(str(whole), options=options, workspace_dir=str(whole.parent))
+            made.export_library(str(whole), fcompile=_linker(machine), options=options, workspace_dir=str(whole.parent))
+        except MachineError:
+            raise
         except Exception as error:
             raise _unlinked(error, cache) from error
 
@@ -85,6 +90,23 @@ def build(kernels: Sequence[Source], machine: Machine, cache: Path | None) -> Pa
         return cached(cache, f"kernels-{key(kernels, machine)}.so", make)
     except OSError as error:
         raise _unlinked(error, cache) from error
+
+
+def _linker(machine: Machine) -> Any:
+    """What links libraries for a machine: TVM's choice of a compiler of this one, or a compiler for another."""
+    from tvm.support import cc
+
+    if machine.arch == platform.machine():
+        return cc.create_shared
+    variable, usual = f"SPARSEC_CC_{machine.arch.upper()}", f"{machine.arch}-linux-gnu-gcc"
+    named = os.environ.get(variable, usual)
+    if shutil.which(named) is None:
+        raise MachineError(
+            f"No compiler links kernels for {machine.arch}.",
+            why=f"There is no {named} on PATH.",
+            hint=f"Install gcc-{machine.arch.replace('_', '-')}-linux-gnu (Debian's name), or name a compiler for it in {variable}.",
+        )
+    return cc.cross_compiler(named)
 
 
 def _unlinked(error: Exception, cache: Path | None) -> MachineError:
@@ -117,7 +139,7 @@ def build_alone(kernel: Source, machine: Machine, path: Path) -> str:
         script.write(f"{{ global: {kernel.symbol}; local: *; }};\n")
         script.flush()
         try:
-            made.export_library(str(path), options=[f"-Wl,--version-script={script.name}"])
+            made.export_library(str(path), fcompile=_linker(machine), options=[f"-Wl,--version-script={script.name}"])
         except RuntimeError as error:
             why, hint = str(error).strip().splitlines()[-1], "Install a C compiler (gcc or clang)."
             raise MachineError(f"{kernel.symbol} cannot be linked.", where=str(path), why=why, hint=hint) from error

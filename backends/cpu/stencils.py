@@ -65,8 +65,10 @@ def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool,
     """The kernel of the (first) convolution of a task."""
     weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.index_space
     assert weight is not None
-    make, vectors = depthwise if spec["stride"][0] == 1 else depthwise_strided, space.tile // machine.vector.lanes("float32")
-    return make(machine.vector, vectors, weight[-1], kernel_activation(spec, prefix), masked, residual)
+    how = space.tile // machine.vector.lanes("float32"), weight[-1], kernel_activation(spec, prefix), masked, residual
+    if spec["stride"][0] == 1:
+        return depthwise(machine.vector, *how, unrolled=machine.panels.unrolled)
+    return depthwise_strided(machine.vector, *how)
 
 
 def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffer | None, prefix: str = "", strip: int = 0) -> Call:

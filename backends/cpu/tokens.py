@@ -64,7 +64,7 @@ def _layer_norm(task: Task, machine: Machine) -> Call:
     gamma, beta = (*task.weights, None, None)[:2]
     return _call(
         task,
-        layer_norm.layer_norm(machine.vector, _vectors(y, machine)),
+        layer_norm.layer_norm(machine.vector, _vectors(y, machine), machine.panels.unrolled),
         {"features": y.channels, "eps": float(task.spec["eps"])},
         y.index_space.tiles,
         layer_norm.pack_scales(gamma, beta, y.channels),

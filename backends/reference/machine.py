@@ -7,10 +7,13 @@ import platform
 
 from sparsec.backends.base import Machine
 from sparsec.backends.vector import Vector
+from sparsec.errors import InvalidInput
 
 
-def machine() -> Machine:
-    """One element at a time, with the caches of a small processor."""
+def machine(cpu: str | None = None) -> Machine:
+    """One element at a time, with the caches of a small processor. InvalidInput for a name: there is one such machine."""
+    if cpu is not None:
+        raise InvalidInput(f"Unknown processor {cpu!r}.", hint="The target 'reference' has no processors to choose among.")
     return Machine(
         arch=platform.machine(),
         mcpu="reference",

@@ -10,7 +10,8 @@ from pathlib import Path
 from sparsec.backends.base import Machine
 from sparsec.backends.vector import Permute, Vector
 from sparsec.backends.x86 import panels
-from sparsec.errors import MachineError
+from sparsec.errors import InvalidInput, MachineError
+from sparsec.run import processor
 
 #: Processor flags that a level needs (Linux names) -> LLVM target features.
 _AVX2 = {"avx2": "avx2", "fma": "fma", "bmi1": "bmi", "bmi2": "bmi2", "f16c": "f16c", "movbe": "movbe", "popcnt": "popcnt"}
@@ -30,27 +31,16 @@ def _cache_bytes(level: int, kind: str, default: int) -> int:
     return default
 
 
-def _flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    line = next((x for x in text.splitlines() if x.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+#: Levels of the psABI for x86-64, and the flags that they have of those above.
+LEVELS = {"x86-64-v3": frozenset(_AVX2), "x86-64-v4": frozenset((*_AVX2, *_AVX512))}
 
 
 def describe(flags: frozenset[str], cores: int) -> Machine:
-    """The machine of a processor with these Linux ``flags``.
-
-    Raises:
-        MachineError: the processor is not x86-64 or lacks AVX2 and FMA, which every kernel needs.
-    """
-    missing = sorted(set(_AVX2) - flags)
-    if platform.machine() not in ("x86_64", "AMD64") or missing:
+    """The machine of a processor with these Linux ``flags``. MachineError where it lacks AVX2 and FMA, which every kernel needs."""
+    if missing := sorted(set(_AVX2) - flags):
         raise MachineError(
-            f"the x86 backend needs an x86-64 processor with AVX2 and FMA; this is {platform.machine()}"
-            + (f" without {', '.join(missing)}" if missing else "")
-            + ". Run the model without sparsec, or compile on another machine."
+            f"the x86 backend needs an x86-64 processor with AVX2 and FMA; this is {platform.machine()} without {', '.join(missing)}"
+            ". Run the model without sparsec, or compile on another machine."
         )
     wide = set(_AVX512) <= flags
     features = dict(_AVX2) | (_AVX512 if wide else {})
@@ -70,9 +60,16 @@ def describe(flags: frozenset[str], cores: int) -> Machine:
 
 
 @functools.cache
-def machine() -> Machine:
-    """The machine this process runs on; ``SPARSEC_ISA=avx2`` restricts it to AVX2 (for testing and for building artifacts)."""
-    flags = _flags()
-    if os.environ.get("SPARSEC_ISA") == "avx2":
+def machine(cpu: str | None = None) -> Machine:
+    """A level of x86-64 (``LEVELS``), or the machine this process runs on; ``SPARSEC_ISA=avx2`` restricts it to AVX2 (for testing).
+
+    Raises:
+        InvalidInput: an unknown level.
+        MachineError: none is named, and this machine is no x86-64 with AVX2 and FMA.
+    """
+    if cpu is not None and cpu not in LEVELS:
+        raise InvalidInput(f"Unknown processor {cpu!r}.", hint=f"Known with target 'x86': {', '.join(LEVELS)}.")
+    flags = processor.flags() if cpu is None else LEVELS[cpu]
+    if cpu is None and os.environ.get("SPARSEC_ISA") == "avx2":
         flags = flags - set(_AVX512)
     return describe(flags, len(os.sched_getaffinity(0)))

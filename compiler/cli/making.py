@@ -12,6 +12,7 @@ from sparsec.cli.opening import compile_named
 from sparsec.cli.options import (
     ArtifactArgument,
     CacheOption,
+    CpuOption,
     DumpOption,
     JsonOption,
     ModelArgument,
@@ -34,12 +35,15 @@ def compile_model(
     remove_padding: PaddingOption = False,
     token_pruning: PruningOption = None,
     target: TargetOption = None,
+    cpu: CpuOption = None,
     cache_dir: CacheOption = None,
     dump: DumpOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compile a model and write an artifact that runs without torch: sparsec compile net.onnx -o net.sparsec --input x=1,3,224,224"""
-    options = settings_given(remove_padding=remove_padding, token_pruning=token_pruning, target=target, cache_dir=cache_dir, dump_dir=dump)
+    options = settings_given(
+        remove_padding=remove_padding, token_pruning=token_pruning, target=target, cpu=cpu, cache_dir=cache_dir, dump_dir=dump
+    )
     compiled, seconds = compile_named(model, inputs or (), tune, threads, options)
     compiled.save(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -77,6 +81,7 @@ def explain(
     remove_padding: PaddingOption = False,
     token_pruning: PruningOption = None,
     target: TargetOption = None,
+    cpu: CpuOption = None,
     cache_dir: CacheOption = None,
     dump: DumpOption = None,
     json: JsonOption = False,
@@ -86,7 +91,9 @@ def explain(
     from sparsec.run.artifact import read_explanation
 
     is_artifact = not is_model_file(what) and (":" not in what or Path(what).exists())
-    options = settings_given(remove_padding=remove_padding, token_pruning=token_pruning, target=target, cache_dir=cache_dir, dump_dir=dump)
+    options = settings_given(
+        remove_padding=remove_padding, token_pruning=token_pruning, target=target, cpu=cpu, cache_dir=cache_dir, dump_dir=dump
+    )
     explanation = read_explanation(what) if is_artifact else compile_named(what, inputs or (), tune, threads, options)[0].explain()
     typer.echo(explanation.to_json()) if json else table_console().print(explanation)
 

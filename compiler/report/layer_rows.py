@@ -47,8 +47,13 @@ def explanation_of(
         layers=tuple(row for p in programs if limits for row in _rows(p, backend, limits, settings)),
         misses=misses,
         uncovered=tuple((n.name, refusals.get(n.name, "its region was predicted slower than the dense compiler")) for n in outside),
-        notes=(_FINITE,) if programs else (),
+        notes=_notes_of(backend) if programs else (),
     )
+
+
+def _notes_of(backend: Backend) -> tuple[str, ...]:
+    mcpu = backend.machine.mcpu
+    return (_FINITE, f"for {mcpu}: bounds are predicted, nothing was measured") if backend.machine.not_here else (_FINITE,)
 
 
 def _rows(program: RegionProgram, backend: Backend, limits: Roofline, settings: Settings) -> Iterable[Layer]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from sparsec.run.explanation import Explanation
 from sparsec.run.files import contents, open_to_others
 from sparsec.run.flat_program import flat_program
 from sparsec.run.loaded_artifact import LoadedModel, check_structure
+from sparsec.run.processor import LINUX_NAMES, lacking
 from sparsec.run.program import Program, check_tables
 from sparsec.run.runtime import Runner
 from sparsec.settings import default_threads
@@ -39,8 +39,6 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FLAT = "program.bin"
 _C_FILES = ("sparsec.h", "sparsec.c", "sha256.h", "example.c")
-#: LLVM feature names that Linux spells otherwise in /proc/cpuinfo.
-LINUX_NAMES = {"bmi": "bmi1"}
 _AGAIN = "Save the model again, or copy the artifact again from where it was whole."
 
 
@@ -230,24 +228,10 @@ def _check_machine(manifest: Mapping[str, Any], folder: Path) -> None:
         arch, features = str(manifest["machine"]["arch"]), [str(f) for f in manifest["machine"]["features"]]
     except (KeyError, TypeError) as error:
         raise ArtifactError("The artifact does not say which machine it needs.", where=str(folder), hint=_AGAIN) from error
-    here = platform.machine()
-    hint = "Compile the model on this machine."
-    if arch != here:
-        raise MachineError(f"The artifact is for {arch} processors, this one is {here}.", where=str(folder), hint=hint)
-    flags = _processor_flags()
-    missing = [name for name in features if LINUX_NAMES.get(name, name) not in flags]
-    if missing:
-        why = f"It lacks {', '.join(missing)}."
-        raise MachineError("The artifact needs instructions that this processor does not have.", where=str(folder), why=why, hint=hint)
-
-
-def _processor_flags() -> frozenset[str]:
-    """Instruction sets as Linux names them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((x for x in lines if x.lower().startswith(("flags", "features"))), "").partition(":")[2].split())
+    if why := lacking(arch, features):
+        raise MachineError(
+            "The artifact cannot run on this machine.", where=str(folder), why=why, hint="Compile the model for this machine."
+        )
 
 
 def _digest(content: bytes) -> str:

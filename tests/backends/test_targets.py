@@ -14,16 +14,33 @@ from sparsec.errors import InvalidInput, MachineError
 NAMES = ["native", *(target.name for target in backends.BACKENDS)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_target_has_a_backend_and_a_machine(name: str) -> None:
-    backend = backend_for(name)
-    assert backend.name in NAMES and backend.machine == machine_for(name)
+#: A processor of each target; None: this one.
+CPUS = [(name, "cortex-a76" if name == "arm" else None) for name in NAMES]
+
+
+@pytest.mark.parametrize(("name", "cpu"), [*CPUS, ("x86", "x86-64-v3"), ("arm", "apple-m1")])
+def test_a_target_has_a_backend_and_a_machine(name: str, cpu: str | None) -> None:
+    backend = backend_for(name, cpu)
+    assert backend.name in NAMES and backend.machine == machine_for(name, cpu)
     assert backend.name == name or name == "native"
+    assert cpu is None or backend.machine.mcpu == cpu
+
+
+@pytest.mark.parametrize("name", [target.name for target in backends.BACKENDS])
+def test_unknown_processors_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"Unknown processor '80486'\.\n.*target '" + name):
+        backend_for(name, "80486")
+
+
+def test_which_processor_has_to_be_said_for_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(InvalidInput, match=r"not said, and this machine is x86_64\.\n.*neoverse-n1"):
+        backend_for("arm")
 
 
 def test_a_machine_is_described_without_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tvm", None)
-    assert machine_for().arch == platform.machine()
+    assert machine_for().arch == platform.machine() and not machine_for().not_here
 
 
 @pytest.mark.parametrize("name", ["vax", "", "X86", "x86 "])

@@ -71,7 +71,7 @@ def test_a_machine_that_only_runs_artifacts_is_sound(at: Settings, monkeypatch: 
 
 
 def test_processor_without_avx2(at: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(cpu: str | None) -> None:
         raise MachineError("No AVX2 here.", hint="Run on another machine.")
 
     monkeypatch.setattr("sparsec.backends.x86.machine.machine", refuse)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sparsec.backends import target_named
+from sparsec.backends import machine_for, target_named
 from sparsec.doors.captured import Captured, InputSpec
 from sparsec.doors.from_torch.capture import capture_graph
 from sparsec.doors.from_torch.dynamo import bake, copied, number_positions, weight_positions
@@ -26,7 +26,7 @@ from sparsec.doors.torch_compile.placement import Placements
 from sparsec.doors.torch_compile.steps import follow_steps
 from sparsec.doors.torch_compile.template import Template, signature
 from sparsec.doors.torch_compile.watch import Watch
-from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
+from sparsec.errors import InvalidInput, MachineError, SparsecError, UnsupportedModel
 from sparsec.lower.inductor import compile_dense, retrace_dense
 from sparsec.run.ending import waited_for
 from sparsec.run.explanation import Explanation
@@ -61,7 +61,7 @@ def sparse_backend(
     if mode not in MODES:
         raise InvalidInput(f"Unknown mode {mode!r}.", hint=f"Use one of {', '.join(filter(None, MODES))}, or options.")
     settings = Settings.from_options({**MODES[mode], **(options or {})})
-    target_named(settings.target)
+    _check_target(settings)
     numbers = number_positions(graph_module, example_inputs)
     if reason := _dense_reason(example_inputs, numbers):
         # Said once it is so: Inductor may send Dynamo back, as it does for Python floats that dynamic=True made tensors of.
@@ -73,6 +73,18 @@ def sparse_backend(
     own = copied(graph_module)
     weights = weight_positions(own, example_inputs)
     return Door(own, len(example_inputs), weights, settings, watch(graph_module, weights), token_sizes(own, weights), numbers)
+
+
+def _check_target(settings: Settings) -> None:
+    """InvalidInput or MachineError where what is asked for cannot run here. What this machine itself lacks makes graphs dense, later."""
+    target_named(settings.target)
+    try:
+        machine = machine_for(settings.target, settings.cpu)
+    except MachineError:
+        return
+    if machine.not_here:
+        why, hint = machine.not_here, "sparsec.compile(model, inputs, target=..., cpu=...).save(path) writes an artifact to run there."
+        raise MachineError("torch.compile runs what it compiles, and this machine cannot.", why=why, hint=hint)
 
 
 def refresh(compiled: object = None) -> None:

@@ -7,26 +7,18 @@ from dataclasses import dataclass
 import tvm
 
 from sparsec.backends.base import Machine, Source
-from sparsec.backends.cpu import library
+from sparsec.backends.cpu import library, parsing
 
-_C = 3  # the calling convention of C
 _JUMP = re.compile(r"(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.?\w+)$")
 _VECTOR = re.compile(r"%([xyz])mm(\d+)|\b([vqds])(\d+)\b")
 
 
 def assembly(kernel: Source, machine: Machine) -> list[str]:
     """Instructions and labels of one kernel, alone in its module."""
-    function = kernel.make().with_attr("global_symbol", kernel.symbol).with_attr("calling_conv", _C)
-    text = library.compiled(tvm.IRModule({kernel.symbol: function}), _target(machine)).mod.inspect_source("asm")
+    function = parsing.plain(kernel.make(), kernel.symbol)
+    text = library.compiled(tvm.IRModule({kernel.symbol: function}), library.target(machine)).mod.inspect_source("asm")
     lines = (re.split(r"\s#\s|//", line)[0].strip() for line in text.splitlines())
     return [line for line in lines if line and (line.endswith(":") or not line.startswith((".", "#")))]
-
-
-def _target(machine: Machine) -> tvm.target.Target:
-    if machine.arch == "x86_64":
-        return library.target(machine)
-    features = [f"+{name}" for name in machine.features]
-    return tvm.target.Target({"kind": "llvm", "mtriple": f"{machine.arch}-linux-gnu", "mcpu": machine.mcpu, "mattr": features})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from sparsec.autotune.activations import read_by, storage_elements
 from sparsec.autotune.kernel_case import stored
 from sparsec.backends.assemble import assemble
 from sparsec.backends.cpu.access import layouts_of
+from sparsec.backends.cpu.backend import Cpu
 from sparsec.backends.plan import Buffer, Plan, Task
-from sparsec.backends.x86.backend import X86
 from sparsec.lower.layouts import Geometry, Storage
 from sparsec.lower.spec import KernelSpec, Schedule
-from sparsec.run.program import Port
+from sparsec.run.program import Port, Program
 from sparsec.run.runtime import Runner
 
 BATCH = 2
 _TILE = 16  # pixels: several tiles in small maps, and little to compile
-_ROOM = 1 << 14  # elements before the first and after the last image: kernels may read them, nobody may write them
+ROOM = 1 << 14  # elements before the first and after the last image: kernels may read them, nobody may write them
 _NUMBERS = {"ids": "int64", "index": "int64", "plan": "int64"}
 #: Operators whose vectors of one number per token, sources or results, live in rows.
 _ROWS = {"token_scores", "keep_tokens", "gather_keys", "merge_plan", "merge_sizes", "log_sizes", "token_sizes", "key_bias"}
@@ -117,14 +117,14 @@ def reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
     return task.spec.reference(*task.spec.arguments(tensors[:count], weights, *tensors[count:])).numpy()
 
 
-class _Memory:
+class Memory:
     """BATCH images of one value, side by side between NaN."""
 
     def __init__(self, storage: Storage, images: Sequence[np.ndarray]) -> None:
         rows = [np.ascontiguousarray(x).view(np.uint8).reshape(-1) for x in images]
         words = -(-max(4 * storage_elements(storage), len(rows[0])) // 64) * 16
-        whole = np.full(BATCH * words + 2 * _ROOM + 16, np.nan, np.float32)
-        self.first = _ROOM + -(whole.ctypes.data // 4) % 16
+        whole = np.full(BATCH * words + 2 * ROOM + 16, np.nan, np.float32)
+        self.first = ROOM + -(whole.ctypes.data // 4) % 16
         self.whole, self.words, self.storage = whole, words, storage
         for row, data in zip(self.images, rows, strict=True):
             row.view(np.uint8)[: len(data)] = data
@@ -139,7 +139,13 @@ class _Memory:
         return np.concatenate([self.whole[: self.first], self.whole[self.first + BATCH * self.words :]])
 
 
-def run(cases: Sequence[tuple[Case, int]], backend: X86, cache: Path, threads: int = 1) -> list[tuple[Case, Schedule, float]]:
+#: Runs a program for a machine with its library on reads and writes.
+Execute = Callable[[Program, Path, Sequence["Memory"], Sequence["Memory"]], None]
+
+
+def run(
+    cases: Sequence[tuple[Case, int]], backend: Cpu, cache: Path, threads: int = 1, execute: Execute | None = None
+) -> list[tuple[Case, Schedule, float]]:
     """Run each case by the schedule of a number, modulo how many there are, all in one program: the largest error of each."""
     groups, reads, writes, results = [], [], [], []
     for number, (case, choice) in enumerate(cases):
@@ -153,12 +159,13 @@ def run(cases: Sequence[tuple[Case, int]], backend: X86, cache: Path, threads: i
         groups += backend.share(backend.lower(task, schedule))
         buffers = [*sources, *([residual] if residual else [])]
         reads += [
-            _Memory(b.storage, [_stored(case, i, x, b.storage) for x in v]) for i, (b, v) in enumerate(zip(buffers, values, strict=True))
+            Memory(b.storage, [_stored(case, i, x, b.storage) for x in v]) for i, (b, v) in enumerate(zip(buffers, values, strict=True))
         ]
         wanted = [stored(y, task.target.storage)[: task.target.storage.elements] for y in reference(task, values)]
-        writes.append(_Memory(task.target.storage, [_blank(task.target.storage, w) for w in wanted]))
+        writes.append(Memory(task.target.storage, [_blank(task.target.storage, w) for w in wanted]))
         results.append((case, schedule, wanted))
-    _execute(groups, reads, writes, backend, cache, threads)
+    program, library = _program(groups, reads, writes, backend, cache, threads)
+    (execute or _here)(program, library, reads, writes)
     return [(case, schedule, _error(memory, wanted)) for (case, schedule, wanted), memory in zip(results, writes, strict=True)]
 
 
@@ -171,7 +178,9 @@ def _blank(storage: Storage, wanted: np.ndarray) -> np.ndarray:
     return np.zeros_like(wanted) if storage.layout == "halo" or wanted.dtype != np.float32 else np.full_like(wanted, np.nan)
 
 
-def _execute(groups: Any, reads: Sequence[_Memory], writes: Sequence[_Memory], backend: X86, cache: Path, threads: int) -> None:
+def _program(
+    groups: Any, reads: Sequence[Memory], writes: Sequence[Memory], backend: Cpu, cache: Path, threads: int
+) -> tuple[Program, Path]:
     kernels = list({c.source.symbol: c.source for g in groups for c in g.calls}.values())
     library = backend.build(kernels, cache)
     names = [f"x{i}" for i in range(len(reads))], [f"y{i}" for i in range(len(writes))]
@@ -181,11 +190,15 @@ def _execute(groups: Any, reads: Sequence[_Memory], writes: Sequence[_Memory], b
     ]
     program = assemble(Plan(tuple(groups), *ends), kernels, names, threads)
     sizes = [tuple(Port(n, (m.words,)) for n, m in zip(ns, ms, strict=True)) for ns, ms in zip(names, (reads, writes), strict=True)]
-    program = replace(program, inputs=sizes[0], outputs=sizes[1])
-    Runner(program, library, threads, room=4 * _ROOM).run_addresses([m.address for m in reads], [m.address for m in writes], BATCH)
+    return replace(program, inputs=sizes[0], outputs=sizes[1], thread_slots=threads), library
 
 
-def _error(memory: _Memory, wanted: Sequence[np.ndarray]) -> float:
+def _here(program: Program, library: Path, reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
+    runner = Runner(program, library, program.thread_slots or 1, room=4 * ROOM)
+    runner.run_addresses([m.address for m in reads], [m.address for m in writes], BATCH)
+
+
+def _error(memory: Memory, wanted: Sequence[np.ndarray]) -> float:
     """The largest difference over the largest magnitude, at least 1; infinite where NaN or memory of others was written."""
     if not np.isnan(memory.outside).all():
         return np.inf

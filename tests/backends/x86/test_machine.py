@@ -10,7 +10,8 @@ import pytest
 from sparsec.backends.base import Machine
 from sparsec.backends.x86 import machine as module
 from sparsec.backends.x86.machine import _AVX2, _AVX512, describe
-from sparsec.errors import MachineError
+from sparsec.errors import InvalidInput, MachineError
+from sparsec.run import processor
 
 AVX2, AVX512 = frozenset(_AVX2), frozenset(_AVX2) | frozenset(_AVX512)
 
@@ -51,7 +52,19 @@ def test_every_flag_of_avx2_is_needed(flag):
 def test_another_architecture_is_refused(monkeypatch):
     monkeypatch.setattr(module.platform, "machine", lambda: "aarch64")
     with pytest.raises(MachineError, match="this is aarch64"):
-        describe(AVX512, 1)
+        describe(frozenset({"asimd"}), 1)
+
+
+@pytest.mark.parametrize(("cpu", "flags"), [("x86-64-v3", AVX2), ("x86-64-v4", AVX512)])
+def test_levels_can_be_named(cpu, flags):
+    named = module.machine(cpu)
+    assert named == describe(flags, named.cores) and named.mcpu == cpu
+
+
+@pytest.mark.parametrize("cpu", ["x86-64-v2", "cortex-a76", ""])
+def test_unknown_levels_are_refused_with_the_known_ones(cpu):
+    with pytest.raises(InvalidInput, match="x86-64-v3, x86-64-v4"):
+        module.machine(cpu)
 
 
 def test_unreadable_flags_are_no_flags(monkeypatch):
@@ -59,7 +72,7 @@ def test_unreadable_flags_are_no_flags(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(module.Path, "read_text", refuse)
-    assert module._flags() == frozenset()
+    assert processor.flags.__wrapped__() == frozenset()
     assert module._cache_bytes(1, "Data", 123) == 123
 
 

@@ -1,0 +1,1 @@
+"""ARM, 64 bits: what its processors have and can do."""

@@ -1,0 +1,17 @@
+"""The ARM backend."""
+
+from sparsec.backends.arm.machine import machine as machine_of
+from sparsec.backends.base import Machine
+from sparsec.backends.cpu.backend import Cpu
+
+
+class Arm(Cpu):
+    """AArch64 with NEON: a processor by name, or this machine where it is one and none is given."""
+
+    name = "arm"
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        super().__init__(machine or machine_of())
+
+
+BACKEND = Arm
