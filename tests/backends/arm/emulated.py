@@ -21,7 +21,7 @@ _HERE, _LOADER = Path(__file__).parent, Path(__file__).parents[3] / "compiler/ru
 #: Of tests that run programs for ARM.
 needed = pytest.mark.skipif(
     not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-    reason=f"no {COMPILER} or no {EMULATOR} on PATH (apt-get install gcc-aarch64-linux-gnu qemu-user-static)",
+    reason=f"no {COMPILER} or no {EMULATOR} on PATH (make arm-tools installs them)",
 )
 
 

@@ -52,6 +52,7 @@ def check(chosen: list, cpu: str, cache: Path) -> None:
     assert found and not wrong, "\n".join(wrong)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", COMPUTING)
 def test_each_family_computes_what_it_declares(name: str, tmp_path: Path) -> None:
     check([(case, number) for number, case in enumerate(CASES[name])], "cortex-a76", tmp_path)
