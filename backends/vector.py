@@ -25,7 +25,7 @@ class Vector:
 
     ``name``: what its vector instructions are called. ``nbytes``: of a register. ``masks``: whether lanes of a load or store can be left
     out. ``permute``: None where there is no such instruction. ``dots``: dtypes whose products are summed in float32 or int32 by
-    instructions of the machine's features.
+    instructions of the machine's features. ``by_element``: whether a multiply-add takes one element of a register for all lanes.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Vector:
     masks: bool
     permute: Permute | None = None
     dots: tuple[str, ...] = ()
+    by_element: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Elements of ``dtype`` in a register. ValueError for an unknown dtype."""

@@ -94,6 +94,7 @@ def spmm(
                                 panel.row(acc[0], 0, lambda e: bias[n])
                         for j in range((stop - at[0]) >> shift):
                             _unrolled(
+                                vector,
                                 panel,
                                 acc,
                                 unroll,
@@ -133,9 +134,11 @@ def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
         panel.row(first, 0, lambda e, a=a: first[e] + a[e])  # type: ignore[misc]
 
 
-def _unrolled(panel: Panel, accumulators: Sequence[Any], unroll: int, value: Any, offset: Any, first: Any, x: Any, origin: Any) -> None:
+def _unrolled(
+    vector: Vector, panel: Panel, accumulators: Sequence[Any], unroll: int, value: Any, offset: Any, first: Any, x: Any, origin: Any
+) -> None:
     """accumulator += value[j] * x[origin + offset[j]:][:width] for ``unroll`` nonzeros j from ``first`` on, accumulators taken in turn."""
-    values = _values(panel.lanes, unroll, value, first)
+    values = _values(vector, unroll, value, first)
     for g in range(unroll):
         acc = accumulators[g % len(accumulators)]
         start = T.bind(origin + T.Cast("int32", offset[first + g]))
@@ -145,16 +148,19 @@ def _unrolled(panel: Panel, accumulators: Sequence[Any], unroll: int, value: Any
             T.buffer_store(acc, acc[here] + factor * x[there], [here])
 
 
-def _values(lanes: int, unroll: int, value: Any, first: Any) -> Callable[[int], Any]:
-    """g -> a vector of ``lanes`` copies of value[first + g].
+def _values(vector: Vector, unroll: int, value: Any, first: Any) -> Callable[[int], Any]:
+    """g -> a vector of copies of value[first + g].
 
-    One load fills a register with copies of these values, and shuffles inside each copy make the vectors. Without the fence LLVM would turn
-    every shuffle back into a broadcasting load.
+    Where multiply-adds take an element, one load has the values of all. Elsewhere one load fills a register with copies of these values,
+    and shuffles inside each copy make the vectors: without the fence LLVM would turn every shuffle back into a broadcasting load.
     """
+    lanes = vector.lanes("float32")
     if unroll == 1:
         return lambda g: T.broadcast(value[first], lanes)
     loaded = T.bind(value[T.ramp(first, 1, unroll)])
     copies = tirx.Shuffle([loaded] * (lanes // unroll), [T.int32(e) for e in range(lanes)])
+    if vector.by_element:
+        return lambda g: tirx.Shuffle([copies], [T.int32(g) for _ in range(lanes)])
     held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
     return lambda g: tirx.Shuffle([held], [T.int32(e - e % unroll + g) for e in range(lanes)])
 
