@@ -190,7 +190,7 @@ class CompiledModel:
                 why=f"It uses {len(self._compiled.picks)} of {count} inputs and returns {len(self._compiled.returns)} results.",
                 hint="Wrap the model so that each input is used and each result returned once.",
             )
-        machine = {"arch": entry.backend.machine.arch, "features": entry.backend.machine.features}
+        machine = {name: getattr(entry.backend.machine, name) for name in ("arch", "mcpu", "features")}
         signature = {"output": _structure(self._captured.nested([torch.empty(0)] * len(entry.program.outputs)))}
         return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparsec.cli import checking, making
+from sparsec.cli import checking, inspecting, making
 from sparsec.cli.console import Reporting
 
 _VARIABLES = """Environment: SPARSEC_CACHE_DIR (kernels and records), SPARSEC_DUMP (graphs after each pass), SPARSEC_ISA=avx2 (no AVX512),
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.callback()(_command)
 app.command("compile")(making.compile_model)
 app.command()(making.run)
+app.command()(inspecting.inspect)
 app.command()(making.explain)
 app.command()(checking.bench)
 app.command()(making.tune)

@@ -53,7 +53,7 @@ def save(
     """Write an artifact; one already at ``path`` is replaced when the new one is complete, and untouched if that fails.
 
     ``signature["output"]`` is the structure of the result: "leaf", None, {"list": [...]}, {"tuple": [...]} or
-    {"dict": {...}}, nested, with one leaf per output of the program. ``machine`` has "arch" and "features" (LLVM names).
+    {"dict": {...}}, nested, with one leaf per output of the program. ``machine`` has "arch", "features" and maybe "mcpu" (LLVM names).
 
     Raises:
         ArtifactError: the place is taken by something else or cannot be written, tables or signature do not fit, or the program is for
@@ -74,7 +74,7 @@ def save(
         manifest = {
             "format": FORMAT,
             "sparsec": _own_version(),
-            "machine": {"arch": machine["arch"], "features": sorted(machine["features"])},
+            "machine": {"arch": machine["arch"], "cpu": machine.get("mcpu", ""), "features": sorted(machine["features"])},
             "library": files[0].name,
             "program": program.described(),
             "signature": {"output": signature["output"]},

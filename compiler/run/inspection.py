@@ -1,0 +1,82 @@
+"""What an artifact holds and which machine it is for, read without loading it: on any machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsec.errors import ArtifactError
+from sparsec.run.artifact import MANIFEST, read_manifest
+from sparsec.run.processor import lacking
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: its shape of one sample, the largest where ``follows`` names a run-time size of its first axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    follows: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``not_here``: why this machine cannot run it, empty if it can. ``files``: bytes by name. ``threads``: the most of a call, if stated.
+
+    ``sizes``: run-time sizes as (name, least, most). ``batches``: the least and the largest served, None where any is.
+    """
+
+    format: int
+    sparsec: str
+    arch: str
+    cpu: str
+    features: tuple[str, ...]
+    not_here: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    sizes: tuple[tuple[str, int, int], ...]
+    batches: tuple[int, int | None]
+    threads: int | None
+    kernels: tuple[str, ...]
+    arena_bytes: int
+    files: dict[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def inspect(path: Path | str) -> Inspection:
+    """What the artifact at ``path`` says of itself. ArtifactError where it is missing, malformed or of another format."""
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    try:
+        machine, program = manifest["machine"], manifest["program"]
+        features = tuple(map(str, machine["features"]))
+        least, most = program["batches"]
+        return Inspection(
+            format=int(manifest["format"]),
+            sparsec=str(manifest["sparsec"]),
+            arch=str(machine["arch"]),
+            cpu=str(machine.get("cpu", "")),
+            features=features,
+            not_here=lacking(str(machine["arch"]), features),
+            inputs=tuple(map(_tensor, program["inputs"])),
+            outputs=tuple(map(_tensor, program["outputs"])),
+            sizes=tuple((str(s["name"]), int(s["least"]), int(s["most"])) for s in program["sizes"]),
+            batches=(int(least), None if most is None else int(most)),
+            threads=None if program["thread_slots"] is None else int(program["thread_slots"]),
+            kernels=tuple(map(str, program["kernels"])),
+            arena_bytes=int(program["arena_bytes"]),
+            files={name: (folder / name).stat().st_size for name in (MANIFEST, *map(str, manifest["files"]))},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError("The artifact is malformed.", where=str(folder), why=f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise ArtifactError("A file of the artifact is missing.", where=str(folder), why=str(error)) from error
+
+
+def _tensor(port: dict[str, Any]) -> Tensor:
+    return Tensor(str(port["name"]), tuple(map(int, port["shape"])), str(port["dtype"]), str(port["size"]) or None)
