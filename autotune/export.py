@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAKEFILE = """# `make` builds and runs the self-test of every kernel in this folder.
 CFLAGS ?= -O2
 TESTS := $(patsubst %_test.c,%.passed,$(wildcard *_test.c))
-HEADERS := $(filter-out selftest.h,$(wildcard *.h))
+HEADERS := $(filter-out selftest.h processor.h,$(wildcard *.h))
 # A test takes what it calls of all kernels.
 LIBRARIES := $(HEADERS:%.h=-l:%.so) -L . -Wl,--as-needed -Wl,-rpath,'$$ORIGIN' -lm
 
@@ -88,7 +88,8 @@ def export_kernels(model: CompiledModel | LoadedModel, directory: Path | str) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "Makefile").write_text(MAKEFILE)
-        shutil.copyfile(Path(artifact.__file__).with_name("c") / "selftest.h", folder / "selftest.h")
+        for name in ("selftest.h", "processor.h"):
+            shutil.copyfile(Path(artifact.__file__).with_name("c") / name, folder / name)
         done: dict[str, Exported] = {}
         for program in programs:
             exporter = _Exporter(folder, program.lowered, program.backend, model._settings)

@@ -152,7 +152,7 @@ def test_bounds_of_the_importer_are_told() -> None:
 
 def test_files_and_functions_of_an_artifact_are_explained() -> None:
     listed = {span for row in rows(section("artifacts", "## What is in it")) for span in spans(row[0])}
-    assert {artifact.MANIFEST, artifact.WEIGHTS, artifact.RUNTIME, artifact.FFI, artifact.FLAT, *artifact._C_FILES} <= listed
+    assert {artifact.MANIFEST, artifact.WEIGHTS, artifact.FLAT, *artifact._C_FILES} <= listed
     assert f"**format {artifact.FORMAT}**" in text("artifacts") and f"FORMAT == {artifact.FORMAT}" in text("artifacts")
     header = (ROOT / "compiler/run/c/sparsec.h").read_text()
     functions = {span for row in rows(section("artifacts", "## From C")) for span in spans(row[0])}

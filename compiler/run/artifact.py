@@ -5,7 +5,7 @@ name.sparsec/
   kernels-<digest>.so       kernel library, of C functions; a process never mistakes it for another one loaded from the same place
   weights.safetensors       packed weights, record and group tables
   program.bin               the tables once more, for C (see ``sparsec.run.flat_program``)
-  sparsec.[hc], sha256.h    load and run the directory from C; example.c does so
+  sparsec.[hc], *.h         load and run the directory from C; example.c does so
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FORMAT = 6
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FLAT = "program.bin"
-_C_FILES = ("sparsec.h", "sparsec.c", "sha256.h", "example.c")
+_C_FILES = ("sparsec.h", "sparsec.c", "processor.h", "sha256.h", "example.c")
 _AGAIN = "Save the model again, or copy the artifact again from where it was whole."
 
 

@@ -29,6 +29,7 @@ NAMES = {
     "program.bin",
     "sparsec.h",
     "sparsec.c",
+    "processor.h",
     "sha256.h",
     "example.c",
 }

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the self-tests of exported kernels share: blocks of memory filled from a file, and a comparison. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "processor.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,18 +19,16 @@ static char *data;
 static size_t data_bytes;
 
 /* Whether the processor lacks one of the flags, which have spaces between them. */
-static inline int lacks(const char *flags) {
-    static char line[1 << 16];
-    char flag[64], word[66];
-    FILE *stream = fopen("/proc/cpuinfo", "r");
-    while (stream && fgets(line, sizeof line, stream) && strncmp(line, "flags", 5)) continue;
-    if (stream) fclose(stream);
-    for (char *end = strchr(line, '\n'); end; end = NULL) *end = ' ';
-    for (int used; sscanf(flags, "%63s%n", flag, &used) == 1; flags += used) {
-        snprintf(word, sizeof word, " %s ", flag);
-        if (!strstr(line, word)) return fprintf(stderr, "The processor lacks %s.\n", flag);
+static inline int lacks(const char *wanted) {
+    char *const flags = processor_flags();
+    int bad = 0;
+    for (size_t length; !bad && *wanted; wanted += length + (wanted[length] == ' ')) {
+        length = strcspn(wanted, " ");
+        bad = !flags || !has_flag(flags, wanted, length);
+        if (bad) fprintf(stderr, "The processor lacks %.*s.\n", (int)length, wanted);
     }
-    return 0;
+    free(flags);
+    return bad;
 }
 
 static inline int open_data(const char *path, size_t bytes) {

@@ -4,6 +4,7 @@
  * stays there (backends/cpu/extents.h). The library itself is machine code: who loads it trusts it. */
 #define _GNU_SOURCE
 #include "sparsec.h"
+#include "processor.h"
 #include "sha256.h"
 
 #include <dlfcn.h>
@@ -14,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -332,35 +332,6 @@ static int check_executor(const sparsec_model *m) {
                                : 0;
 }
 
-/* What the processor can do, as Linux names it, with spaces around each name; NULL if that cannot be said. To be freed. */
-#if defined __aarch64__
-/* Bits of arch/arm64/include/uapi/asm/hwcap.h. An emulator answers with those of what it emulates; its /proc/cpuinfo may be the host's. */
-static char *processor_flags(void) {
-    static const struct {
-        const char *name;
-        unsigned long kind;
-        int bit;
-    } known[] = {{"asimd", AT_HWCAP, 1},     {"crc32", AT_HWCAP, 7},  {"atomics", AT_HWCAP, 8},  {"fphp", AT_HWCAP, 9},
-                 {"asimdhp", AT_HWCAP, 10},  {"asimdrdm", AT_HWCAP, 12}, {"lrcpc", AT_HWCAP, 15}, {"asimddp", AT_HWCAP, 20},
-                 {"sve", AT_HWCAP, 22},      {"sve2", AT_HWCAP2, 1},  {"i8mm", AT_HWCAP2, 13},   {"bf16", AT_HWCAP2, 14}};
-    char *const text = calloc(1, 512);
-    for (size_t i = 0; text && i < sizeof known / sizeof *known; i++)
-        if (getauxval(known[i].kind) >> known[i].bit & 1) strcat(strcat(text, " "), known[i].name);
-    return text ? strcat(text, " ") : NULL;
-}
-#else
-static char *processor_flags(void) {
-    char *line = NULL;
-    size_t room = 0;
-    bool found = false;
-    FILE *stream = fopen("/proc/cpuinfo", "r");
-    while (stream && !found && getline(&line, &room, stream) > 0) found = !strncmp(line, "flags", 5);
-    if (stream) fclose(stream);
-    if (!found) free(line);
-    return found ? line : NULL;
-}
-#endif
-
 static int check_machine(const sparsec_model *m) {
     struct utsname here;
     const char *arch = m->machine.rows ? text_at(m, m->machine.data[0]) : NULL;
@@ -370,11 +341,10 @@ static int check_machine(const sparsec_model *m) {
     char *const flags = processor_flags();
     int bad = flags ? 0 : fail("/proc/cpuinfo, which says what the processor can do, cannot be read.");
     for (int64_t i = 1; i < m->machine.rows && !bad; i++) {
-        const char *flag = text_at(m, *row_of(&m->machine, i)), *found = flags;
-        const size_t length = flag ? strlen(flag) : 0;
-        while (length && (found = strstr(found, flag)) && (found == flags || found[-1] != ' ' || !strchr(" \n", found[length]))) found++;
-        if (!length) bad = damaged("it does not say which machine it needs");
-        else if (!found) bad = fail("The artifact needs %s, which this processor does not have. Compile the model on this machine.", flag);
+        const char *flag = text_at(m, *row_of(&m->machine, i));
+        if (!flag || !*flag) bad = damaged("it does not say which machine it needs");
+        else if (!has_flag(flags, flag, strlen(flag)))
+            bad = fail("The artifact needs %s, which this processor does not have. Compile the model on this machine.", flag);
     }
     free(flags);
     return bad;
