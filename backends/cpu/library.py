@@ -98,13 +98,12 @@ def _linker(machine: Machine) -> Any:
 
     if machine.arch == platform.machine():
         return cc.create_shared
-    variable, usual = f"SPARSEC_CC_{machine.arch.upper()}", f"{machine.arch}-linux-gnu-gcc"
-    named = os.environ.get(variable, usual)
+    named = os.environ.get("SPARSEC_CROSS_CC") or f"{machine.arch}-linux-gnu-gcc"
     if shutil.which(named) is None:
         raise MachineError(
             f"No compiler links kernels for {machine.arch}.",
             why=f"There is no {named} on PATH.",
-            hint=f"Install gcc-{machine.arch.replace('_', '-')}-linux-gnu (Debian's name), or name a compiler for it in {variable}.",
+            hint=f"Install gcc-{machine.arch.replace('_', '-')}-linux-gnu (Debian's name), or name a compiler for it in SPARSEC_CROSS_CC.",
         )
     return cc.cross_compiler(named)
 

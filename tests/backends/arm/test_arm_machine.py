@@ -109,10 +109,8 @@ def test_torch_compile_refuses_what_cannot_run_here(options: dict) -> None:
 
 @FOREIGN
 def test_without_a_compiler_for_it_nothing_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARSEC_CC_AARCH64", "no-such-compiler")
-    with pytest.raises(
-        MachineError, match=r"links kernels for aarch64\.\n.*no-such-compiler.*\n.*gcc-aarch64-linux-gnu.*SPARSEC_CC_AARCH64"
-    ):
+    monkeypatch.setenv("SPARSEC_CROSS_CC", "no-such-compiler")
+    with pytest.raises(MachineError, match=r"links kernels for aarch64\.\n.*no-such-compiler.*\n.*gcc-aarch64-linux-gnu.*SPARSEC_CROSS_CC"):
         sparsec.compile(network(), torch.randn(1, 3, 20, 20), target="arm", cpu="cortex-a76", cache_dir=tmp_path)
 
 
