@@ -69,7 +69,7 @@ ARM_TOOLS = gcc-aarch64-linux-gnu qemu-user-static
 arm-tools:
 	@if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64-static >/dev/null; then exit 0; fi; \
 	root=; [ "$$(id -u)" = 0 ] || root=sudo; \
-	$$root apt-get update -qq && $$root apt-get install -y -qq --no-install-recommends $(ARM_TOOLS) libc6-dev-arm64-cross >/dev/null
+	$$root apt-get -o Acquire::http::Timeout=20 update -qq && $$root apt-get install -y -qq --no-install-recommends $(ARM_TOOLS) libc6-dev-arm64-cross >/dev/null
 
 demo: $(STAMP) cxx
 	$(BIN)/python benchmarks/demo.py
