@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def line_of(vectors: int, most: int) -> int:
+    """How many of ``vectors`` registers go in one straight line: the largest divisor that is at most ``most``."""
+    return max(part for part in range(1, min(vectors, most) + 1) if vectors % part == 0)
+
+
 @dataclass(frozen=True)
 class Panels:
     """Panels of products and of attention, and a model of the cycles that those of products take.

@@ -31,7 +31,7 @@ _V8_4 = (*_V8_2, "bf16", "i8mm")
 class Processor:
     """``features``: of LLVM's names. ``l1``, ``l2``, ``l3``: KiB for data. ``pipes``: multiply-adds of a register per cycle.
 
-    ``loads``: registers from L1 per cycle. ``ghz``: a usual clock, by which bounds are given in seconds; no time is measured here.
+    ``ghz``: a usual clock, by which bounds are given in seconds; no time is measured here.
     """
 
     features: tuple[str, ...]
@@ -39,20 +39,19 @@ class Processor:
     l2: int
     l3: int
     pipes: int
-    loads: int
     ghz: float
     panels: Panels
 
 
 PROCESSORS = {
-    "cortex-a53": Processor(_V8_0, 32, 512, 512, 1, 1, 1.4, panels.IN_ORDER),
-    "cortex-a72": Processor(_V8_0, 32, 1024, 1024, 2, 1, 1.8, panels.NEON),
-    "cortex-a76": Processor(_V8_2, 64, 512, 2048, 2, 2, 2.4, panels.NEON),
-    "cortex-x1": Processor(_V8_2, 64, 1024, 4096, 4, 3, 2.8, panels.NEON),
-    "neoverse-n1": Processor(_V8_2, 64, 1024, 32768, 2, 2, 2.6, panels.NEON),
-    "neoverse-v1": Processor(_V8_4, 64, 1024, 32768, 4, 3, 2.6, panels.NEON),
-    "neoverse-v2": Processor(_V8_4, 64, 2048, 65536, 4, 3, 2.8, panels.NEON),
-    "apple-m1": Processor(_V8_2, 128, 12288, 8192, 4, 3, 3.2, panels.NEON),
+    "cortex-a53": Processor(_V8_0, 32, 512, 512, 1, 1.4, panels.IN_ORDER),
+    "cortex-a72": Processor(_V8_0, 32, 1024, 1024, 2, 1.8, panels.NEON),
+    "cortex-a76": Processor(_V8_2, 64, 512, 2048, 2, 2.4, panels.NEON),
+    "cortex-x1": Processor(_V8_2, 64, 1024, 4096, 4, 2.8, panels.NEON),
+    "neoverse-n1": Processor(_V8_2, 64, 1024, 32768, 2, 2.6, panels.NEON),
+    "neoverse-v1": Processor(_V8_4, 64, 1024, 32768, 4, 2.6, panels.NEON),
+    "neoverse-v2": Processor(_V8_4, 64, 2048, 65536, 4, 2.8, panels.NEON),
+    "apple-m1": Processor(_V8_2, 128, 12288, 8192, 4, 3.2, panels.NEON),
 }
 #: What stands for an unknown processor, by what it can do.
 _ANY = ("neoverse-v1", "neoverse-n1", "cortex-a72")

@@ -2,8 +2,8 @@
 
 A sparse row of 64 pixels has 16 accumulators and 16 loads of the input at a time of which one or two are live; blocks have 16 to 24
 accumulators, the inputs of one column and one register of weights. Costs are in vectors of 64 bytes as everywhere, which are four registers
-here: a core with two multiply-adds of a register per cycle takes two cycles where the table of x86 has one. They are not fitted to
-measurements: benchmarks/arm.py holds the analyser's cycles against them.
+here: a core with two multiply-adds of a register per cycle takes two cycles where the table of x86 has one. They are guesses from these
+counts and are fitted to no measurement.
 """
 
 from dataclasses import replace

@@ -11,7 +11,6 @@ where torch sends them, except that values are not read, not even to be multipli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from sparsec.backends.cpu.expr import exp_nonpositive
 from sparsec.backends.cpu.panel import Panel
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, over, reads, writes
+from sparsec.backends.panels import line_of
 from sparsec.backends.vector import Vector
 
 _INF = float("inf")
@@ -81,7 +81,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, 
     width = panel.width
     if tile < rows:
         raise ValueError(f"tile {tile} is narrower than a panel of {rows} keys")
-    part = Panel(lanes, 1, math.gcd(unrolled, vectors))
+    part = Panel(lanes, 1, line_of(vectors, unrolled))
     shape = f"l{lanes}_r{rows}_v{vectors}" + (f"_u{part.vectors}" if part.vectors < vectors else "")
     symbol = f"attention_{shape}_t{tile}{masks.suffix}"
 

@@ -10,7 +10,6 @@ walk carries the k column sums of the previous vector in registers.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from sparsec.backends.cpu.expr import activate
 from sparsec.backends.cpu.partition import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
+from sparsec.backends.panels import line_of
 from sparsec.backends.vector import Vector
 
 
@@ -75,7 +75,7 @@ def depthwise(
     """
     lanes = vector.lanes("float32")
     tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual
-    line = math.gcd(unrolled, vectors)
+    line = line_of(vectors, unrolled)
     lines = vectors // line
     shape = f"l{lanes}_v{vectors}" + (f"_u{line}" if line < vectors else "")
     symbol = f"depthwise{kernel}_{shape}_{activation}{'_residual' * residual}{'_masked' * masked}"

@@ -9,14 +9,13 @@ back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mea
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import over, reads, tiled, writes
+from sparsec.backends.panels import line_of
 from sparsec.backends.vector import Vector
 
 
@@ -26,7 +25,7 @@ def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
     ``unrolled``: see ``Panels``; a norm has three sums per register of tokens and no constants, and takes four times as many at once.
     """
     lanes = vector.lanes("float32")
-    tile, line = lanes * vectors, math.gcd(4 * unrolled, vectors)
+    tile, line = lanes * vectors, line_of(vectors, 4 * unrolled)
     lines, width = vectors // line, line * lanes
 
     def kernel(x, y, gamma, beta, features, eps, begin, end):

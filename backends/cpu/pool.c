@@ -271,13 +271,11 @@ static void finish(job *j) {
 typedef void runner(function *share, const int64_t *values);
 
 /* values: addresses of records, groups and moves, numbers of groups and moves, batch, threads. A move is a field of the records and what
- * is added to it after each image. */
-static void run(function *share, const int64_t *values) {
+ * is added to it after each image. Without a job this thread does everything. */
+static void run_phases(function *share, const int64_t *values, job *j, int parts) {
     int64_t *const records = (int64_t *)(intptr_t)values[0];
     const int64_t *const moves = (const int64_t *)(intptr_t)values[2], groups = values[3], batch = values[5];
     const int shares = (int)values[6];
-    int parts = 1;
-    job *const j = begin(share, values[0], shares, batch * groups, &parts);
     for (int64_t image = 0; image < batch; image++) {
         for (int64_t g = 0; g < groups; g++) {
             const int64_t group = values[1] + g * GROUP_WIDTH * 8;
@@ -287,6 +285,12 @@ static void run(function *share, const int64_t *values) {
         for (int64_t m = 0; m < values[4]; m++) records[moves[2 * m]] += moves[2 * m + 1];
     }
     if (j) finish(j);
+}
+
+static void run(function *share, const int64_t *values) {
+    int parts = 1;
+    job *const j = begin(share, values[0], (int)values[6], values[5] * values[3], &parts);
+    run_phases(share, values, j, parts);
 }
 
 /* In a forked child there are no helpers, and no other call. */
@@ -330,8 +334,9 @@ static runner *shared_runner(void) {
     return run;
 }
 
-/* See `run`. Threads come from the pool of the process; without one this thread does everything. */
+/* See `run_phases`. Helpers are those of the process's pool: a library that may be unloaded has none of its own. */
 void sparsec_run_program(const int64_t *values) {
     runner *const shared = values[6] > 1 ? shared_runner() : NULL;
-    (shared ? shared : run)(sparsec_share, values);
+    if (shared) shared(sparsec_share, values);
+    else run_phases(sparsec_share, values, NULL, 1);
 }

@@ -9,23 +9,14 @@ from typing import Any
 from sparsec.errors import ArtifactError
 from sparsec.run.artifact import MANIFEST, read_manifest
 from sparsec.run.processor import lacking
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output: its shape of one sample, the largest where ``follows`` names a run-time size of its first axis."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    follows: str | None
+from sparsec.run.program import Port, Size
 
 
 @dataclass(frozen=True)
 class Inspection:
     """``not_here``: why this machine cannot run it, empty if it can. ``files``: bytes by name. ``threads``: the most of a call, if stated.
 
-    ``sizes``: run-time sizes as (name, least, most). ``batches``: the least and the largest served, None where any is.
+    ``batches``: the least and the largest served, None where any is.
     """
 
     format: int
@@ -34,9 +25,9 @@ class Inspection:
     cpu: str
     features: tuple[str, ...]
     not_here: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    sizes: tuple[tuple[str, int, int], ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    sizes: tuple[Size, ...]
     batches: tuple[int, int | None]
     threads: int | None
     kernels: tuple[str, ...]
@@ -45,7 +36,7 @@ class Inspection:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return asdict(self) | {"inputs": [p.plain() for p in self.inputs], "outputs": [p.plain() for p in self.outputs]}
 
 
 def inspect(path: Path | str) -> Inspection:
@@ -63,9 +54,9 @@ def inspect(path: Path | str) -> Inspection:
             cpu=str(machine.get("cpu", "")),
             features=features,
             not_here=lacking(str(machine["arch"]), features),
-            inputs=tuple(map(_tensor, program["inputs"])),
-            outputs=tuple(map(_tensor, program["outputs"])),
-            sizes=tuple((str(s["name"]), int(s["least"]), int(s["most"])) for s in program["sizes"]),
+            inputs=tuple(map(Port.restored, program["inputs"])),
+            outputs=tuple(map(Port.restored, program["outputs"])),
+            sizes=tuple(map(Size.restored, program["sizes"])),
             batches=(int(least), None if most is None else int(most)),
             threads=None if program["thread_slots"] is None else int(program["thread_slots"]),
             kernels=tuple(map(str, program["kernels"])),
@@ -76,7 +67,3 @@ def inspect(path: Path | str) -> Inspection:
         raise ArtifactError("The artifact is malformed.", where=str(folder), why=f"{type(error).__name__}: {error}") from error
     except OSError as error:
         raise ArtifactError("A file of the artifact is missing.", where=str(folder), why=str(error)) from error
-
-
-def _tensor(port: dict[str, Any]) -> Tensor:
-    return Tensor(str(port["name"]), tuple(map(int, port["shape"])), str(port["dtype"]), str(port["size"]) or None)

@@ -52,6 +52,11 @@ class Size:
     least: int
     most: int
 
+    @classmethod
+    def restored(cls, data: Mapping[str, Any]) -> Size:
+        """The inverse of ``dataclasses.asdict``. KeyError, TypeError or ValueError for what is none."""
+        return cls(str(data["name"]), _int(data["least"]), _int(data["most"]))
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -107,6 +112,13 @@ class Port:
         """As JSON values."""
         size, plus = (self.follows.symbol, self.follows.plus) if self.follows else ("", 0)
         return {"name": self.name, "shape": self.shape, "dtype": self.dtype, "size": size, "plus": plus, "limit": self.limit}
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any]) -> Port:
+        """The inverse of ``plain``. KeyError, TypeError or ValueError for what is none."""
+        limit = None if data["limit"] is None else _int(data["limit"])
+        follows = Affine(str(data["size"]), _int(data["plus"])) if data["size"] else None
+        return cls(str(data["name"]), tuple(map(_int, data["shape"])), str(data["dtype"]), follows, limit)
 
 
 @dataclass(frozen=True)
@@ -180,14 +192,14 @@ class Program:
         """The inverse of ``described`` and ``arrays``, checked. ArtifactError for anything malformed or out of range."""
         try:
             program = cls(
-                inputs=tuple(_port(p) for p in data["inputs"]),
-                outputs=tuple(_port(p) for p in data["outputs"]),
+                inputs=tuple(map(Port.restored, data["inputs"])),
+                outputs=tuple(map(Port.restored, data["outputs"])),
                 kernels=tuple(map(str, data["kernels"])),
                 relocations=tuple(Relocation(_int(f), s, _int(o), _int(p)) for f, s, o, p in data["relocations"]),
                 arena_bytes=_int(data["arena_bytes"]),
                 steps=tuple(Step(**step) for step in data["steps"]),
                 thread_slots=None if data["thread_slots"] is None else _int(data["thread_slots"]),
-                sizes=tuple(Size(str(s["name"]), _int(s["least"]), _int(s["most"])) for s in data["sizes"]),
+                sizes=tuple(map(Size.restored, data["sizes"])),
                 padding=None if data["padding"] is None else _int(data["padding"]),
                 batches=_batches(*data["batches"]),
                 executor=str(data.get("executor", "cpu")),  # Artifacts from before there was a choice do not say.
@@ -207,12 +219,6 @@ def _int(value: Any) -> int:
 
 def _batches(least: Any, most: Any) -> tuple[int, int | None]:
     return _int(least), None if most is None else _int(most)
-
-
-def _port(data: Mapping[str, Any]) -> Port:
-    limit = None if data["limit"] is None else _int(data["limit"])
-    follows = Affine(str(data["size"]), _int(data["plus"])) if data["size"] else None
-    return Port(str(data["name"]), tuple(map(_int, data["shape"])), str(data["dtype"]), follows, limit)
 
 
 def check_tables(program: Program) -> None:

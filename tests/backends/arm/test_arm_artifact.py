@@ -1,6 +1,5 @@
 """Networks compiled for ARM, run from C under an emulator, against eager mode; lesser processors are refused."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,6 @@ def test_a_lesser_processor_is_refused_before_anything_runs(tmp_path: Path) -> N
     path = compiled.save(tmp_path / "net.sparsec")
     done = emulated.emulate([emulated.harness(), path], "cortex-a72")
     assert done.returncode == 1 and "needs asimd" in done.stderr and "this processor does not have" in done.stderr
-    if shutil.which("g++"):
-        with pytest.raises(sparsec.SparsecError, match="aarch64"):
-            sparsec.load(path)
 
 
 def test_mobilenet(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_an_arm_machine_is_known_by_its_parts_and_by_what_it_can_do(
     monkeypatch.setattr(module, "flags", lambda: here)
     monkeypatch.setattr(module.Path, "read_text", lambda path: "".join(MIDR.format(*part) for part in parts))
     assert module.machine.__wrapped__().mcpu == best
+
+
+def test_both_loaders_know_the_same_capabilities() -> None:
+    text = (Path(processor.__file__).parent / "c/processor.h").read_text()
+    rows = {(name, word, int(bit)) for name, word, bit in re.findall(r'\{"(\w+)", AT_(HWCAP2?), (\d+)\}', text)}
+    known = (("HWCAP", processor._HWCAP), ("HWCAP2", processor._HWCAP2))
+    assert rows == {(name, word, bit) for word, names in known for name, bit in names.items()}
 
 
 def test_a_machine_without_neon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
