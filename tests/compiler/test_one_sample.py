@@ -99,6 +99,31 @@ def test_layers_of_torch_serve_all_batches(batch):
     assert dependence_on_batch(layer, (torch.zeros(batch, 5, 16),), {}) == ("", 0)
 
 
+class Through(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.repeat(1, 12 // (5 - len(x))),
+        lambda x: x[:, : 12 // (5 - len(x))],
+        lambda x: x[:, : 7 % (6 - len(x)) + 1],
+        lambda x: x if 12 // (6 - len(x)) > 2 else x + 1,
+        lambda x: x if 12 / (7 - len(x)) > 2 else x + 1,
+    ],
+)
+def test_a_size_that_divides_by_zero_at_another_batch(function):
+    assert dependence_on_batch(Through(function), (torch.zeros(4, 16),), {})[0]
+
+
 @pytest.mark.parametrize(
     ("function", "depends"),
     [
@@ -112,11 +137,7 @@ def test_layers_of_torch_serve_all_batches(batch):
     ],
 )
 def test_what_depends_on_the_number_of_samples(function, depends):
-    class Function(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return function(x)
-
-    reason, least = dependence_on_batch(Function(), (torch.zeros(1, 8),), {})
+    reason, least = dependence_on_batch(Through(function), (torch.zeros(1, 8),), {})
     assert (bool(reason), least) == (depends, 0)
 
 

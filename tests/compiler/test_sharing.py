@@ -1,5 +1,6 @@
 """Results that are one memory or several by the strides of computed values: as in eager mode, or refused."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 import sparsec
 from sparsec.doors.from_torch.capture import capture
 from sparsec.errors import UnsupportedModel
+from tests.compiler.stand_in import compiled
 
 REST: dict[str, Callable[[Tensor], Any]] = {
     "flatten": lambda y: y.flatten(1),
@@ -100,6 +102,89 @@ def test_a_value_and_what_a_reshape_makes_of_it(rest: str, memory_format: torch.
 def test_results_share_memory_as_in_eager_mode(rest: str, shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
     served = [agrees(before, layer, rest, shape, memory_format) for before in BEFORE for layer in LAYERS]
     assert sum(served) >= len(served) // 2
+
+
+#: One memory or a copy of it, whatever is written to it afterwards.
+SHAPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flatten": lambda y: y.flatten(1),
+    "all": lambda y: y.flatten(),
+    "reshape": lambda y: y.reshape(len(y), 1, -1),
+    "like another": lambda y: y.transpose(0, 1).reshape_as(y),
+    "split again": lambda y: y.flatten(1).unflatten(1, (-1, 1)),
+    "contiguous": lambda y: y.contiguous(),
+    "copied": lambda y: y.clone(),
+}
+WRITES: dict[str, Callable[[Tensor], Any]] = {
+    "relu": lambda y: nn.functional.relu(y, inplace=True),
+    "sum": lambda y: y.add_(1),
+    "a part": lambda y: y[:1].mul_(2),
+    "an element": lambda y: y[-1].fill_(0.5),
+    "another": lambda y: y.copy_(y * 3),
+    "by its mean": lambda y: y.__iadd__(y.mean()),
+}
+SHOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda y: y,
+    "first": lambda y: y[0],
+    "slice": lambda y: y[..., 1:],
+    "chunk": lambda y: y.chunk(2, -1)[0],
+    "turned": lambda y: y.transpose(0, -1),
+    "flat": lambda y: y.flatten(),
+}
+
+
+class Written(nn.Module):
+    """What is written to a reshape of a layer's value, a view of that, and the layer's own value."""
+
+    def __init__(self, before: str, shaped: str, write: str, shown: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.ways = nn.Linear(4, 4), (BEFORES[before], SHAPED[shaped], WRITES[write], SHOWN[shown])
+
+    def forward(self, x: Tensor) -> Any:
+        before, shaped, write, shown = self.ways
+        value = before(self.layer(x))
+        y = shaped(value)
+        write(y)
+        return shown(y), y, value
+
+
+BEFORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it is": lambda x: x,
+    "turned": lambda x: x.transpose(1, 2),
+    "permuted": lambda x: x.permute(2, 0, 1),
+    "sliced": lambda x: x[..., :3],
+}
+
+
+@pytest.mark.parametrize("door", ["object", "torch.compile"])
+@pytest.mark.parametrize("shaped", SHAPED)
+@pytest.mark.parametrize(
+    ("before", "write", "shown"),
+    [
+        ("turned", "relu", "chunk"),
+        *(
+            pytest.param(*ways, marks=[pytest.mark.slow, pytest.mark.turns(40)])
+            for ways in itertools.product(BEFORES, WRITES, SHOWN)
+            if ways != ("turned", "relu", "chunk")
+        ),
+    ],
+)
+def test_what_is_written_to_a_reshape(driver: Any, before: str, shaped: str, write: str, shown: str, door: str) -> None:
+    """Where the reshape was a copy, torch's functional form has views that say nothing of memory."""
+    model, x = Written(before, shaped, write, shown).eval(), torch.randn(2, 3, 4)
+    with torch.no_grad():
+        wanted = model(x)
+        if door == "object":
+            captured = capture(model, (x,))
+            found = captured.restore(captured.graph_module(x), [x])
+        else:
+            found = compiled(model)(x)
+        assert groups(found, [x]) == groups(wanted, [x])
+        for y, right in zip(found, wanted, strict=True):
+            torch.testing.assert_close(y, right, rtol=1e-5, atol=1e-5)
+            y.add_(1), right.add_(1)
+        for y, right in zip(found, wanted, strict=True):
+            torch.testing.assert_close(y, right, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_refused_is_one_memory_in_eager_mode_alone() -> None:

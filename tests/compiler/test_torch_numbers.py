@@ -68,3 +68,31 @@ def test_a_changing_float_of_a_model_without_zeros(strict, kernels, caplog):
         model.scale = value
         agrees(fast, model, x)
     assert not any("internal error" in message for message in warnings_in(caplog))
+
+
+class Through(nn.Module):
+    """A layer, and a function of what it makes."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(8, 8), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.repeat(1, 12 // (5 - len(x))),
+        lambda x: x + torch.arange(12 // (5 - len(x))).sum(),
+        lambda x: x[:, : 7 % (5 - len(x)) + 1],
+    ],
+)
+def test_a_size_that_divides_by_zero_at_another_batch(driver, caplog, function):
+    model = Through(function).eval()
+    fast = torch.compile(model, backend="sparse", dynamic=True)
+    for batch in (4, 3, 2):
+        agrees(fast, model, torch.randn(batch, 8))
+    assert driver.count >= 1
+    assert not any("internal error" in message for message in warnings_in(caplog))

@@ -23,8 +23,10 @@ from sparsec.errors import UnsupportedModel
 aten = torch.ops.aten
 #: Views whose first argument after the tensor is the shape of the result.
 _SHAPED = (aten.reshape.default, aten.expand.default)
-#: Views of which the schema does not tell.
+#: Views of which neither the schema tells nor the functional form of a program.
 UNSAFE = frozenset({aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
+#: Views by a shape. Of the second the schema does not tell: a functional form has it where a program writes to a reshape that was a copy.
+_RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default})
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _chain(node: fx.Node, source: fx.Node) -> Chain:
         if any(isinstance(argument, fx.Node) for argument in (*rest, *node.kwargs.values())):
             raise UnsupportedModel("A result is a view that depends on values.", where=node.name, hint="Return a clone of it.")
         # A value that is stored otherwise than when it was captured may have no such view.
-        target = aten.reshape.default if node.target is aten.view.default else node.target
+        target = aten.reshape.default if node.target in _RESHAPES else node.target
         steps.append(Step(target, tuple(rest), dict(node.kwargs)))
         node = value  # type: ignore[assignment]
     return tuple(reversed(steps))
@@ -168,7 +170,7 @@ def viewed(node: fx.Node) -> fx.Node | None:
 def is_view(node: fx.Node) -> bool:
     """Whether the results of an operator show the memory of an argument."""
     schema = getattr(node.target, "_schema", None)
-    return node.target in UNSAFE or (schema is not None and any(result.alias_info for result in schema.returns))
+    return node.target in UNSAFE | _RESHAPES or (schema is not None and any(result.alias_info for result in schema.returns))
 
 
 def shows_unsaid(node: fx.Node) -> bool:

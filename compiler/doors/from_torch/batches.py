@@ -17,7 +17,6 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
-from sympy import false, true
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
@@ -28,7 +27,7 @@ from torch.utils import _pytree as pytree
 from sparsec.doors.from_torch.dry_run import FILLED, Call, CallLog, Shape, returned, run_without_data
 from sparsec.doors.from_torch.exporting import quiet_shapes
 from sparsec.doors.from_torch.leftovers import unchanged
-from sparsec.doors.from_torch.numbers import of_each_sample
+from sparsec.doors.from_torch.numbers import may_hold, of_each_sample
 from sparsec.doors.from_torch.randomness import DropoutReturnsItsInput
 from sparsec.ir.miss import Miss
 from sparsec.ir.symbols import LARGEST, Signature
@@ -169,8 +168,7 @@ def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
 
 def _holds(expression: Any, batch: int) -> bool:
     """Whether a condition on one symbol holds for a batch of this size."""
-    value = expression.subs(dict.fromkeys(expression.free_symbols, batch))
-    return value is true or value != false
+    return may_hold(expression, dict.fromkeys(expression.free_symbols, batch))
 
 
 class _Asked(TorchFunctionMode):

@@ -27,6 +27,14 @@ _SHAPES = {
 _SHAPE = {"full": 0, "new_full": 1}
 
 
+def may_hold(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, int]) -> bool:
+    """Whether a condition holds for these sizes, or may by others that it asks for; not where it divides by zero."""
+    try:
+        return bool(condition.subs(sizes) != sympy.false)
+    except ZeroDivisionError:
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class Sized:
     """A graph with symbolic sizes: ``meta`` has its values without data under ``key``, ``stored`` what the placeholders of constants hold.

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparsec.doors.captured import Captured
 from sparsec.doors.from_torch.batches import cuts
-from sparsec.doors.from_torch.numbers import Sized
+from sparsec.doors.from_torch.numbers import Sized, may_hold
 from sparsec.ir.symbols import Dim, Signature, SymbolSpec, bucket
 from sparsec.run.affine import Affine
 
@@ -122,16 +122,24 @@ def use_of_samples(graph_module: fx.GraphModule, args: Sequence[Any], weights: S
         return ""
     batch = next(iter(leading.values()))
     batches = [symbol for symbol, size in leading.items() if size == batch]
-    there = here | {symbol: here[symbol] + 1 for symbol in batches}
-    for node in graph_module.graph.nodes:
+    stored = {node: value for i, (node, value) in enumerate(places.items()) if i in set(weights)}
+    sized = Sized(graph_module.graph, "example_value", places.keys() - stored.keys(), stored)
+    try:
+        cut = _cut(graph_module.graph, here, here | {symbol: here[symbol] + 1 for symbol in batches})
+        return cut or sized.use_of_samples(batches, here, (batch, batch + 1))
+    except ZeroDivisionError:
+        return f"a size of it divides by zero with a batch of {batch + 1}"
+
+
+def _cut(graph: fx.Graph, here: Mapping[Any, int], there: Mapping[Any, int]) -> str:
+    """What keeps all of a value with these sizes and not with those; empty if nothing does."""
+    for node in graph.nodes:
         made = _shapes(node, here), _shapes(node, there)
         for source in node.all_input_nodes:
             given = _shapes(source, here), _shapes(source, there)
             if any(cuts(a, b, c, d) for a, c in zip(*given, strict=True) for b, d in zip(*made, strict=True)):
                 return f"{node.name} keeps all of {list(given[0][0])}, and not all of {list(given[1][0])}"
-    stored = {node: value for i, (node, value) in enumerate(places.items()) if i in set(weights)}
-    sized = Sized(graph_module.graph, "example_value", places.keys() - stored.keys(), stored)
-    return sized.use_of_samples(batches, here, (batch, batch + 1))
+    return ""
 
 
 def _is_symbol(size: Any) -> bool:
@@ -148,7 +156,7 @@ def _allows(size: torch.SymInt) -> Callable[[int], bool]:
     """Guards with other symbols too are taken to hold unless they are false whatever those are."""
     symbol, environment = size.node.expr, size.node.shape_env
     guards = [guard.expr for guard in environment.guards if symbol in guard.expr.free_symbols]
-    return lambda number: not any(guard.subs(symbol, number) == False for guard in guards)  # noqa: E712
+    return lambda number: all(may_hold(guard, {symbol: number}) for guard in guards)
 
 
 def _text(size: Any) -> int | str:
