@@ -21,6 +21,10 @@ AVX512 = Vector("AVX512", 64, 32, masks=True, permute=Permute("llvm.x86.avx512.v
 AVX2 = Vector("AVX2", 32, 16, masks=True, permute=Permute("llvm.x86.avx2.permps", 1))
 
 
+#: A usual clock, by which bounds for a processor that is not here are given in seconds; no time is measured by it.
+_GHZ = 3.0
+
+
 def _cache_bytes(level: int, kind: str, default: int) -> int:
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -44,16 +48,21 @@ def describe(flags: frozenset[str], cores: int) -> Machine:
         )
     wide = set(_AVX512) <= flags
     features = dict(_AVX2) | (_AVX512 if wide else {})
+    vector = AVX512 if wide else AVX2
     return Machine(
         arch="x86_64",
         mcpu="x86-64-v4" if wide else "x86-64-v3",
         features=tuple(sorted(features.values())),
-        vector=AVX512 if wide else AVX2,
+        vector=vector,
         panels=panels.AVX512 if wide else panels.AVX2,
         l1=_cache_bytes(1, "Data", 32 << 10),
         l2=_cache_bytes(2, "Unified", 1 << 20),
         l3=_cache_bytes(3, "Unified", 8 << 20),
         cores=cores,
+        # Two multiply-adds of a register per cycle, one register from L2, 4 bytes from memory.
+        peak_gflops=4 * vector.lanes("float32") * _GHZ,
+        l2_gbs=vector.nbytes * _GHZ,
+        memory_gbs=4 * _GHZ,
         # Registers of 512 bits, which LLVM leaves aside on processors that once ran slower with them.
         tuning=("-prefer-256-bit",) if wide else (),
     )

@@ -59,6 +59,7 @@ def test_another_architecture_is_refused(monkeypatch):
 def test_levels_can_be_named(cpu, flags):
     named = module.machine(cpu)
     assert named == describe(flags, named.cores) and named.mcpu == cpu
+    assert named.peak_gflops == 12 * named.vector.lanes("float32") and named.l2_gbs > named.memory_gbs > 0
 
 
 @pytest.mark.parametrize("cpu", ["x86-64-v2", "cortex-a76", ""])
