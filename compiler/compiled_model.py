@@ -38,12 +38,20 @@ class CompiledModel:
     """
 
     def __init__(
-        self, captured: Captured, compiled: CompiledGraph, settings: Settings, build: Callable[[Captured], CompiledGraph] | None = None
+        self,
+        captured: Captured,
+        compiled: CompiledGraph,
+        settings: Settings,
+        build: Callable[[Captured], CompiledGraph] | None = None,
+        variants: Sequence[CompiledGraph] = (),
     ) -> None:
-        """``build`` compiles the same program for other sizes, where it leaves some free."""
-        self._captured, self._compiled, self._settings = captured, compiled, settings
+        """``build`` compiles the same program for other sizes, where it leaves some free.
+
+        ``variants``: what to save, for a processor each, ``compiled`` among them; that alone where there are none.
+        """
+        self._captured, self._compiled, self._settings, self._variants = captured, compiled, settings, variants or (compiled,)
         self._by_size = GraphsBySize(captured, compiled, build) if captured.symbols and build else None
-        self._explanation: Explanation | None = None
+        self._explanations: dict[CompiledGraph, Explanation] = {}
 
     @waited_for
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,23 +143,28 @@ class CompiledModel:
         Times are medians of a few runs on random input, measured at the first call; none where parts of the model run in torch, or
         where it is for another machine.
         """
-        if self._explanation is None:
-            found = self._compiled.explanation
-            if self._compiled.fully_compiled and not self._compiled.programs[0].backend.machine.not_here:
-                program = self._compiled.programs[0]
+        return self._explained(self._compiled)
+
+    def _explained(self, graph: CompiledGraph) -> Explanation:
+        """Of one variant."""
+        if graph not in self._explanations:
+            found = graph.explanation
+            if graph.fully_compiled and not graph.programs[0].backend.machine.not_here:
+                program = graph.programs[0]
                 times = program.runner.profile(example_inputs(program.program), repeats=_REPEATS)
                 layers = (replace(row, time_us=t.seconds * 1e6) for row, t in zip(found.layers, times, strict=True))
                 found = replace(found, layers=tuple(layers))
-            self._explanation = found
-        further = self._by_size.notes if self._by_size else self._batch_notes()
-        return replace(self._explanation, notes=(*self._explanation.notes, *further))
+            self._explanations[graph] = found
+        found = self._explanations[graph]
+        further = self._by_size.notes if self._by_size else self._batch_notes(graph)
+        return replace(found, notes=(*found.notes, *further))
 
-    def _batch_notes(self) -> tuple[str, ...]:
+    def _batch_notes(self, graph: CompiledGraph) -> tuple[str, ...]:
         """Which batch a program without free sizes serves, where no note of its graph says so."""
         batches = {spec.shape[0] for spec in self._captured.inputs if spec.shape}
-        if self._compiled.any_batch or self._compiled.one_batch or len(batches) != 1:
+        if graph.any_batch or graph.one_batch or len(batches) != 1:
             return ()
-        return (f"compiled for {batches_text(*batches, *batches)} only: {self._compiled.fixed_by}",)
+        return (f"compiled for {batches_text(*batches, *batches)} only: {graph.fixed_by}",)
 
     def story(self) -> str:
         """What every pass changed and refused."""
@@ -167,7 +180,8 @@ class CompiledModel:
     def save(self, path: Path | str) -> Path:
         """Write an artifact that runs without torch and without TVM (see ``sparsec.load``).
 
-        An artifact at ``path`` is replaced when the new one is complete.
+        An artifact at ``path`` is replaced when the new one is complete. What was compiled for several processors becomes one artifact, of
+        which each machine runs the variant that suits it best.
 
         Returns:
             The absolute path.
@@ -175,24 +189,29 @@ class CompiledModel:
         Raises:
             ArtifactError: parts of the model would need torch (they are named), or the place cannot be written.
         """
-        if not self._compiled.fully_compiled:
-            rows = "; ".join(f"{node}: {reason}" for node, reason in self._compiled.explanation.uncovered[:8])
+        variants = [self._variant(graph) for graph in self._variants]
+        signature = {"output": _structure(self._captured.nested([torch.empty(0)] * len(variants[0].program.outputs)))}
+        return artifact.save_variants(path, variants, signature)
+
+    def _variant(self, graph: CompiledGraph) -> artifact.Variant:
+        """What is saved of a graph. ArtifactError where an artifact cannot be all of it."""
+        if not graph.fully_compiled:
+            rows = "; ".join(f"{node}: {reason}" for node, reason in graph.explanation.uncovered[:8])
             raise ArtifactError("The model cannot be saved: parts of it run in torch.", why=rows, hint="Replace these operators.")
-        entry, count = self._compiled.programs[0], len(self._captured.inputs)
+        entry, count = graph.programs[0], len(self._captured.inputs)
         if self._captured.shares_results:
             raise ArtifactError(
                 "The model cannot be saved: a result is an input, another result or a view of one.",
                 hint="Wrap the model so that it returns clones of those, or each result once.",
             )
-        if self._compiled.picks != tuple(range(count)) or self._compiled.returns != tuple(range(len(entry.program.outputs))):
+        if graph.picks != tuple(range(count)) or graph.returns != tuple(range(len(entry.program.outputs))):
             raise ArtifactError(
                 "The model cannot be saved: an input is not used, or two results are always equal.",
-                why=f"It uses {len(self._compiled.picks)} of {count} inputs and returns {len(self._compiled.returns)} results.",
+                why=f"It uses {len(graph.picks)} of {count} inputs and returns {len(graph.returns)} results.",
                 hint="Wrap the model so that each input is used and each result returned once.",
             )
         machine = {name: getattr(entry.backend.machine, name) for name in ("arch", "mcpu", "features")}
-        signature = {"output": _structure(self._captured.nested([torch.empty(0)] * len(entry.program.outputs)))}
-        return artifact.save(path, entry.program, entry.library, self.explain(), signature, machine)
+        return artifact.Variant(entry.program, entry.library, self._explained(graph), machine)
 
 
 def _layout(tensor: Tensor) -> str:

@@ -33,6 +33,7 @@ from sparsec.lower import follow, padding
 from sparsec.lower import regions as region_module
 from sparsec.passes import PIPELINE
 from sparsec.passes.insert_token_pruning import InsertTokenPruning
+from sparsec.processors import first_here, for_each_processor
 from sparsec.report.layer_rows import explanation_of
 from sparsec.run.affine import Affine
 from sparsec.run.explanation import Explanation
@@ -69,7 +70,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
 
 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
-    backend = backend_for(settings.target, settings.cpu)
+    backend = backend_for(settings.target, settings.processor)
     _check_measurable(backend, settings)
     costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
     pruning = settings.token_pruning is not None
@@ -314,34 +315,35 @@ def compile(
         times the layers.
 
     Raises:
-        InvalidInput: an unknown option or a value out of range, inputs that do not fit the model.
+        InvalidInput: an unknown option or a value out of range, inputs that do not fit the model, processors that no flag tells apart.
         UnsupportedModel: a model that cannot be captured, or whose meaning a compiled object cannot keep.
         MachineError: no AVX2, no compiler that links the kernels, or a package that is missing.
     """
-    settings = Settings.from_options(options)
+    each = for_each_processor(Settings.from_options(options))
     opened = partial(open_model, model, example_inputs, kwargs, dynamic_shapes)
     with older_objects_aside():
         captured = opened("borrowed")
-        compiled = _of_one_moment(captured, settings)
-        if compiled is None:
+        variants = _of_one_moment(captured, each)
+        if variants is None:
             captured = opened("copied")
-            compiled = _complete(captured, settings)
-    _warn(compiled)
+            variants = [_complete(captured, settings) for settings in each]
+    _warn(*variants)
+    here = first_here(each)
 
     def build(part: Captured) -> CompiledGraph:
-        further = _complete(part, settings)
+        further = _complete(part, each[here])
         _warn(further)
         return further
 
     # Without the graph, which holds weights; for other sizes it is made again.
     kept = replace(captured, graph_module=fx.GraphModule(nn.Module(), fx.Graph()), borrowed=None)
-    return CompiledModel(kept, compiled, settings, build)
+    return CompiledModel(kept, variants[here], each[here], build, variants)
 
 
-def _of_one_moment(captured: Captured, settings: Settings) -> CompiledGraph | None:
-    """What a graph becomes; None where weights that it borrows were written to meanwhile, whatever came of that."""
+def _of_one_moment(captured: Captured, each: Sequence[Settings]) -> list[CompiledGraph] | None:
+    """What a graph becomes by these settings; None where weights that it borrows were written to meanwhile, whatever came of that."""
     try:
-        compiled = _complete(captured, settings)
+        compiled = [_complete(captured, settings) for settings in each]
     except Exception:
         if captured.borrowed is None or captured.borrowed.unchanged():
             raise
@@ -364,6 +366,6 @@ def _complete(captured: Captured, settings: Settings) -> CompiledGraph:
     return compiled
 
 
-def _warn(compiled: CompiledGraph) -> None:
-    for reason in compiled.reasons:
+def _warn(*variants: CompiledGraph) -> None:
+    for reason in dict.fromkeys(reason for compiled in variants for reason in compiled.reasons):
         warnings.warn(reason, RuntimeWarning, stacklevel=3)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
     remove_padding: bool
     check_weights: WeightCheck
     target: str
-    cpu: str | None
+    cpu: str | Sequence[str] | None
 
 
 def _cache_directory() -> Path:
@@ -77,6 +77,7 @@ class Settings:
             (some bytes at each call, all within some calls), "full" (all bytes at each call) or "versions" (no bytes).
         target: the kind of machine to make kernels for: "native" (what this one is) or the name of a backend.
         cpu: the processor, by LLVM's name; None: this one. Code for one that is not here can be saved, and neither run nor measured here.
+            Several make an artifact for each of them, of which a machine runs the best that it can.
     """
 
     tune: Tune = "off"
@@ -88,7 +89,7 @@ class Settings:
     remove_padding: bool = False
     check_weights: WeightCheck = "sampled"
     target: str = "native"
-    cpu: str | None = None
+    cpu: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:
@@ -104,6 +105,30 @@ class Settings:
             object.__setattr__(self, "token_pruning", TokenPruning.read(self.token_pruning))
         if not isinstance(self.remove_padding, bool):
             raise InvalidInput(f"remove_padding is True or False, got {self.remove_padding!r}.")
+        if self.cpu is not None and not isinstance(self.cpu, str):
+            self._name_processors(self.cpu)
+
+    def _name_processors(self, names: Any) -> None:
+        names = tuple(names) if isinstance(names, Iterable) else ()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise InvalidInput(
+                f"cpu is the name of a processor, or several, got {self.cpu!r}.",
+                hint='Write cpu="x86-64-v3", or cpu=("x86-64-v4", "x86-64-v3").',
+            )
+        object.__setattr__(self, "cpu", names if len(names) > 1 else names[0])
+
+    @property
+    def processors(self) -> tuple[str | None, ...]:
+        """All that are named in ``cpu``; None for this machine's."""
+        return (self.cpu,) if self.cpu is None or isinstance(self.cpu, str) else tuple(self.cpu)
+
+    @property
+    def processor(self) -> str | None:
+        """The one that is named, None for this machine's. InvalidInput where there are several."""
+        if len(self.processors) > 1:
+            why, hint = f"It names {', '.join(map(str, self.processors))}.", "sparsec.compile(model, inputs, cpu=...) takes several."
+            raise InvalidInput("cpu names several processors, where code is made for one.", why=why, hint=hint)
+        return self.processors[0]
 
     @property
     def thread_count(self) -> int:

@@ -18,6 +18,7 @@ from sparsec.doors.from_onnx.nodes import OLDEST, OPSETS
 from sparsec.doors.from_onnx.specialize import MOST_ELEMENTS
 from sparsec.models import zoo
 from sparsec.run import artifact
+from sparsec.run.manifest import FORMAT, MANIFEST
 from sparsec.settings import TUNE_LEVELS, WEIGHT_CHECKS, Settings
 from sparsec.tokens.budget import STRATEGIES, TokenPruning
 from tests.documents import DOCS, ROOT, blocks, commands
@@ -152,8 +153,8 @@ def test_bounds_of_the_importer_are_told() -> None:
 
 def test_files_and_functions_of_an_artifact_are_explained() -> None:
     listed = {span for row in rows(section("artifacts", "## What is in it")) for span in spans(row[0])}
-    assert {artifact.MANIFEST, artifact.WEIGHTS, artifact.FLAT, *artifact._C_FILES} <= listed
-    assert f"**format {artifact.FORMAT}**" in text("artifacts") and f"FORMAT == {artifact.FORMAT}" in text("artifacts")
+    assert {MANIFEST, artifact.WEIGHTS, artifact.FLAT, *artifact.C_FILES} <= listed
+    assert f"**format {FORMAT}**" in text("artifacts") and f"FORMAT == {FORMAT}" in text("artifacts")
     header = (ROOT / "compiler/run/c/sparsec.h").read_text()
     functions = {span for row in rows(section("artifacts", "## From C")) for span in spans(row[0])}
     assert functions == set(re.findall(r"^[a-z][\w *]*?[ *](sparsec_\w+)\(", header, re.MULTILINE))

@@ -12,8 +12,8 @@ import pytest
 
 import sparsec
 from sparsec.ir.editor import Editor
-from sparsec.run.artifact import FORMAT
 from sparsec.run.flat_program import VERSION
+from sparsec.run.manifest import FORMAT
 from tests.documents import ROOT, blocks, commands
 
 README = ROOT / "README.md"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sparsec.cli.console import say, say_json
 from sparsec.cli.options import ArtifactArgument, JsonOption
+
+if TYPE_CHECKING:
+    from sparsec.run.inspection import Inspection
 
 
 def inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
@@ -14,10 +19,13 @@ def inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     if json:
         say_json(**found.plain())
         return
-    total = sum(found.files.values())
-    say(f"{artifact}: format {found.format}, written by sparsec {found.sparsec}, {total / 2**20:.1f} MiB in {len(found.files)} files")
-    say(f"for {found.arch}{f' ({found.cpu})' if found.cpu else ''} with {', '.join(found.features) or 'nothing besides'}")
-    say(f"here: {'runs' if not found.not_here else f'does not run. {found.not_here}'}")
+    say(f"{artifact}: format {found.format}, written by sparsec {found.sparsec}, {_size(found)} in {len(found.files)} files")
+    for each in found.variants:
+        say(f"variant {each.variant}, {_machine(each)}: {_size(each)}. {each.not_here or 'It runs here.'}")
+    if not found.variants:
+        say(_machine(found))
+    runs = f"runs the variant {found.variant}" if found.variants else "runs"
+    say(f"here: {runs if not found.not_here else f'does not run. {found.not_here}'}")
     for kind, tensors in (("input", found.inputs), ("output", found.outputs)):
         for tensor in tensors:
             follows = f", its first axis follows {tensor.follows.symbol}" if tensor.follows else ""
@@ -30,3 +38,11 @@ def inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     say(f"kernels: {len(found.kernels)}")
     for name, nbytes in found.files.items():
         say(f"  {nbytes:>10,} bytes  {name}")
+
+
+def _size(found: Inspection) -> str:
+    return f"{sum(found.files.values()) / 2**20:.1f} MiB"
+
+
+def _machine(found: Inspection) -> str:
+    return f"for {found.arch}{f' ({found.cpu})' if found.cpu else ''} with {', '.join(found.features) or 'nothing besides'}"

@@ -26,9 +26,12 @@ def compile_named(
 def check_options(options: Mapping[str, Any]) -> None:
     """InvalidInput for options that a compilation would refuse: before the model is made, which may take long."""
     from sparsec.backends import target_named
+    from sparsec.processors import for_each_processor
     from sparsec.settings import Settings
 
-    target_named(Settings.from_options(options).target)
+    settings = Settings.from_options(options)
+    target_named(settings.target)
+    for_each_processor(settings)
 
 
 def opened_model(model: str, shapes: Sequence[str]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,15 +23,24 @@ TuneOption = Annotated[str, typer.Option(help="off, quick or full.")]
 PaddingOption = Annotated[bool, typer.Option("--remove-padding", help="Run each sentence of a padded batch with its own tokens.")]
 PruningOption = Annotated[str | None, typer.Option(metavar="JSON", help='Leave tokens out, which changes answers: {"keep": 0.5}.')]
 TargetOption = Annotated[str | None, typer.Option(help="The machine to make kernels for: native (this one), x86, arm or reference.")]
-CpuOption = Annotated[str | None, typer.Option(help="Its processor, where it is not this one: cortex-a76, neoverse-n1, x86-64-v3, ...")]
+CpuOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Its processor, where it is not this one: cortex-a76, neoverse-n1, x86-64-v3, ...; several for an artifact."
+    ),
+]
 CacheOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Kernels and records, instead of SPARSEC_CACHE_DIR.")]
 DumpOption = Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph after each pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the network, by default OMP_NUM_THREADS or all cores.")]
 
 
-def settings_given(*, token_pruning: str | None = None, **given: Any) -> dict[str, Any]:
-    """Fields of ``Settings``; what was not given is left to the environment. InvalidInput for what is no JSON object."""
+def settings_given(*, token_pruning: str | None = None, cpu: Sequence[str] | None = None, **given: Any) -> dict[str, Any]:
+    """Fields of ``Settings``; what was not given is left to the environment. InvalidInput for what is no JSON object.
+
+    ``cpu``: given once or more, each with one name or several with commas.
+    """
+    given["cpu"] = [name.strip() for names in cpu or () for name in names.split(",")]
     if token_pruning is not None:
         try:
             given["token_pruning"] = dict(json.loads(token_pruning))

@@ -20,6 +20,12 @@ STRINGS that ends with a zero. A digest is SHA-256 (FIPS 180-4), its bytes in fo
 | WEIGHTS | offset and bytes of the weights in their file |
 | MACHINE | name: the architecture, then the processor flags that the kernels need, as Linux spells them |
 | RUNNER | name: the program's executor; without this section "cpu" |
+
+Of an artifact for several processors, which has a folder for each:
+
+| section | a row |
+|---|---|
+| VARIANTS | name of a folder, digest of the program.bin in it; the best first |
 """
 
 from __future__ import annotations
@@ -83,6 +89,13 @@ def flat_program(program: Program, files: Mapping[str, bytes], weights_offset: i
     if program.executor != "cpu":
         sections[b"RUNNER"] = _rows([[strings.add(program.executor)]], 1)
     return _sealed({**sections, b"STRINGS": strings.words()})
+
+
+def flat_variants(programs: Mapping[str, bytes]) -> bytes:
+    """The file of an artifact for several processors. ``programs``: by the names of their folders, what their own files hold."""
+    strings = _Strings()
+    rows = [[strings.add(name), *digest(content)] for name, content in programs.items()]
+    return _sealed({b"VARIANTS": _rows(rows, 5), b"STRINGS": strings.words()})
 
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from sparsec.errors import ArtifactError, InvalidInput, MachineError, SparsecError
-from sparsec.run import artifact
 from sparsec.run.artifact import load, read_explanation, save
 from sparsec.run.explanation import Explanation, Layer
 from sparsec.run.loaded_artifact import check_structure
+from sparsec.run.manifest import MANIFEST, write_manifest
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library, pair, strips
 
 EXPLANATION = Explanation((Layer("layer0", "mul", (4, 24), 0.1, "unstructured", "affine", "spmm"),), notes=("tiny",))
@@ -65,11 +65,10 @@ def saved(tmp_path: Path) -> Path:
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the manifest and seal it again, as a careful hand would."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     del manifest["digest"]
     change(manifest)
-    path.write_text(json.dumps({**manifest, "digest": artifact._own_digest(manifest)}))
+    write_manifest(folder, manifest)
 
 
 def test_round_trip(saved: Path) -> None:

@@ -3,12 +3,13 @@
 import dataclasses
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from sparsec.errors import ArtifactError
-from sparsec.run import artifact
+from sparsec.run import artifact, replacing
 from sparsec.run.artifact import load, save
 from tests.compiler.tiny_program import ANY_MACHINE, chain, library
 
@@ -40,12 +41,12 @@ def test_saving_again_replaces_and_a_loaded_model_lives_on(saved: Path) -> None:
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
 
 
-@pytest.mark.parametrize("stage", ["save_file", "_swap"])
-def test_a_failure_leaves_the_old_artifact(saved: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+@pytest.mark.parametrize(("module", "stage"), [(artifact, "save_file"), (replacing, "_swap")])
+def test_a_failure_leaves_the_old_artifact(saved: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, stage: str) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifact, stage, full)
+    monkeypatch.setattr(module, stage, full)
     with pytest.raises(ArtifactError, match="No space left"):
         save(saved, chain(weight=5.0), library(), None, {"output": "leaf"}, ANY_MACHINE)
     np.testing.assert_allclose(load(saved)(X), Y, rtol=1e-6, atol=1e-6)

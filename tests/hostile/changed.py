@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.run import artifact
+from sparsec.run import manifest as manifests
 from tests.hostile.crafted import near, sealed
 
 Draw = random.Random
@@ -45,7 +46,7 @@ def changed_file(folder: Path, draw: Draw) -> None:
 
 def changed_manifest(folder: Path, draw: Draw) -> None:
     """Fields of the manifest, its digests made right again."""
-    manifest = json.loads((folder / artifact.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     for _ in range(draw.choice([1, 1, 2])):
         here: Any = manifest
         while True:
@@ -69,7 +70,7 @@ def changed_manifest(folder: Path, draw: Draw) -> None:
     try:
         sealed(folder, manifest)
     except (KeyError, TypeError, AttributeError, OSError, ValueError):
-        (folder / artifact.MANIFEST).write_text(json.dumps({**manifest, "digest": artifact._own_digest(manifest)}))
+        manifests.write_manifest(folder, manifest)
 
 
 def changed_words(folder: Path, draw: Draw) -> None:
@@ -79,8 +80,8 @@ def changed_words(folder: Path, draw: Draw) -> None:
         i = draw.randrange(7, len(flat))
         flat[i] = near(int(flat[i]), draw)
     content = flat.tobytes()
-    digest = np.frombuffer(bytes.fromhex(artifact._digest(content[56:])), "<i8")
+    digest = np.frombuffer(bytes.fromhex(manifests.digest(content[56:])), "<i8")
     flat[3:7] = digest
     (folder / artifact.FLAT).write_bytes(flat.tobytes())
-    manifest = json.loads((folder / artifact.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     sealed(folder, manifest)

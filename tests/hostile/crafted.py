@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sparsec.run import artifact
+from sparsec.run import manifest as manifests
 from sparsec.run.affine import Affine
 from sparsec.run.constants import Constants
 from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Program
@@ -167,15 +168,15 @@ def crafted(program: Program, number: int) -> tuple[str, Program]:
 
 def read(folder: Path) -> tuple[dict[str, Any], Program]:
     """The manifest and the program of an artifact."""
-    manifest = json.loads((folder / artifact.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     return manifest, Program.restored(manifest["program"], load_file(folder / artifact.WEIGHTS))
 
 
 def forge(folder: Path, program: Program) -> None:
     """Put a program into an artifact, with all digests right. OverflowError, KeyError for what no file can hold."""
-    manifest = json.loads((folder / artifact.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     save_file(program.arrays(), folder / artifact.WEIGHTS)
-    artifact._write_flat(folder / artifact.FLAT, program, folder / manifest["library"], manifest["machine"])
+    artifact.write_flat(folder, program, manifest["library"], manifest["machine"])
     manifest["program"] = program.described()
     sealed(folder, manifest)
 
@@ -183,5 +184,5 @@ def forge(folder: Path, program: Program) -> None:
 def sealed(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest with the digests of the files as they are."""
     manifest.pop("digest", None)
-    manifest["files"] = {name: artifact._digest((folder / name).read_bytes()) for name in manifest["files"]}
-    (folder / artifact.MANIFEST).write_text(json.dumps({**manifest, "digest": artifact._own_digest(manifest)}))
+    manifest["files"] = {name: manifests.digest((folder / name).read_bytes()) for name in manifest["files"]}
+    manifests.write_manifest(folder, manifest)

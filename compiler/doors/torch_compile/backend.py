@@ -79,7 +79,7 @@ def _check_target(settings: Settings) -> None:
     """InvalidInput or MachineError where what is asked for cannot run here. What this machine itself lacks makes graphs dense, later."""
     target_named(settings.target)
     try:
-        machine = machine_for(settings.target, settings.cpu)
+        machine = machine_for(settings.target, settings.processor)
     except MachineError:
         return
     if machine.not_here:

@@ -20,10 +20,12 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum { VERSION = 5, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096 };
+enum { VERSION = 5, HEADER = 7, FILE_WIDTH = 6, LINE = 64, RECORD_WIDTH = 48, GROUP_WIDTH = 5, PORT_WIDTH = 6 + SPARSEC_MOST_AXES, MOST_PATH = 4096, MOST_VARIANTS = 64 };
 /* Of a place: field, segment, bytes before the address in it and from there on. Of a record: what a library remembers of its tables. */
 enum { PLACE_WIDTH = 4, SCAN_WORDS = 16 };
 enum { KERNELS, WEIGHTS, FILE_COUNT };
+/* What a variant is that another processor needs: nothing is wrong with it. */
+enum { ELSEWHERE = 1 };
 enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 /* Sizes stay so small that sums and products of two indices cannot overflow. Kernels may read SLACK bytes past the arena. */
 static const int64_t MOST = INT64_C(1) << 46;
@@ -57,7 +59,7 @@ typedef struct {
 
 struct sparsec_model {
     blob file, constants; /* program.bin and the weights' file */
-    table program, inputs, outputs, sizes, records, groups, patches, moves, files, weights, machine, strings, runner;
+    table program, inputs, outputs, sizes, records, groups, patches, moves, files, weights, machine, strings, runner, variants;
     sparsec_port *ports;
     sparsec_size *ranges;
     int64_t edges; /* moves at the caller's tensors */
@@ -119,10 +121,14 @@ static int read_stream(FILE *stream, const char *path, blob *b) {
     return fread(b->memory + b->shift, 1, b->bytes, stream) == b->bytes ? 0 : fail("%s cannot be read to its end.", path);
 }
 
+static int join(char path[MOST_PATH], const char *folder, const char *name) {
+    return snprintf(path, MOST_PATH, "%s/%s", folder, name) < MOST_PATH ? 0 : fail("The path %.99s... is too long.", folder);
+}
+
 static int read_file(const char *folder, const char *name, size_t shift, blob *b) {
     char path[MOST_PATH];
     *b = (blob){.shift = shift};
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path) return fail("The path %.99s... is too long.", folder);
+    if (join(path, folder, name)) return -1;
     /* Opening a pipe would wait for its writer. */
     const int handle = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     FILE *stream = handle < 0 ? NULL : fdopen(handle, "rb");
@@ -137,7 +143,7 @@ static int read_file(const char *folder, const char *name, size_t shift, blob *b
 /* Whether `folder`/`name` is, links followed, a file of the folder itself. */
 static bool inside(const char *folder, const char *name) {
     char path[MOST_PATH], *home = realpath(folder, NULL), *real = NULL;
-    if (home && (size_t)snprintf(path, sizeof path, "%s/%s", folder, name) < sizeof path) real = realpath(path, NULL);
+    if (home && !join(path, folder, name)) real = realpath(path, NULL);
     const size_t length = home ? strlen(home) : 0;
     const bool found = real && !strncmp(real, home, length) && real[length] == '/' && !strchr(real + length + 1, '/');
     free(real);
@@ -171,7 +177,8 @@ static int read_sections(sparsec_model *m) {
                  {"PATCHES", &m->patches, 6},
                  {"MACHINE", &m->machine, 1},
                  {"STRINGS", &m->strings, 1},
-                 {"RUNNER", &m->runner, 1}}; /* the one that need not be there */
+                 {"RUNNER", &m->runner, 1}, /* these two need not be there */
+                 {"VARIANTS", &m->variants, 5}};
     const size_t count = sizeof known / sizeof *known, bytes = m->file.bytes;
     const int64_t *words = (const int64_t *)(const void *)content(&m->file), length = (int64_t)(bytes / 8);
     if (bytes < 8 * (HEADER + 1) || memcmp(words, "SPARSEC", 8)) return damaged("program.bin is not the file of a program");
@@ -193,7 +200,8 @@ static int read_sections(sparsec_model *m) {
             return fail("program.bin has a part %.8s that this loader does not know. Use the sparsec.c of the same directory.",
                         (const char *)row);
     }
-    for (size_t k = 0; k + 1 < count; k++)
+    if (m->variants.data) return m->strings.data ? 0 : damaged("it does not name its variants");
+    for (size_t k = 0; k + 2 < count; k++)
         if (!known[k].place->data) return damaged("a section of program.bin is missing");
     return 0;
 }
@@ -332,19 +340,24 @@ static int check_executor(const sparsec_model *m) {
                                : 0;
 }
 
+/* 0, ELSEWHERE or, where that cannot be said, -1. */
 static int check_machine(const sparsec_model *m) {
     struct utsname here;
     const char *arch = m->machine.rows ? text_at(m, m->machine.data[0]) : NULL;
     if (!arch || uname(&here)) return damaged("it does not say which machine it needs");
-    if (strcmp(arch, here.machine))
-        return fail("The artifact is for %s processors, this one is %s. Compile the model on this machine.", arch, here.machine);
+    if (strcmp(arch, here.machine)) {
+        fail("The artifact is for %s processors, this one is %s. Compile the model on this machine.", arch, here.machine);
+        return ELSEWHERE;
+    }
     char *const flags = processor_flags();
     int bad = flags ? 0 : fail("/proc/cpuinfo, which says what the processor can do, cannot be read.");
     for (int64_t i = 1; i < m->machine.rows && !bad; i++) {
         const char *flag = text_at(m, *row_of(&m->machine, i));
         if (!flag || !*flag) bad = damaged("it does not say which machine it needs");
-        else if (!has_flag(flags, flag, strlen(flag)))
-            bad = fail("The artifact needs %s, which this processor does not have. Compile the model on this machine.", flag);
+        else if (!has_flag(flags, flag, strlen(flag))) {
+            fail("The artifact needs %s, which this processor does not have. Compile the model on this machine.", flag);
+            bad = ELSEWHERE;
+        }
     }
     free(flags);
     return bad;
@@ -378,7 +391,7 @@ static const char *file_name(const sparsec_model *m, int file) { return text_at(
 
 static int load_kernels(sparsec_model *m, const char *folder) {
     char path[MOST_PATH];
-    snprintf(path, sizeof path, "%s/%s", folder, file_name(m, KERNELS));
+    if (join(path, folder, file_name(m, KERNELS))) return -1;
     if (!(m->kernels = dlopen(path, RTLD_NOW | RTLD_LOCAL))) return fail("%s cannot be loaded: %s.", path, dlerror());
     *(void **)&m->run = dlsym(m->kernels, "sparsec_run_program");
     *(void **)&m->check = dlsym(m->kernels, "sparsec_check_program");
@@ -394,9 +407,44 @@ static int check_first(sparsec_model *m) {
     return (m->idle = new_instance(m)) ? check_extents(m, m->idle, true) : -1;
 }
 
+/* What a folder holds of variant `row`, in a model that holds nothing. `path` becomes its folder. */
+static int open_variant(sparsec_model *m, const sparsec_model *list, const int64_t *row, const char *folder, char path[MOST_PATH]) {
+    const char *name = text_at(list, row[0]);
+    if (!name || !*name || strchr(name, '/')) return damaged("it names a variant outside its directory");
+    if (join(path, folder, name) || read_file(path, "program.bin", 0, &m->file)) return -1;
+    if (!inside(folder, name)) return fail("%s is a link out of the artifact. Copy the folder itself.", path);
+    if (!same_digest(content(&m->file), m->file.bytes, row + 1))
+        return fail("%s is not the variant that was saved with the artifact. Copy or save it again.", path);
+    if (read_sections(m)) return -1;
+    return m->variants.data ? damaged("a variant has variants") : check_machine(m);
+}
+
+/* Takes the first variant for this processor in place of their list. `path` becomes its folder. */
+static int choose_variant(sparsec_model *m, const char *folder, char path[MOST_PATH]) {
+    sparsec_model list = *m;
+    int bad = ELSEWHERE;
+    m->file = (blob){0};
+    if (list.variants.rows > MOST_VARIANTS) bad = damaged("it has too many variants");
+    else if (!list.variants.rows) bad = damaged("it has no variant");
+    for (int64_t i = 0; i < list.variants.rows && bad == ELSEWHERE; i++) {
+        forget(&m->file);
+        *m = (sparsec_model){.threads = list.threads};
+        bad = open_variant(m, &list, row_of(&list.variants, i), folder, path);
+    }
+    forget(&list.file);
+    if (bad != ELSEWHERE) return bad;
+    char last[sizeof message];
+    memcpy(last, message, sizeof last);
+    return fail("No variant of the artifact can run here; of the last: %s", last);
+}
+
 static int load(sparsec_model *m, const char *folder) {
-    if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m) || check_executor(m) || check_machine(m)) return -1;
-    if (read_sizes(m) || read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
+    char path[MOST_PATH];
+    if (read_file(folder, "program.bin", 0, &m->file) || read_sections(m)) return -1;
+    const bool listed = m->variants.data;
+    if (listed ? choose_variant(m, folder, path) : check_machine(m)) return -1;
+    if (listed) folder = path;
+    if (check_executor(m) || read_sizes(m) || read_ports(m) || check_tables(m) || read_files(m, folder)) return -1;
     for (int64_t i = 0; i < m->moves.rows; i++) m->edges += row_of(&m->moves, i)[1] >= INPUT;
     pthread_mutex_lock(&loading);
     const int bad = load_kernels(m, folder);

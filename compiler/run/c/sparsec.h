@@ -39,7 +39,8 @@ typedef struct {
 typedef struct sparsec_model sparsec_model;
 
 /* Loads the artifact in the directory `path` to run on `threads` threads per call. Fails if a file is missing or altered, if the
- * processor lacks instructions, if there is no room for so many threads, or if a kernel would leave the program's memory. */
+ * processor lacks instructions, if there is no room for so many threads, or if a kernel would leave the program's memory. Of an artifact
+ * for several processors it is the first variant that this one can run. */
 int sparsec_load(const char *path, int threads, sparsec_model **model);
 
 /* What goes in and out. Names live as long as the model. NULL where `index` is out of range. */

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sparsec.errors import ArtifactError
-from sparsec.run.artifact import FORMAT, save
+from sparsec.run.artifact import save
 from sparsec.run.inspection import inspect
+from sparsec.run.manifest import FORMAT
 from tests.compiler.cli.shop import Invoke
 from tests.compiler.test_artifact import rewrite
 from tests.compiler.tiny_program import ANY_MACHINE, TOKENS, chain, library, sized
