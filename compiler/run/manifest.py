@@ -59,7 +59,7 @@ def verified(folder: Path, name: str, wanted: Any) -> bytes:
         raise ArtifactError("The artifact names a file outside its directory.", where=str(file), hint=AGAIN)
     try:
         content = contents(file)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise ArtifactError(f"A file of the artifact {what}.", where=str(file), why=str(error), hint=AGAIN) from error
     if digest(content) != wanted:

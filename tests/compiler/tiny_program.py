@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from sparsec.run.affine import Affine
+from sparsec.run.artifact import Variant
 from sparsec.run.constants import Constants
 from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Patch, Port, Program, Relocation, Size, Step
 
 SIZE = 96
-ANY_MACHINE = {"arch": "x86_64", "features": ["avx2", "bmi", "fma"]}
+ANY_MACHINE = {"arch": "x86_64", "features": ["avx2", "bmi", "fma"], "mcpu": "plain"}
+#: One with an instruction set that no processor has.
+LARGER = {"arch": "x86_64", "features": [*ANY_MACHINE["features"], "amx-tile-9"], "mcpu": "larger"}
 _FIELDS = {"x": 1, "y": 4, "weight": 7, "shift": 8}
 
 
@@ -106,6 +109,11 @@ def chain(weight: float = 3.0, joined: bool = False) -> Program:
     table.affine(("arena", 0, 0), ("output", 0, 0), 2 * full, 0.5)
     groups = [[0, 2, SIZE, 16, 0]] if joined else None
     return table.program((Port("x", (4, 24)),), (Port("y", (4, 24)),), [SIZE, SIZE], groups)
+
+
+def variant(machine: dict[str, Any], weight: float = 3.0) -> Variant:
+    """``chain()`` for a machine."""
+    return Variant(chain(weight), library(), None, machine)
 
 
 def strips(slots: int | None) -> Program:

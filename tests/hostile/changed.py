@@ -20,7 +20,8 @@ _OTHER: list[Any] = [None, True, -1, 2**63, 10**30, 1e308, "", "x", "../x", "\0"
 
 def changed_file(folder: Path, draw: Draw) -> None:
     """Bytes, kind or presence of one file."""
-    file = draw.choice(sorted(folder.iterdir()))
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    file = draw.choice(files)
     content, action = file.read_bytes(), draw.randrange(8)
     place = draw.randrange(len(content))
     file.unlink()
@@ -32,7 +33,7 @@ def changed_file(folder: Path, draw: Draw) -> None:
             flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         file.write_bytes(flipped)
     elif action == 3:
-        file.write_bytes(draw.choice(sorted(folder.iterdir())).read_bytes())
+        file.write_bytes(draw.choice([each for each in files if each != file]).read_bytes())
     elif action == 4:
         file.symlink_to(draw.choice(["/dev/zero", "/etc/hostname", "nowhere", folder, file]))
     elif action == 5:

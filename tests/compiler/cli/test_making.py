@@ -46,6 +46,11 @@ def test_compile_writes_an_artifact_from_the_current_directory(invoke: Invoke, c
         (("compile", "shop_of_models:both", "-o", "y", "--threads", str(BEYOND_US)), "beyond us"),
         (("compile", "shop_of_models:fails", "-o", "y", "--tune", "never"), "Unknown tuning level 'never'"),
         (("explain", "shop_of_models:fails", "--target", "riscv"), "Known targets: native, x86"),
+        (
+            ("compile", "shop_of_models:fails", "-o", "y", "--cpu", "x86-64-v3,x86-64-v9", "--target", "x86"),
+            "Unknown processor 'x86-64-v9'",
+        ),
+        (("compile", "shop_of_models:fails", "-o", "y", "--cpu", "cortex-a53,cortex-a72", "--target", "arm"), "the same instructions"),
         (("tune", "shop_of_models:fails", "--level", "never"), "Unknown tuning level 'never'"),
         (("export", "shop_of_models:fails", "--kernels", "y", "--tune", "never"), "Unknown tuning level 'never'"),
         (("compile", "shop_of_models:fails", "-o", "y", "--token-pruning", '{"keep": 2}'), "Name the blocks"),
@@ -165,6 +170,13 @@ def test_options_are_those_of_settings(invoke: Invoke, calls: list[Compiled], tm
     assert {*calls[0].options} <= {field.name for field in dataclasses.fields(Settings)}
     assert invoke("tune", "shop_of_models:both", "--tune", "full", "--cache-dir", "cache").exit_code == 0
     assert calls[1].options == {"tune": "full", "threads": None, "cache_dir": Path("cache")}
+
+
+@pytest.mark.parametrize("given", [("--cpu", "x86-64-v3", "--cpu", "x86-64-v4"), ("--cpu", "x86-64-v3, x86-64-v4")])
+def test_several_processors(invoke: Invoke, calls: list[Compiled], given: tuple[str, ...]) -> None:
+    assert invoke("compile", "shop_of_models:both", "-o", "y", "--target", "x86", *given).exit_code == 0
+    assert calls[0].options == {"tune": "off", "threads": None, "target": "x86", "cpu": ["x86-64-v3", "x86-64-v4"]}
+    assert Settings.from_options(calls[0].options).processors == ("x86-64-v3", "x86-64-v4")
 
 
 @pytest.mark.parametrize("text", ["keep=0.5", "[1]", "3", "{"])
