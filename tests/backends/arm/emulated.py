@@ -26,11 +26,11 @@ needed = pytest.mark.skipif(
 
 
 @cache
-def harness() -> Path:
-    """``files_harness.c`` with the C loader, for ARM."""
+def harness(loader: Path = _LOADER) -> Path:
+    """``files_harness.c`` with the C loader, for ARM. ``loader``: a folder with its files."""
     made = Path(mkdtemp(prefix="sparsec-arm-")) / "harness"
-    sources = [_HERE / "files_harness.c", _LOADER / "sparsec.c"]
-    subprocess.run([COMPILER, "-O2", "-Wall", "-Werror", "-I", _LOADER, *sources, "-ldl", "-lpthread", "-o", made], check=True)
+    sources = [_HERE / "files_harness.c", loader / "sparsec.c"]
+    subprocess.run([COMPILER, "-O2", "-Wall", "-Werror", "-I", loader, *sources, "-ldl", "-lpthread", "-o", made], check=True)
     return made
 
 
