@@ -24,7 +24,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help setup arm-tools demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
+.PHONY: help setup arm-tools arm-python demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -36,6 +36,7 @@ help:
 	@echo "make fuzz       random programs through every door against eager; MINUTES=30 SEED=1"
 	@echo "make mutants    plants bugs of one line, and counts those that the fast tests notice (an hour)"
 	@echo "make arm-tools  installs a cross compiler and an emulator for ARM (Debian packages), which its tests need"
+	@echo "make arm-python puts a Python for ARM, from Debian's archive, into build/arm, for tests that run artifacts by it"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
@@ -70,6 +71,9 @@ arm-tools:
 	@if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64-static >/dev/null; then exit 0; fi; \
 	root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	$$root apt-get -o Acquire::http::Timeout=20 update -qq && $$root apt-get install -y -qq --no-install-recommends $(ARM_TOOLS) libc6-dev-arm64-cross >/dev/null
+
+arm-python: $(STAMP)
+	@tests/backends/arm/python.sh build/arm $(BIN)/python -m pip
 
 demo: $(STAMP) cxx
 	$(BIN)/python benchmarks/demo.py

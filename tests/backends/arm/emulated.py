@@ -1,7 +1,8 @@
-"""Programs for ARM run here: built by a cross compiler, loaded by the C loader, emulated by qemu."""
+"""Programs for ARM run here: built by a cross compiler and loaded by the C loader, or by Python for ARM; emulated by qemu."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,6 +24,13 @@ needed = pytest.mark.skipif(
     not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
     reason=f"no {COMPILER} or no {EMULATOR} on PATH (make arm-tools installs them)",
 )
+#: Made by python.sh: Python with the C library, and packages.
+_PYTHON = Path(__file__).parents[3] / "build/arm"
+#: Of tests that run Python for ARM.
+python_needed = pytest.mark.skipif(
+    not ((_PYTHON / "complete").is_file() and shutil.which(EMULATOR)),
+    reason=f"no Python for ARM in build/arm (make arm-python puts it there), or no {EMULATOR} on PATH",
+)
 
 
 @cache
@@ -34,10 +42,22 @@ def harness(loader: Path = _LOADER) -> Path:
     return made
 
 
-def emulate(command: Sequence[str | Path], cpu: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def emulate(
+    command: Sequence[str | Path], cpu: str, timeout: float = 600, libraries: str | Path = LIBRARIES, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program for ARM on a processor of this name."""
-    line = [EMULATOR, "-L", LIBRARIES, "-cpu", cpu, *command]
-    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+    line = [EMULATOR, "-L", libraries, "-cpu", cpu, *command]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment}, check=False)
+
+
+def python(program: str, arguments: Sequence[str | Path], cpu: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in Python for ARM that may import numpy and sparsec. ``folder``: to be changed."""
+    if not (folder / "sparsec").exists():
+        (folder / "sparsec").symlink_to(_LOADER.parents[1])
+    # Nothing is written beside the source; one thread, as everywhere in tests.
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{_PYTHON / 'site'}"}
+    command = [_PYTHON / "root/usr/bin/python3", "-c", program, *arguments]
+    return emulate(command, cpu, libraries=_PYTHON / "root", **quiet)
 
 
 def run(
