@@ -10,7 +10,7 @@ from typing import Any
 from sparsec.errors import ArtifactError
 from sparsec.run.manifest import MANIFEST, read_manifest
 from sparsec.run.program import Port, Size
-from sparsec.run.variants import VARIANTS, in_words, runs_not, variants_of
+from sparsec.run.variants import VARIANTS, in_words, not_here, variants_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _of_one(folder: Path, manifest: Mapping[str, Any], variant: str) -> Inspecti
             arch=str(machine["arch"]),
             cpu=str(machine.get("cpu", "")),
             features=tuple(map(str, machine["features"])),
-            not_here=runs_not(folder, manifest),
+            not_here=not_here(folder, manifest),
             inputs=tuple(map(Port.restored, program["inputs"])),
             outputs=tuple(map(Port.restored, program["outputs"])),
             sizes=tuple(map(Size.restored, program["sizes"])),

@@ -52,7 +52,7 @@ def _variant(folder: Path, name: str, digest: Any) -> dict[str, Any]:
     return found
 
 
-def runs_not(folder: Path, manifest: Mapping[str, Any]) -> str:
+def not_here(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Why this machine cannot run an artifact for one processor; empty if it can. ArtifactError where it does not say what it needs."""
     try:
         arch, features = str(manifest["machine"]["arch"]), [str(f) for f in manifest["machine"]["features"]]
@@ -70,7 +70,7 @@ def variant_here(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     manifest, refused = read_manifest(folder), {}
     for place, found in variants_of(folder, manifest):
-        if not (why := runs_not(place, found)):
+        if not (why := not_here(place, found)):
             if place != folder:
                 _verify_files(folder, manifest)
             return place, found
@@ -97,4 +97,4 @@ def _verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 def best_of(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and manifest of the first variant that this machine can run, or of the first one of all where it runs none. ArtifactError."""
     found = list(variants_of(folder, read_manifest(folder)))
-    return next((each for each in found if not runs_not(*each)), found[0])
+    return next((each for each in found if not not_here(*each)), found[0])
