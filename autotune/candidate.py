@@ -26,10 +26,10 @@ from sparsec.run.program import Port, Program
 
 #: Largest error of a right result, relative to the largest magnitude of the reference.
 TOLERANCE = 1e-5
-_IMAGES = 3
+IMAGES = 3
 #: Elements around the activations: kernels may read 64 KiB past the last channel.
-_SLACK = 1 << 14
-_EMPTY_CALLS = 31
+SLACK = 1 << 14
+EMPTY_CALLS = 31
 
 
 class Wrong(Exception):
@@ -44,22 +44,20 @@ class Bench:
         values = _random_inputs(job)
         self._reference = _reference(job, values)
         stored = [_stored(job, i, x) for i, x in enumerate(values)]
-        self._inputs = [_Images(s, fill) for s, fill in zip(_input_storages(job), stored, strict=True)]
+        self._inputs = [Images(s, fill) for s, fill in zip(_input_storages(job), stored, strict=True)]
         target = job.task.target.storage
-        self._output = _Images(target, np.full(storage_elements(target), np.nan, np.float32))
+        self._output = Images(target, np.full(storage_elements(target), np.nan, np.float32))
         self._sweep = np.zeros(job.backend.machine.l2 // 2, np.float32)
-        self._ready: dict[int, tuple[Executor, float]] = {}
+        self._ready: dict[int, Any] = {}
 
     def prepare(self, candidate: int) -> dict[str, Any]:
         """Build and check a candidate: its error, digest of its lowered source, symbols and work. Wrong if it is wrong."""
         groups = self.job.backend.share(self.job.backend.lower(self.job.task, self.job.schedules[candidate]))
         kernels = _sources(groups)
         path = self.job.backend.build(kernels, self.job.cache)
-        program = self._program(groups, kernels)
-        runner = self.job.backend.runner(program, path, self.job.threads, room=4 * _SLACK)
-        self._run(runner, 0)
+        self._output.refill()
+        self._ready[candidate] = self._loaded(self._program(groups, kernels), path)
         error = self._error()
-        self._ready[candidate] = runner, self._start_ns(program, path)
         return {
             "error": error,
             "source": self.job.backend.digest(kernels),
@@ -70,7 +68,13 @@ class Bench:
     def time(self, candidate: int, samples: int) -> list[int]:
         """Nanoseconds of ``samples`` runs of a prepared candidate, without what it costs the host to start one; one more warms up."""
         runner, start = self._ready[candidate]
-        return [max(round(self._sample(runner, i % _IMAGES) - start), 1) for i in range(samples + 1)][1:]
+        return above(start, [self._sample(runner, i % IMAGES) for i in range(samples + 1)])
+
+    def _loaded(self, program: Program, path: Path) -> Any:
+        """What ``time`` needs of a candidate, after one run of it."""
+        runner = self.job.backend.runner(program, path, self.job.threads, room=4 * SLACK)
+        self._run(runner, 0)
+        return runner, self._start_ns(program, path)
 
     def _sample(self, runner: Executor, image: int) -> int:
         self._sweep.sum()
@@ -98,7 +102,7 @@ class Bench:
         nothing = self.job.backend.runner(empty, path, self.job.threads)
         addresses = [0] * len(program.inputs), [0]
         times = []
-        for _ in range(_EMPTY_CALLS):
+        for _ in range(EMPTY_CALLS):
             begin = time.perf_counter_ns()
             nothing.run_addresses(*addresses, 1)
             times.append(time.perf_counter_ns() - begin)
@@ -130,24 +134,37 @@ def deviation(found: np.ndarray, wanted: np.ndarray) -> float:
     return error
 
 
-class _Images:
-    """Several images of one value in its storage, apart from each other, with room to read past the last."""
+class Images:
+    """Several images of one value in its storage, one after the other, with room to read past the last. ``whole``: all, from a line on."""
 
     def __init__(self, storage: Storage, fill: np.ndarray) -> None:
-        self._size, self._origin = len(fill), storage.origin
-        raw = np.zeros(_IMAGES * self._size + 2 * _SLACK + 16, np.float32)
-        first = _SLACK + (-(raw.ctypes.data // 4) % 16)
-        self._body = raw[first : first + _IMAGES * self._size]
-        self._body.reshape(_IMAGES, -1)[:] = fill
-        self._base = self._body.ctypes.data
+        self._fill, self._origin = fill, storage.origin
+        raw = np.zeros(IMAGES * len(fill) + 2 * SLACK + 16, np.float32)
+        line = -(raw.ctypes.data // 4) % 16
+        self.whole = raw[line : line + IMAGES * len(fill) + 2 * SLACK]
+        self.refill()
+
+    def refill(self) -> None:
+        """Every image as it was at first."""
+        for image in range(IMAGES):
+            self.one(image)[:] = self._fill
+
+    def first(self, image: int) -> int:
+        """The first element of an image in ``whole``."""
+        return SLACK + image * len(self._fill)
 
     def one(self, image: int) -> np.ndarray:
         """The elements of one image."""
-        return self._body[image * self._size : (image + 1) * self._size]
+        return self.whole[self.first(image) : self.first(image + 1)]
 
-    def address(self, image: int) -> int:
-        """Where pixel (0, 0) of channel 0 of an image is."""
-        return self._base + 4 * (image * self._size + self._origin)
+    def address(self, image: int, base: int | None = None) -> int:
+        """Where pixel (0, 0) of channel 0 of an image is, where ``whole`` is at ``base``."""
+        return (self.whole.ctypes.data if base is None else base) + 4 * (self.first(image) + self._origin)
+
+
+def above(start: float, samples: Sequence[int]) -> list[int]:
+    """Samples without the first, which warms up, and without what it costs to start one; in nanoseconds."""
+    return [max(round(sample - start), 1) for sample in samples[1:]]
 
 
 def _sources(groups: Sequence[Group]) -> list[Source]:

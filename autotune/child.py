@@ -17,15 +17,22 @@ class Failed(Exception):
 
 
 class Lost(Failed):
-    """The child crashed or hung and is gone."""
+    """The child, or the board that it measures on, crashed or hung and is gone."""
+
+
+class Mistaken(Failed):
+    """A candidate's result is wrong."""
+
+
+_KINDS = {"wrong": Mistaken, "lost": Lost}
 
 
 class Child:
-    """One measuring process with a fixed number of threads."""
+    """One measuring process with a fixed number of threads, which runs ``module``."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, module: str = "sparsec.autotune.worker") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sparsec.autotune.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -49,7 +56,7 @@ class Child:
             raise Lost(self._death())
         reply = json.loads(line)
         if "failure" in reply:
-            raise Failed(reply["failure"])
+            raise _KINDS.get(reply.get("kind", ""), Failed)(reply["failure"])
         return reply
 
     def end(self) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from sparsec.autotune.child import Child, Failed, Lost
+from sparsec.autotune.child import Child, Failed, Lost, Mistaken
 from sparsec.autotune.job import Job, write_job
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Place
@@ -27,6 +27,7 @@ from sparsec.tools.scratch import Scratch
 #: Kernels that can compute every block of a weight, zero or not.
 _DENSE_KERNELS = ("block", "gemv_dense")
 _SEED = 7
+Session = TypeVar("Session", bound="Measuring")
 
 
 def is_dense(schedule: Schedule) -> bool:
@@ -61,13 +62,23 @@ class Limits:
     time: float = 20.0
 
 
+@dataclass(frozen=True)
+class On:
+    """What times were taken on: the board's address, empty for this machine, its processor's name, whether that is an emulator's."""
+
+    board: str
+    cpu: str
+    emulated: bool
+
+
 @dataclass
-class _Outcome:
-    """What is known of a candidate so far, and the process that has it built."""
+class Outcome:
+    """What is known of a candidate so far, and the process that has it built. ``wrong``: it failed for its result."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     samples: list[int] = field(default_factory=list)
     reason: str = ""
+    wrong: bool = False
     child: Child | None = None
 
 
@@ -77,13 +88,13 @@ class Measuring:
     ``cache``: directory for kernel libraries, None for a temporary one.
     """
 
-    def __init__(self, place: Place, effort: Effort, cache: Path | None, limits: Limits, tools: dict[str, str], emulated: bool) -> None:
+    def __init__(self, place: Place, effort: Effort, cache: Path | None, limits: Limits, tools: dict[str, str], on: On) -> None:
         self._place, self._effort, self._cache, self._limits = place, effort, cache, limits
-        self._tools, self._emulated = tools, emulated
+        self._tools, self._on = tools, on
         self._scratch = Scratch()
         self._child: Child | None = None
 
-    def __enter__(self) -> Measuring:
+    def __enter__(self: Session) -> Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -92,23 +103,33 @@ class Measuring:
 
     def measure(self, task: Task, candidates: Mapping[int, Schedule], backend: Backend) -> list[Record]:
         """Measure candidates of ``task``, given by rank, in one run. Failed if the task itself cannot be loaded in a child process."""
+        outcomes = [Outcome() for _ in candidates]
+        job = self._job(task, candidates, backend)
+        self._fill(outcomes)
+        return self._records(job, list(candidates), outcomes)
+
+    def _job(self, task: Task, candidates: Mapping[int, Schedule], backend: Backend) -> Job:
+        """The job of these candidates, loaded by the child."""
         folder = self._scratch.path
         job = Job(task, tuple(candidates.values()), backend, self._cache or folder, self._place.threads, _SEED)
         write_job(job, folder)
         self._load()
-        outcomes = [_Outcome() for _ in candidates]
+        return job
+
+    def _fill(self, outcomes: Sequence[Outcome]) -> None:
+        """Prepare and time those that have not failed already."""
         for number, outcome in enumerate(outcomes):
-            self._prepare(outcome, number)
+            if not outcome.reason:
+                self._prepare(outcome, number)
         for turn in range(self._effort.rounds):
             for number in rotated(len(outcomes), turn):
                 self._take(outcomes[number], number)
-        return self._records(job, list(candidates), outcomes)
 
-    def _prepare(self, outcome: _Outcome, number: int) -> None:
+    def _prepare(self, outcome: Outcome, number: int) -> None:
         outcome.facts = self._ask(outcome, self._limits.prepare, do="prepare", candidate=number)
         outcome.child = self._child
 
-    def _take(self, outcome: _Outcome, number: int) -> None:
+    def _take(self, outcome: Outcome, number: int) -> None:
         """One turn of one candidate, built again first if another one has taken the process down."""
         if not outcome.reason and outcome.child is not self._child:
             self._prepare(outcome, number)
@@ -116,7 +137,7 @@ class Measuring:
             reply = self._ask(outcome, self._limits.time, do="time", candidate=number, samples=self._effort.samples)
             outcome.samples += reply.get("samples_ns", [])
 
-    def _ask(self, outcome: _Outcome, timeout_s: float, **request: Any) -> dict[str, Any]:
+    def _ask(self, outcome: Outcome, timeout_s: float, **request: Any) -> dict[str, Any]:
         """The child's reply, or nothing and the candidate's reason to have failed."""
         assert self._child is not None
         try:
@@ -124,10 +145,14 @@ class Measuring:
         except Lost as lost:
             outcome.reason = str(lost)
             self._end()
-            self._load()
+            self._recover(lost, request["candidate"])
         except Failed as failed:
-            outcome.reason = str(failed)
+            outcome.reason, outcome.wrong = str(failed), isinstance(failed, Mistaken)
         return {}
+
+    def _recover(self, lost: Lost, candidate: int) -> None:
+        """After ``candidate`` has taken the child down: another one."""
+        self._load()
 
     def _load(self) -> None:
         if self._child is None:
@@ -143,7 +168,7 @@ class Measuring:
             self._child.end()
             self._child = None
 
-    def _records(self, job: Job, ranks: Sequence[int], outcomes: Sequence[_Outcome]) -> list[Record]:
+    def _records(self, job: Job, ranks: Sequence[int], outcomes: Sequence[Outcome]) -> list[Record]:
         rival = _dense_rival(job.schedules, outcomes)
         common: dict[str, Any] = {
             "run": uuid.uuid4().hex,
@@ -158,7 +183,7 @@ class Measuring:
             "rival": None if rival is None else job.schedules[rival],
             "rival_median_ns": None if rival is None else median(outcomes[rival].samples),
             "tools": self._tools,
-            "emulated": self._emulated,
+            **asdict(self._on),
             "time": time.time(),
         }
         return [
@@ -182,7 +207,7 @@ def rotated(count: int, turn: int) -> list[int]:
     return [(turn + i) % count for i in range(count)]
 
 
-def _dense_rival(schedules: Sequence[Schedule], outcomes: Sequence[_Outcome]) -> int | None:
+def _dense_rival(schedules: Sequence[Schedule], outcomes: Sequence[Outcome]) -> int | None:
     """The candidate that computes every block or the most of them; among equals the fastest."""
     able = [i for i, o in enumerate(outcomes) if not o.reason and o.samples and is_dense(schedules[i])]
     return max(able, key=lambda i: (outcomes[i].facts["flops"], -median(outcomes[i].samples)), default=None)

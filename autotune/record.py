@@ -27,6 +27,7 @@ class Record:
     its median; None if there is none. error: largest difference to the float64 reference over its largest magnitude. source: digest
     of the lowered source; kernels: its symbols.
     library: digest of everything kernels are made from; a record of another digest is stale. emulated: never wins over a real one.
+    board, cpu: the address of the board, empty for the machine that tuned, and the name of its processor; older records do not say.
     imported: came from a file. time: seconds since 1970.
     """
 
@@ -53,6 +54,8 @@ class Record:
     emulated: bool
     time: float
     imported: bool = False
+    board: str = ""
+    cpu: str = ""
 
     @property
     def median_ns(self) -> float | None:
@@ -69,6 +72,7 @@ class Record:
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("it is not a JSON object")
+        data = {"board": "", "cpu": "", **data}
         known = {f.name for f in fields(cls)}
         if set(data) != known:
             raise ValueError(f"fields are missing or unknown: {', '.join(sorted(known ^ set(data)))}")
@@ -79,7 +83,9 @@ class Record:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("run", "task", "shape", "spec", "spec_key", "machine", "status", "reason", "source", "library"), (str,)),
+    **dict.fromkeys(
+        ("run", "task", "shape", "spec", "spec_key", "machine", "status", "reason", "source", "library", "board", "cpu"), (str,)
+    ),
     **dict.fromkeys(("storages", "tools"), (dict,)),
     **dict.fromkeys(("schedule", "samples_ns", "kernels"), (list,)),
     **dict.fromkeys(("threads", "rank"), (int,)),

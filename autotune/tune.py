@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from sparsec.autotune.child import Failed
-from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring
+from sparsec.autotune.farm import UNKNOWN, BoardMeasuring, Farm, Site
+from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring, On
 from sparsec.autotune.progress import shown
 from sparsec.autotune.record import Record
 from sparsec.autotune.records import Entry, Place, Records, look_up
 from sparsec.autotune.tasks import pattern_key, restored_schedule, shape_key, task_key
+from sparsec.autotune.tracker import Tracker
 from sparsec.backends.base import Backend
 from sparsec.backends.plan import Task
 from sparsec.errors import TuningError
@@ -66,11 +68,12 @@ def _times(run: Iterable[Entry]) -> dict[str, float]:
 
 
 def place_of(backend: Backend, settings: Settings) -> Place:
-    """Where records must come from to count here."""
-    return Place(f"{backend.machine.key()}-{processor()}", settings.thread_count, backend.digest())
+    """Where records must come from to count: here, or for a machine that is not here, from any processor of its name."""
+    key = backend.machine.key()
+    return Place(key if backend.machine.not_here else f"{key}-{processor()}", settings.thread_count, backend.digest())
 
 
-@functools.cache
+@cache
 def processor() -> str:
     """The processor's own name: machines of one instruction set and cache size still differ."""
     try:
@@ -141,12 +144,24 @@ def _tuned(tasks: Sequence[Task], backend: Backend, settings: Settings, place: P
             missing = _missing(distinct, entries, effort)
             if missing:
                 cache = settings.cache_dir if records.persistent else None
-                with Measuring(place, effort, cache, limits, tools(), is_emulated()) as measuring:
-                    entries += _measure(missing, measuring, records, place, backend, _turn(cache))
+                if settings.tracker is None:
+                    with Measuring(place, effort, cache, limits, tools(), On("", processor(), is_emulated())) as measuring:
+                        entries += _measure(missing, measuring, records, place, backend, _turn(cache))
+                else:
+                    session = partial(BoardMeasuring, place, effort, cache, limits, tools(), UNKNOWN)
+                    _farm(backend, settings, session).measure(missing, cache, records.add)
+                    entries = records.entries(place, sorted(distinct))
     except TuningError as error:
         logger.warning("Tuning stops, defaults serve: %s", error)
         entries = []
     return keys, entries
+
+
+def _farm(backend: Backend, settings: Settings, session: Callable[[], BoardMeasuring]) -> Farm:
+    """All boards that the settings name; only such as this machine, where kernels are for this one."""
+    assert settings.tracker is not None and settings.tracker_key is not None
+    like = None if backend.machine.not_here else processor()
+    return Farm(Site(Tracker(settings.tracker), settings.tracker_key, like), backend, session)
 
 
 Candidates = dict[int, Schedule]

@@ -192,5 +192,8 @@ class Backend(Protocol):
         ``room``: bytes before and after inputs and outputs that kernels may touch.
         """
 
+    def processors(self, cpuinfo: str) -> list[str]:
+        """The processors that the text of a /proc/cpuinfo names, as ``machine.mcpu`` would; empty where it names none that is known."""
+
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of these kernels' code, or of all code that kernels of this backend are made from."""

@@ -52,6 +52,10 @@ class Plain:
     def verdict(self, task: Task, call: Call) -> None:
         """There was no choice."""
 
+    def processors(self, cpuinfo: str) -> list[str]:
+        """None: it is for any."""
+        return []
+
     def build_alone(self, kernel: Source, path: Path) -> NoReturn:
         """MachineError: these kernels are not for others."""
         why = f"It is of target {self.name!r}."

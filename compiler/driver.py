@@ -72,7 +72,7 @@ def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = 
 def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
     backend = backend_for(settings.target, settings.processor)
     _check_measurable(backend, settings)
-    costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off")
+    costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off" and not backend.machine.not_here)
     pruning = settings.token_pruning is not None
     context = Context(settings, backend.offers, backend.layouts, costs, keep_whole=keep_whole, keep_dense=pruning)
     result = run(captured.graph_module, PIPELINE, context, tolerant=True)
@@ -103,11 +103,11 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
 
 
 def _check_measurable(backend: Backend, settings: Settings) -> None:
-    if settings.tune != "off" and backend.machine.not_here:
+    if settings.tune != "off" and backend.machine.not_here and settings.tracker is None:
         raise MachineError(
             "Tuning measures kernels, which cannot run on this machine.",
             why=backend.machine.not_here,
-            hint='Compile with tune="off" (--tune off), or tune on a machine of this kind.',
+            hint='Compile with tune="off" (--tune off), or tune on boards of this kind: --tracker HOST:PORT --key KEY.',
         )
 
 

@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     check_weights: WeightCheck
     target: str
     cpu: str | Sequence[str] | None
+    tracker: str | None
+    tracker_key: str | None
 
 
 def _cache_directory() -> Path:
@@ -78,6 +80,7 @@ class Settings:
         target: the kind of machine to make kernels for: "native" (what this one is) or the name of a backend.
         cpu: the processor, by LLVM's name; None: this one. Code for one that is not here can be saved, and neither run nor measured here.
             Several make an artifact for each of them, of which a machine runs the best that it can.
+        tracker, tracker_key: "HOST:PORT" of a tracker of TVM's, and the key of its boards that tuning measures on, instead of here.
     """
 
     tune: Tune = "off"
@@ -90,6 +93,8 @@ class Settings:
     check_weights: WeightCheck = "sampled"
     target: str = "native"
     cpu: str | Sequence[str] | None = None
+    tracker: str | None = None
+    tracker_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE_LEVELS:
@@ -98,6 +103,9 @@ class Settings:
             raise InvalidInput(f"Unknown check of weights {self.check_weights!r}.", hint=f"Use one of {', '.join(WEIGHT_CHECKS)}.")
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise InvalidInput(f"threads must be a positive integer or None, got {self.threads!r}.")
+        if (self.tracker is None) != (self.tracker_key is None):
+            hint = "Give both: tracker and tracker_key (--tracker HOST:PORT --key KEY), or neither."
+            raise InvalidInput("Boards are named by a tracker and a key.", why="One of the two is missing.", hint=hint)
         object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         if self.dump_dir is not None:
             object.__setattr__(self, "dump_dir", Path(self.dump_dir))

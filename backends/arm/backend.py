@@ -1,6 +1,7 @@
 """The ARM backend."""
 
 from sparsec.backends.arm.machine import machine as machine_of
+from sparsec.backends.arm.machine import named
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.backend import Cpu
 
@@ -12,6 +13,10 @@ class Arm(Cpu):
 
     def __init__(self, machine: Machine | None = None) -> None:
         super().__init__(machine or machine_of())
+
+    def processors(self, cpuinfo: str) -> list[str]:
+        """The known processors in a /proc/cpuinfo, by LLVM's names."""
+        return named(cpuinfo)
 
 
 BACKEND = Arm

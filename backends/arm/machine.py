@@ -94,18 +94,21 @@ def machine(cpu: str | None = None) -> Machine:
     if platform.machine() not in ("aarch64", "arm64"):
         hint = f"Name one: cpu={next(reversed(PROCESSORS))!r} (--cpu), or another of {', '.join(PROCESSORS)}."
         raise InvalidInput(f"Which ARM processor to compile for is not said, and this machine is {platform.machine()}.", hint=hint)
-    found = [name for name in (*_parts(), *_ANY) if {LINUX_NAMES.get(f, f) for f in PROCESSORS[name].features} <= flags()]
+    found = [name for name in (*named(_cpuinfo()), *_ANY) if {LINUX_NAMES.get(f, f) for f in PROCESSORS[name].features} <= flags()]
     if not found:
         raise MachineError("The processor of this machine says nothing of NEON.", hint="Run the model without sparsec.")
     return describe(found[0], len(os.sched_getaffinity(0)))
 
 
-def _parts() -> list[str]:
-    """The processors of this machine that are known, the strongest first: a machine may have cores of several kinds."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    pairs = zip(_IMPLEMENTER.findall(text), _PART.findall(text), strict=False)
+def named(cpuinfo: str) -> list[str]:
+    """The processors of a /proc/cpuinfo that are known, the strongest first: a machine may have cores of several kinds."""
+    pairs = zip(_IMPLEMENTER.findall(cpuinfo), _PART.findall(cpuinfo), strict=False)
     found = {_PARTS[part] for implementer, part in pairs if implementer == "41" and part in _PARTS}
     return sorted(found, key=lambda name: PROCESSORS[name].pipes, reverse=True)
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

@@ -129,6 +129,10 @@ class Cpu:
         """What runs ``program`` with the kernels of ``library``, or refuses to where this is another machine."""
         return Elsewhere(program, threads, self.machine) if self.machine.not_here else Runner(program, library, threads, room=room)
 
+    def processors(self, cpuinfo: str) -> list[str]:
+        """None: what the machine of a backend is called is no name that Linux knows."""
+        return []
+
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of the code of ``kernels``, or of all that kernels are made from."""
         return library.key(kernels, self.machine)

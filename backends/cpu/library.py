@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu import checks
 from sparsec.errors import MachineError
 from sparsec.run.forks import opened_in_children
+from sparsec.tools.c_library import cross_compiler
 from sparsec.tools.cached import cached
 
 # Python 3.11 may fail in ast.parse, which reads TVMScript, where two threads do it at once.
@@ -98,14 +97,7 @@ def _linker(machine: Machine) -> Any:
 
     if machine.arch == platform.machine():
         return cc.create_shared
-    named = os.environ.get("SPARSEC_CROSS_CC") or f"{machine.arch}-linux-gnu-gcc"
-    if shutil.which(named) is None:
-        raise MachineError(
-            f"No compiler links kernels for {machine.arch}.",
-            why=f"There is no {named} on PATH.",
-            hint=f"Install gcc-{machine.arch.replace('_', '-')}-linux-gnu (Debian's name), or name a compiler for it in SPARSEC_CROSS_CC.",
-        )
-    return cc.cross_compiler(named)
+    return cc.cross_compiler(cross_compiler(machine.arch))
 
 
 def _unlinked(error: Exception, cache: Path | None) -> MachineError:

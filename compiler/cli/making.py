@@ -15,12 +15,14 @@ from sparsec.cli.options import (
     CpuOption,
     DumpOption,
     JsonOption,
+    KeyOption,
     ModelArgument,
     PaddingOption,
     PruningOption,
     ShapeOption,
     TargetOption,
     ThreadsOption,
+    TrackerOption,
     TuneOption,
     settings_given,
 )
@@ -103,11 +105,16 @@ def tune(
     inputs: ShapeOption = None,
     level: Annotated[str, typer.Option("--tune", "--level", help="quick or full.")] = "quick",
     threads: ThreadsOption = None,
+    target: TargetOption = None,
+    cpu: CpuOption = None,
+    tracker: TrackerOption = None,
+    key: KeyOption = None,
     cache_dir: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure kernels for a model on this machine and keep the records for later compilations."""
-    compiled, seconds = compile_named(model, inputs or (), level, threads, settings_given(cache_dir=cache_dir))
+    """Measure kernels for a model, on this machine or on boards, and keep the records for later compilations."""
+    options = settings_given(target=target, cpu=cpu, tracker=tracker, tracker_key=key, cache_dir=cache_dir)
+    compiled, seconds = compile_named(model, inputs or (), level, threads, options)
     from sparsec.autotune.database import writable
 
     directory = cache_dir or _cache_directory()

@@ -29,6 +29,8 @@ CpuOption = Annotated[
         metavar="NAME", help="Its processor, where it is not this one: cortex-a76, neoverse-n1, x86-64-v3, ...; several for an artifact."
     ),
 ]
+TrackerOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Measure on boards of this tracker, not here.")]
+KeyOption = Annotated[str | None, typer.Option(metavar="KEY", help="Which of the tracker's boards.")]
 CacheOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Kernels and records, instead of SPARSEC_CACHE_DIR.")]
 DumpOption = Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph after each pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -23,7 +23,7 @@ LINUX_NAMES |= {
 #: it emulates; its /proc/cpuinfo may be the host's.
 _HWCAP = {"asimd": 1, "crc32": 7, "atomics": 8, "fphp": 9, "asimdhp": 10, "asimdrdm": 12, "lrcpc": 15, "asimddp": 20, "sve": 22}
 _HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
+AT_HWCAP, AT_HWCAP2 = 16, 26
 
 
 @functools.cache
@@ -32,18 +32,32 @@ def flags() -> frozenset[str]:
     if platform.machine() == "aarch64":
         ask = ctypes.CDLL(None).getauxval
         ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
-        words = (_HWCAP, ask(_AT_HWCAP)), (_HWCAP2, ask(_AT_HWCAP2))
-        return frozenset(name for names, word in words for name, bit in names.items() if word >> bit & 1)
+        return capabilities(ask(AT_HWCAP), ask(AT_HWCAP2))
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return listed(Path("/proc/cpuinfo").read_text())
     except OSError:
         return frozenset()
-    return frozenset(next((x for x in lines if x.startswith("flags")), "").partition(":")[2].split())
+
+
+def capabilities(hwcap: int, hwcap2: int) -> frozenset[str]:
+    """The instruction sets in AArch64's words of hardware capabilities."""
+    words = (_HWCAP, hwcap), (_HWCAP2, hwcap2)
+    return frozenset(name for names, word in words for name, bit in names.items() if word >> bit & 1)
+
+
+def listed(cpuinfo: str) -> frozenset[str]:
+    """The instruction sets in an x86's /proc/cpuinfo."""
+    return frozenset(next((x for x in cpuinfo.splitlines() if x.startswith("flags")), "").partition(":")[2].split())
+
+
+def missing(features: Iterable[str], there: frozenset[str]) -> list[str]:
+    """Those of ``features`` (LLVM's names) that a processor with these instruction sets (Linux's names) lacks."""
+    return [name for name in features if LINUX_NAMES.get(name, name) not in there]
 
 
 def lacking(arch: str, features: Iterable[str]) -> str:
     """Why code for this architecture that needs these features (LLVM's names) cannot run here; empty if it can."""
     if arch != platform.machine():
         return f"It is for {arch} processors, this one is {platform.machine()}."
-    missing = [name for name in features if LINUX_NAMES.get(name, name) not in flags()]
-    return f"This processor lacks {', '.join(missing)}." if missing else ""
+    absent = missing(features, flags())
+    return f"This processor lacks {', '.join(absent)}." if absent else ""
