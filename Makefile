@@ -10,7 +10,7 @@ FOUND := $(shell $(or $(PYTHON),true) -c 'import sys; print("%d.%d" % sys.versio
 VENV := $(if $(PYTHON),.venv$(addprefix -,$(filter-out $(USUAL),$(or $(FOUND),missing))),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := onnx,bench,models,docs,dev
+EXTRAS := onnx,bench,models,farm,docs,dev
 TORCH := 2.13.0
 # Without what they require, which is there or would bring another torch, and apart: other packages that found this torchvision would
 # import it and fail beside a CPU build of torch.

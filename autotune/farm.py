@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from sparsec.tools.c_library import c_library
 
 #: Seconds that a child may take to start and import, besides those that it waits for a board.
 _START_S = 120.0
+#: Seconds in which a board whose session has ended serves again: kernels that hang are ended there (see ``board.c``).
+_RETURN_S = 45.0
 
 #: Of a session that is not connected.
 UNKNOWN = On("", "", emulated=True)
@@ -57,6 +59,7 @@ class BoardMeasuring(Measuring):
 
     def connect(self, site: Site, library: Path, backend: Backend) -> str:
         """The address of a board that is ours until the end of the session. Failed where there is none, or one with another processor."""
+        self._end()
         self._child = Child(self._place.threads, "sparsec.autotune.board_worker")
         asked = {"tracker": site.tracker.address, "key": site.key, "patience": site.patience_s, "library": str(library)}
         reply = self._child.ask(_START_S + site.patience_s, do="connect", **asked)
@@ -186,11 +189,19 @@ class Farm:
         try:
             records, wrong = measuring.measure_all(task, candidates, self._backend, dict(self._scheduler.left_out(unit)))
         except Died as died:
-            self._report(self._scheduler.lost, board, str(died), died.candidate)
+            fell = died.candidate is not None and self._is_back(measuring, board)
+            self._report(self._scheduler.fell if fell else self._scheduler.lost, board, str(died), died.candidate)
         except Failed as failed:
             self._report(self._scheduler.give_up, board, str(failed))
         else:
             self._report(self._scheduler.measured, board, records, wrong)
+
+    def _is_back(self, measuring: BoardMeasuring, board: str) -> bool:
+        """Whether a board whose session has ended serves again."""
+        try:
+            return measuring.connect(replace(self._site, patience_s=_RETURN_S), self._library, self._backend) == board
+        except Failed:
+            return False
 
     def _report(self, what: Callable[..., None], *arguments: Any) -> None:
         with self._changed:

@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 
 #: So many boards may be lost to one candidate, or to loading one unit, before it is left out.
 MOST_LOST = 2
+#: So often may a board come back.
+MOST_RETURNS = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Scheduler(Generic[Result]):
         self._losses: dict[str, _Losses] = defaultdict(_Losses)
         self._idle: set[str] = set()
         self._suspects: set[str] = set()
+        self._returns: dict[str, int] = defaultdict(int)
         self.accepted: dict[str, Opinion[Result]] = {}
         self.given_up: dict[str, str] = {}
         self.dropped: dict[str, str] = {}
@@ -110,6 +113,15 @@ class Scheduler(Generic[Result]):
             self._drop(liar, f"It found candidates of {unit} wrong that are right on {other}.")
             self._void(liar)
         self._settle()
+
+    def fell(self, board: str, reason: str, candidate: int) -> None:
+        """A candidate has ended the session of a board, which is back: the candidate is left out, or the board if that is its habit."""
+        self._returns[board] += 1
+        if self._returns[board] > MOST_RETURNS:
+            self.lost(board, f"It has failed {self._returns[board]} times, at last so: {reason}", candidate)
+        elif (unit := self._freed(board)) is not None:
+            self._losses[unit].reasons[candidate] = reason
+            self._again(unit)
 
     def lost(self, board: str, reason: str, candidate: int | None = None) -> None:
         """A board that died, hangs or does not answer, while it had this candidate of its unit or, None, none yet."""

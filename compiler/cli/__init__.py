@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparsec.cli import checking, inspecting, making
+from sparsec.cli import checking, farming, inspecting, making
 from sparsec.cli.console import Reporting
 
 _VARIABLES = """Environment: SPARSEC_CACHE_DIR (kernels and records), SPARSEC_DUMP (graphs after each pass), SPARSEC_ISA=avx2 (no AVX512),
@@ -42,6 +42,7 @@ app.command()(inspecting.inspect)
 app.command()(making.explain)
 app.command()(checking.bench)
 app.command()(making.tune)
+app.add_typer(farming.app, name="farm")
 app.command()(making.export)
 app.command()(checking.compare)
 app.command()(checking.bisect)

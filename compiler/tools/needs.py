@@ -10,7 +10,7 @@ from sparsec.errors import MachineError
 #: Importable names and what pip installs for them. The first four are what compiling needs, as pyproject.toml has them.
 COMPILER = {"torch": "torch==2.13.*", "tvm": "apache-tvm==0.27.*", "networkx": "networkx>=3.3", "filelock": "filelock>=3.15"}
 OPTIONAL = {"onnx": "onnx>=1.18", "onnxscript": "onnxscript>=0.5", "sklearn": "scikit-learn>=1.5", "PIL": "pillow>=10"}
-OPTIONAL |= {"onnxruntime": "onnxruntime>=1.20", "openvino": "openvino>=2025.0", "matplotlib": "matplotlib>=3.9"}
+OPTIONAL |= {"onnxruntime": "onnxruntime>=1.20", "openvino": "openvino>=2025.0", "matplotlib": "matplotlib>=3.9", "tornado": "tornado>=6"}
 
 
 def require(modules: Iterable[str] = COMPILER) -> None:
