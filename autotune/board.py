@@ -86,7 +86,7 @@ def _asked(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     except Gone:
         raise
     except Exception as error:
-        raise Gone(f"it does not answer: {first_line(error)}") from error
+        raise Gone(f"the session failed: {first_line(error)}") from error
 
 
 def _text(text: str, room: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,12 +56,10 @@ class Tracker:
 
         with self._connected(patience_s) as connection:
             base.sendjson(connection, [base.TrackerCode.REQUEST, key, "", 1])
-            begin = time.monotonic()
             try:
                 return Address(*base.recvjson(connection)[1])
             except TimeoutError:
-                why = f"All that it has were busy for {time.monotonic() - begin:.0f} s."
-                hint = "See sparsec farm status. Wait, or start more boards."
+                why, hint = f"All were busy for {patience_s:g} s.", "See `sparsec farm status`. Wait, or start more boards."
                 raise MachineError(f"No board of key {key!r} is free.", where=self.address, why=why, hint=hint) from None
 
     @contextmanager

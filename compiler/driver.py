@@ -107,7 +107,7 @@ def _check_measurable(backend: Backend, settings: Settings) -> None:
         raise MachineError(
             "Tuning measures kernels, which cannot run on this machine.",
             why=backend.machine.not_here,
-            hint='Compile with tune="off" (--tune off), or tune on boards of this kind: --tracker HOST:PORT --key KEY.',
+            hint='Compile with tune="off" (--tune off), or tune on boards of this kind (--tracker HOST:PORT --key KEY).',
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -24,7 +25,22 @@ from sparsec.tokens.budget import STRATEGIES, TokenPruning
 from tests.documents import DOCS, ROOT, blocks, commands
 from tests.pages import FOLDERS, TREES, rows, section, spans, text, values
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+def all_commands(group: Any, name: str = "") -> dict[str, Any]:
+    """Commands by what is typed for them: "run", "farm serve"."""
+    found: dict[str, Any] = {}
+    for word, command in group.commands.items():
+        found |= all_commands(command, f"{word} ") if hasattr(command, "commands") else {f"{name}{word}": command}
+    return found
+
+
+COMMANDS = all_commands(typer.main.get_command(app))
+
+
+def command_of(line: str) -> Any:
+    """The command that a line calls."""
+    words = line.split()
+    return COMMANDS.get(words[1]) or COMMANDS[f"{words[1]} {words[2]}"]
 
 
 # Options.
@@ -64,7 +80,7 @@ def test_modes_are_those_of_the_backend() -> None:
 
 
 def test_options_are_spelled_as_the_command_does() -> None:
-    takes = {option for parameter in COMMANDS["compile"].params for option in parameter.opts}
+    takes = {option for name in ("compile", "tune") for parameter in COMMANDS[name].params for option in parameter.opts}
     for row in rows(text("options").partition("## tune")[0]):
         spelled = [span for span in spans(row[3]) if span.startswith("--")]
         assert spelled or row[3].startswith("none: ")
@@ -103,7 +119,7 @@ def test_the_options_of_a_command_are_those_of_its_section(name: str) -> None:
 
 
 def test_the_page_has_every_command_and_common_option() -> None:
-    assert sorted(re.findall(r"^## sparsec (\w+)$", text("cli"), re.MULTILINE)) == sorted(COMMANDS)
+    assert sorted(re.findall(r"^## sparsec ([\w ]+)$", text("cli"), re.MULTILINE)) == sorted(COMMANDS)
     common = {span for row in rows(text("cli").partition("## sparsec")[0]) for span in spans(row[0]) if span.startswith("-")}
     group = typer.main.get_command(app)
     assert common == {option for parameter in group.params for option in parameter.opts} | {"--help", "-h"}
@@ -167,6 +183,5 @@ def options_in(lines: Sequence[str]) -> set[str]:
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_commands_of_pages_take_their_options(page: Path) -> None:
     for line in (line for block in blocks(page, "sh") for line in commands(block) if line.startswith("sparsec ")):
-        command = COMMANDS[line.split()[1]]
-        takes = {option for parameter in command.params for option in parameter.opts}
+        takes = {option for parameter in command_of(line).params for option in parameter.opts}
         assert options_in([line]) <= takes | {"--debug"}, line

@@ -211,3 +211,10 @@ def test_a_record_is_one_line(settings):
     kept = record(settings, reason="two\nlines")
     assert "\n" not in kept.to_json()
     assert Record.from_json(kept.to_json()) == kept
+
+
+def test_records_of_before_name_no_board(settings):
+    kept = json.loads(record(settings, board="10.0.0.2:9090", cpu="cortex-a72").to_json())
+    assert (Record.from_json(json.dumps(kept)).board, Record.from_json(json.dumps(kept)).cpu) == ("10.0.0.2:9090", "cortex-a72")
+    del kept["board"], kept["cpu"]
+    assert (Record.from_json(json.dumps(kept)).board, Record.from_json(json.dumps(kept)).cpu) == ("", "")
