@@ -118,3 +118,12 @@ def test_wrong_results_are_noticed():
         deviation(wanted, np.array([1.0, np.inf, 0.0]))
     assert deviation(np.array([np.nan, 1.0]), np.array([np.nan, 1.0])) == 0
     assert deviation(np.zeros(3), np.zeros(3)) == 0
+
+
+def test_a_candidate_that_writes_nothing_does_not_pass_for_the_one_before(tasks, cache, monkeypatch):
+    task = next(t for t in tasks if t.weights and len(X86().schedules(t)) > 1)
+    bench = Bench(Job(task, tuple(X86().schedules(task)[:2]), X86(), cache, threads=1, seed=3))
+    assert bench.prepare(0)["error"] <= TOLERANCE
+    monkeypatch.setattr(Bench, "_run", lambda *_: None)
+    with pytest.raises(Wrong):
+        bench.prepare(1)
