@@ -6,13 +6,17 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsec.backends.base import Backend
 from sparsec.run.processor import AT_HWCAP, AT_HWCAP2, capabilities, listed, missing
 
+#: Files of /proc that say it.
+PLACES = ("cpuinfo", "self/auxv", "thread-self/maps")
+
 _MODEL = re.compile(r"^model name\s*:\s*(.+?)\s*$", re.MULTILINE)
 _PART = re.compile(r"CPU implementer\s*:\s*(\w+).*?CPU part\s*:\s*(\w+)", re.DOTALL)
-_EMULATOR = re.compile(r"/qemu-\S+$", re.MULTILINE)
+_EMULATOR = re.compile(rb"/qemu-\S+$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,12 @@ class BoardCpu:
     emulated: bool
 
     @classmethod
-    def of(cls, backend: Backend, cpuinfo: str, auxv: bytes, maps: str) -> BoardCpu:
-        """From /proc/cpuinfo, the auxiliary vector and the memory map of a process of the board.
+    def of(cls, backend: Backend, said: bytes, auxv: bytes, maps: bytes) -> BoardCpu:
+        """From the content of ``PLACES``, read by a process of the board.
 
         An emulator may show its host's /proc/cpuinfo, and is in the map of its process.
         """
+        cpuinfo = said.decode(errors="replace")
         model, part = _MODEL.search(cpuinfo), _PART.search(cpuinfo)
         emulated = bool(_EMULATOR.search(maps)) or "QEMU" in cpuinfo
         words = dict(_pairs(auxv))
@@ -37,6 +42,11 @@ class BoardCpu:
         names = () if emulated else tuple(backend.processors(cpuinfo))
         name = model.group(1) if model else ", ".join(names) or (f"implementer {part.group(1)} part {part.group(2)}" if part else "unknown")
         return cls(f"emulated on {name}" if emulated else name, names, flags, emulated)
+
+    @classmethod
+    def here(cls, backend: Backend) -> BoardCpu:
+        """The processor of this machine. OSError where it is no Linux."""
+        return cls.of(backend, *(Path(f"/proc/{name}").read_bytes() for name in PLACES))
 
     def other_than(self, backend: Backend) -> str:
         """Why kernels for the machine of ``backend`` are not to be measured on this processor; empty if they are."""

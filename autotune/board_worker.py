@@ -1,6 +1,8 @@
 """The child process that measures on a board: ``python -m sparsec.autotune.board_worker``. See ``worker`` for what it answers; first
 
-    {"do": "connect", "tracker": "HOST:PORT", "key": ..., "patience": 60, "library": ...} -> {"board": "HOST:PORT", "cpuinfo": ..., ...}
+    {"do": "connect", "tracker": "HOST:PORT", "key": ..., "patience": 60, "library": ...} -> {"board": "HOST:PORT", "files": [...]}
+
+``files``: those of ``board_cpu.PLACES``, in hexadecimal digits.
 
 A failure of the board answers {"failure": reason, "kind": "lost"}.
 """
@@ -40,15 +42,14 @@ class BoardWorker(Worker):
 
     def _connect(self, tracker: str, key: str, patience: float, library: str) -> dict[str, Any]:
         from sparsec.autotune.board import Board
+        from sparsec.autotune.board_cpu import PLACES
         from sparsec.autotune.tracker import Tracker
 
         address = Tracker(tracker).request(key, patience)
         self._board = board = Board(address, Path(library))
         return {
             "board": f"{address.host}:{address.port}",
-            "cpuinfo": board.file("/proc/cpuinfo").decode(errors="replace"),
-            "auxv": board.file("/proc/self/auxv").hex(),
-            "maps": board.file("/proc/thread-self/maps").decode(errors="replace"),
+            "files": [board.file(f"/proc/{name}").hex() for name in PLACES],
         }
 
     def _made(self, job: Job) -> Bench:

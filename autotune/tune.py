@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from sparsec.autotune.board_cpu import BoardCpu
+from sparsec.autotune.board_measuring import UNKNOWN, BoardMeasuring, Site
 from sparsec.autotune.child import Failed
-from sparsec.autotune.farm import UNKNOWN, BoardMeasuring, Farm, Site
+from sparsec.autotune.farm import Farm
 from sparsec.autotune.measure import EFFORTS, Effort, Limits, Measuring, On
 from sparsec.autotune.progress import shown
 from sparsec.autotune.record import Record
@@ -160,7 +162,7 @@ def _tuned(tasks: Sequence[Task], backend: Backend, settings: Settings, place: P
 def _farm(backend: Backend, settings: Settings, session: Callable[[], BoardMeasuring]) -> Farm:
     """All boards that the settings name; only such as this machine, where kernels are for this one."""
     assert settings.tracker is not None and settings.tracker_key is not None
-    like = None if backend.machine.not_here else processor()
+    like = None if backend.machine.not_here else BoardCpu.here(backend).name
     return Farm(Site(Tracker(settings.tracker), settings.tracker_key, like), backend, session)
 
 

@@ -25,6 +25,7 @@ README = ROOT / "README.md"
 VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)  # type: ignore[union-attr]
 DATA = (
     "py.typed",
+    "autotune/board.c",
     "backends/cpu/pool.c",
     "backends/cpu/extents.h",
     "doors/torch_compile/seen.c",

@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from sparsec.autotune.board_cpu import BoardCpu
+from sparsec.autotune.tune import is_emulated, processor
 from sparsec.backends import backend_for
 from sparsec.backends.x86.backend import X86
 from sparsec.run.processor import _HWCAP, _HWCAP2, AT_HWCAP, AT_HWCAP2
@@ -21,7 +22,7 @@ def auxv(flags):
 
 
 def cpu(target, cpuinfo, flags=(), program="/usr/bin/python3"):
-    return BoardCpu.of(target, cpuinfo, auxv(flags), MAPS.format(program))
+    return BoardCpu.of(target, cpuinfo.encode(), auxv(flags), MAPS.format(program).encode())
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,11 @@ def test_an_emulated_processor_is_what_it_can_do():
         assert found.emulated and found.name.startswith("emulated on ") and not found.other_than(arm)
     assert "lacks" in cpu(arm, X86_TEXT.format("avx2"), A53, "/usr/bin/qemu-aarch64").other_than(arm)
     assert cpu(X86(), X86_TEXT.replace("AMD EPYC", "QEMU Virtual CPU").format("")).emulated
+
+
+def test_this_machine():
+    here = BoardCpu.here(X86())
+    assert here.name == processor() and not here.other_than(X86()) and here.emulated == is_emulated()
 
 
 def test_an_x86_board_has_the_features_or_is_refused():

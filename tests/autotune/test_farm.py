@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from sparsec.autotune import farm, tune
+from sparsec.autotune.board_measuring import UNKNOWN, BoardMeasuring, Died, Site
 from sparsec.autotune.child import Failed
-from sparsec.autotune.farm import UNKNOWN, BoardMeasuring, Died, Farm, Site
+from sparsec.autotune.farm import Farm
 from sparsec.autotune.measure import EFFORTS, Limits
 from sparsec.autotune.records import Records
 from sparsec.autotune.serving import serving as tracking
