@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from sparsec.autotune.measure import EFFORTS, Limits, rotated
 from sparsec.autotune.progress import shown
 from sparsec.autotune.records import Entry, Records
 from sparsec.autotune.tasks import shape_key, task_key
+from sparsec.backends import backend_for
 from sparsec.backends.lowering import draft
 from sparsec.backends.x86.backend import X86
 from sparsec.settings import Settings
@@ -123,6 +125,22 @@ def test_records_that_do_not_count_decide_nothing(region, settings, no_process, 
     stored(region, settings, **change)
     assert choose(region, X86(), settings).schedules == {}
     assert choose(region, X86(), settings).times == {}
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="this is an ARM machine")
+@pytest.mark.parametrize("emulated", [False, True])
+def test_records_of_boards_decide_for_a_machine_that_is_not_here(region, settings, no_process, emulated):
+    backend = backend_for("arm", "cortex-a72")
+    place, (task,) = tune.place_of(backend, settings), draft(region, backend).tasks
+    assert place.machine == backend.machine.key() and place.threads == 1
+    where = {"machine": place.machine, "library": place.library, "board": "10.0.0.2:9090", "cpu": "cortex-a72", "emulated": emulated}
+    schedules = backend.schedules(task)
+    with Records(settings.cache_dir) as records:
+        for rank, schedule in enumerate(schedules):
+            keys = {"task": task_key(task), "shape": shape_key(task), "rank": rank, "schedule": schedule}
+            records.add([record(settings, **where, **keys, samples_ns=(10 if schedule == schedules[-1] else 1000,))])
+    assert len(schedules) > 1 and choose(region, backend, settings).schedules == ({} if emulated else {task.node: schedules[-1]})
+    assert choose(region, backend_for("arm", "cortex-a76"), settings).schedules == {}
 
 
 def test_an_imported_schedule_that_the_backend_does_not_have_is_not_used(region, settings, no_process):
