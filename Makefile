@@ -24,8 +24,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help setup arm-tools arm-python demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
-.PHONY: help setup arm-tools arm-board demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
+.PHONY: help setup arm-tools arm-python arm-board demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -38,7 +37,7 @@ help:
 	@echo "make mutants    plants bugs of one line, and counts those that the fast tests notice (an hour)"
 	@echo "make arm-tools  installs a cross compiler and an emulator for ARM (Debian packages), which its tests need"
 	@echo "make arm-python puts a Python for ARM, from Debian's archive, into build/arm, for tests that run artifacts by it"
-	@echo "make arm-board  downloads Python for ARM with TVM, which the farm's test emulates (Debian packages; 130 MB)"
+	@echo "make arm-board  puts TVM for ARM beside it, for tests that tune on an emulated board"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
@@ -75,10 +74,9 @@ arm-tools:
 	$$root apt-get -o Acquire::http::Timeout=20 update -qq && $$root apt-get install -y -qq --no-install-recommends $(ARM_TOOLS) libc6-dev-arm64-cross >/dev/null
 
 arm-python: $(STAMP)
-	@tests/backends/arm/python.sh build/arm $(BIN)/python -m pip
-# Python for ARM with TVM, as a board of the farm under an emulator; its test is skipped without.
-arm-board: $(STAMP) arm-tools
-	tests/autotune/arm_board.sh build/arm-board $(BIN)/python
+	@tests/backends/arm/python.sh build/arm $(BIN)/python
+arm-board: $(STAMP)
+	@tests/backends/arm/python.sh build/arm $(BIN)/python board
 
 demo: $(STAMP) cxx
 	$(BIN)/python benchmarks/demo.py

@@ -18,11 +18,12 @@ from sparsec.autotune.tracker import Tracker
 from sparsec.tools.c_library import c_library
 
 SERVER = Path(__file__).with_name("board_server.py")
-#: An ARM Python with TVM: see ``make arm-board``.
-ARM = Path(__file__).parents[2] / "build/arm-board"
+#: A Python for ARM, and its TVM.
+ARM = Path(__file__).parents[2] / "build/arm"
 EMULATOR = "qemu-aarch64-static"
 needs_arm = pytest.mark.skipif(
-    not (ARM.is_dir() and shutil.which(EMULATOR)), reason=f"no {ARM} (make arm-board downloads it) or no {EMULATOR} (make arm-tools)"
+    not ((ARM / "board/complete").is_file() and shutil.which(EMULATOR)),
+    reason=f"no TVM for ARM in build/arm (make arm-board puts it there), or no {EMULATOR} on PATH (make arm-tools)",
 )
 
 
@@ -48,8 +49,8 @@ def bad_library(folder: Path, change: tuple[str, str]) -> Path:
 
 def emulated(cpu: str) -> tuple[list[str], dict[str, str]]:
     """How to start Python on an emulated ARM processor: the line, and what is added to the environment."""
-    (python,) = (ARM / "usr/bin").glob("python3.*[0-9]")
-    return [EMULATOR, "-L", str(ARM), "-cpu", cpu, str(python)], {"PYTHONHOME": str(ARM / "usr"), "PYTHONPATH": str(ARM / "site")}
+    python = ARM / "root/usr/bin/python3"
+    return [EMULATOR, "-L", str(ARM / "root"), "-cpu", cpu, str(python)], {"PYTHONPATH": str(ARM / "board")}
 
 
 @contextlib.contextmanager

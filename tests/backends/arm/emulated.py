@@ -28,7 +28,7 @@ needed = pytest.mark.skipif(
 _PYTHON = Path(__file__).parents[3] / "build/arm"
 #: Of tests that run Python for ARM.
 python_needed = pytest.mark.skipif(
-    not ((_PYTHON / "complete").is_file() and shutil.which(EMULATOR)),
+    not ((_PYTHON / "site/complete").is_file() and shutil.which(EMULATOR)),
     reason=f"no Python for ARM in build/arm (make arm-python puts it there), or no {EMULATOR} on PATH",
 )
 
