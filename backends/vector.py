@@ -26,6 +26,8 @@ class Vector:
     ``name``: what its vector instructions are called. ``nbytes``: of a register. ``masks``: whether lanes of a load or store can be left
     out. ``permute``: None where there is no such instruction. ``dots``: dtypes whose products are summed in float32 or int32 by
     instructions of the machine's features. ``by_element``: whether a multiply-add takes one element of a register for all lanes.
+    ``ahead``: whether tables of offsets are best loaded several at once and ahead, as where loads are the limit.
+    ``keeps_nan``: whether its minimum and maximum of a number and NaN are NaN.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Vector:
     permute: Permute | None = None
     dots: tuple[str, ...] = ()
     by_element: bool = False
+    ahead: bool = False
+    keeps_nan: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Elements of ``dtype`` in a register. ValueError for an unknown dtype."""

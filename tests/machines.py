@@ -12,13 +12,14 @@ from sparsec.backends.x86.machine import _AVX512, describe
 from sparsec.run.processor import flags
 
 WIDEST, AVX2 = describe(flags(), 2), describe(flags() - set(_AVX512), 2)
-#: What an ARM processor's vectors are like: many registers of 16 bytes, no masks, no permute. SSE has as wide ones.
+#: What an ARM processor's vectors are like, and how kernels are written for them: many registers of 16 bytes, no masks, no permute.
+#: SSE has as wide ones.
 UNMASKED = replace(
     AVX2,
     arch=platform.machine(),
     mcpu="x86-64-v2",
     features=(),
-    vector=Vector("16 bytes", 16, 32, masks=False),
+    vector=Vector("16 bytes", 16, 32, masks=False, by_element=True, ahead=True),
     panels=replace(AVX2.panels, block=((8, 8, False), (4, 16, False)), attention=((8, 2, 1.0), (8, 1, 1.1))),
 )
 

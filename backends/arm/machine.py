@@ -20,7 +20,7 @@ from sparsec.backends.vector import Vector
 from sparsec.errors import InvalidInput, MachineError
 from sparsec.run.processor import LINUX_NAMES, flags
 
-NEON = Vector("NEON", 16, 32, masks=False, by_element=True)
+NEON = Vector("NEON", 16, 32, masks=False, by_element=True, ahead=True, keeps_nan=True)
 #: LLVM's features of a level of the architecture, as far as code may need them.
 _V8_0 = ("neon", "crc")
 _V8_2 = (*_V8_0, "lse", "rdm", "fullfp16", "dotprod", "rcpc")

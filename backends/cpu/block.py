@@ -9,11 +9,14 @@ dense kxk stencil.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from sparsec.backends.base import Source
 from sparsec.backends.cpu import partition, script
-from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
+from sparsec.backends.cpu.panel import Epilogue, Panel, factors, params, touches
 from sparsec.backends.cpu.partition import row_range, tile_range
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, over, reads
@@ -27,7 +30,7 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
     be a multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``partition``).
     """
     lanes = vector.lanes("float32")
-    panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked)
+    panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked, vector.keeps_nan)
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
     symbol = f"block_l{lanes}_r{rows}_v{vectors}_t{tile}_{index}_{epilogue.suffix}"
@@ -45,9 +48,12 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
                     acc = panel.allocate()
                     panel.fill(acc, lambda r: bias[b * panel.rows + r])
                     for j in range(row_start[b + 1] - row_start[b]):
-                        panel.multiply_add(
+                        _add(
+                            vector,
+                            panel,
                             acc,
-                            lambda r: value[(row_start[b] + j) * panel.rows + r],
+                            value,
+                            (row_start[b] + j) * panel.rows,
                             x,
                             (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row_start[b] + j]),
                         )
@@ -72,6 +78,16 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
         *touches(tile, residual, masked, (f"runs_low * {rows}", f"least(runs_high * {rows}, rows)")),
     )
     return script.kernel(symbol, params(index), kernel, steps)
+
+
+def _add(vector: Vector, panel: Panel, accumulators: Sequence[Any], value: Any, first: Any, x: Any, start: Any) -> None:
+    """accumulator[r] += value[first + r] * x[start:][:width]"""
+    if not vector.by_element:
+        panel.multiply_add(accumulators, lambda r: value[first + r], x, start)
+        return
+    values, here = factors(vector, panel.rows, value, first), T.bind(start)
+    for r, accumulator in enumerate(accumulators):
+        panel.add(accumulator, values(r), x, here)
 
 
 def pack_block(weight: np.ndarray, offsets: np.ndarray, rows: int, index: str, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:

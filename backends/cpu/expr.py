@@ -52,8 +52,10 @@ def is_nan(x: Any) -> Any:
     return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
 
 
-def clamp(x: Any, lo: Any, hi: Any) -> Any:
-    """min(max(x, lo), hi); NaN stays NaN because a comparison with NaN selects x."""
+def clamp(x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
+    """min(max(x, lo), hi); NaN stays NaN because a comparison with NaN selects x, or because instructions do so (``keeping``)."""
+    if keeping:
+        return T.call_llvm_pure_intrin("float32", "llvm.minimum", T.call_llvm_pure_intrin("float32", "llvm.maximum", x, lo), hi)
     return let(x, lambda v: let(T.Select(v < lo, lo, v), lambda u: T.Select(hi < u, hi, u)))
 
 
@@ -153,19 +155,19 @@ def _tanh(x: Any) -> Any:
     return let(x, lambda v: let(T.abs(v), lambda t: let(far(t), lambda size: joined(v, t, size))))
 
 
-def activate(kind: str, x: Any, lo: Any, hi: Any) -> Any:
-    """The activation ``kind`` of x. ``lo`` and ``hi`` are read by "clamp" only."""
+def activate(kind: str, x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
+    """The activation ``kind`` of x. ``lo`` and ``hi`` are read by "clamp" only, for ``keeping`` see ``clamp``."""
     f = T.float32
     if kind == "clamp":
-        return clamp(x, lo, hi)
+        return clamp(x, lo, hi, keeping)
     if kind == "sigmoid":
         return f(1.0) / (f(1.0) + exp(f(0.0) - x))
     if kind == "silu":
         return let(x, lambda v: v / (f(1.0) + exp(f(0.0) - v)))
     if kind == "hardsigmoid":
-        return clamp(x * f(1 / 6) + f(0.5), f(0.0), f(1.0))
+        return clamp(x * f(1 / 6) + f(0.5), f(0.0), f(1.0), keeping)
     if kind == "hardswish":
-        return let(x, lambda v: v * clamp(v * f(1 / 6) + f(0.5), f(0.0), f(1.0)))
+        return let(x, lambda v: v * clamp(v * f(1 / 6) + f(0.5), f(0.0), f(1.0), keeping))
     if kind == "gelu":
         return _gelu(x)
     if kind == "gelu_tanh":

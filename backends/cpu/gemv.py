@@ -121,7 +121,7 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
                 add_residual(vector, vectors, acc, residual, n0, outputs)
             for v in T.unroll(vectors):
                 for e in T.vectorized(lanes):
-                    acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi)
+                    acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi, vector.keeps_nan)
             store(y, n0, acc, outputs)
 
     steps = (
@@ -161,7 +161,7 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
             if added:
                 add_residual(vector, 1, out, residual, n0, outputs)
             for e in T.vectorized(lanes):
-                out[e] = activate(activation, out[e], lo, hi)
+                out[e] = activate(activation, out[e], lo, hi, vector.keeps_nan)
             store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
 
     steps = (

@@ -16,8 +16,9 @@ from typing import Any
 from sparsec.backends.base import Param
 from sparsec.backends.cpu import partition
 from sparsec.backends.cpu.expr import activate
-from sparsec.backends.cpu.tir import T
+from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Scan, Step, over, reads, writes
+from sparsec.backends.vector import Vector
 
 
 def params(index: str) -> tuple[Param, ...]:
@@ -63,6 +64,7 @@ class Epilogue:
     activation: str
     residual: bool
     masked: bool
+    keeping: bool = False
 
     @property
     def suffix(self) -> str:
@@ -72,7 +74,7 @@ class Epilogue:
     def __call__(self, value: Any, residual: Callable[[], Any] | None, mask: Callable[[], Any], lo: Any, hi: Any) -> Any:
         """The expression stored for one element."""
         total = value + residual() if self.residual and residual else value
-        result = activate(self.activation, total, lo, hi)
+        result = activate(self.activation, total, lo, hi, self.keeping)
         return T.Select(mask() > T.float32(0), result, T.float32(0)) if self.masked else result
 
 
@@ -104,6 +106,12 @@ class Panel:
         for r, a in enumerate(accumulators):
             self._fill(a, value(r))
 
+    def add(self, accumulator: Any, factor: Any, x: Any, start: Any) -> None:
+        """accumulator += factor * x[start:start + width]; ``factor`` is a vector."""
+        for v in range(self.vectors):
+            here, there = (T.ramp(at + v * self.lanes, 1, self.lanes) for at in (0, start))
+            T.buffer_store(accumulator, accumulator[here] + factor * x[there], [here])
+
     def multiply_add(self, accumulators: Sequence[Any], value: Callable[[int], Any], x: Any, start: Any) -> None:
         """accumulator[r] += value(r) * x[start:start + width]"""
         for r, a in enumerate(accumulators):
@@ -120,3 +128,20 @@ class Panel:
 
     def _multiply_add(self, accumulator: Any, value: Any, x: Any, start: Any) -> None:
         self.row(accumulator, 0, lambda e: accumulator[e] + value * x[start + e])
+
+
+def factors(vector: Vector, count: int, value: Any, first: Any) -> Callable[[int], Any]:
+    """g -> a vector of copies of value[first + g], for ``count`` of them.
+
+    Where multiply-adds take an element, one load has the values of all. Elsewhere one load fills a register with copies of these values,
+    and shuffles inside each copy make the vectors: without the fence LLVM would turn every shuffle back into a broadcasting load.
+    """
+    lanes = vector.lanes("float32")
+    if count == 1:
+        return lambda g: T.broadcast(value[first], lanes)
+    loaded = T.bind(value[T.ramp(first, 1, count)])
+    if vector.by_element:
+        return lambda g: tirx.Shuffle([loaded] * -(-lanes // count), [T.int32(g)] * lanes)
+    copies = tirx.Shuffle([loaded] * (lanes // count), [T.int32(e) for e in range(lanes)])
+    held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
+    return lambda g: tirx.Shuffle([held], [T.int32(e - e % count + g) for e in range(lanes)])

@@ -24,9 +24,10 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import partition, script
-from sparsec.backends.cpu.panel import Epilogue, Panel, params, touches
+from sparsec.backends.cpu.offsets import Offsets
+from sparsec.backends.cpu.panel import Epilogue, Panel, factors, params, touches
 from sparsec.backends.cpu.partition import row_range, tile_range
-from sparsec.backends.cpu.tir import T, tirx
+from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan, over, reads
 from sparsec.backends.vector import Vector
 
@@ -52,12 +53,13 @@ def spmm(
     ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``partition``).
     """
     lanes = vector.lanes("float32")
-    panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked)
+    panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked, vector.keeps_nan)
     chains = min(unroll, -(-_CHAIN_BYTES // (4 * panel.width)))
     tile = tile or panel.width
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
     shift = {1: 0, 2: 1, 4: 2}[unroll]
+    offsets = Offsets(index, unroll, vector.ahead and unroll > 1)
     flags = f"{'_residual' * residual}{'_masked' * masked}{'_split' * split}"
     symbol = f"spmm_l{lanes}_v{vectors}_t{tile}_u{unroll}_{index}_{activation}{flags}"
     added = residual
@@ -77,6 +79,7 @@ def spmm(
                 for part in range(parts):
                     at = T.alloc_buffer((1,), "int32", scope="global")
                     at[0] = row_start[part * rows + low]
+                    held = offsets.begin(offset, at[0])
                     for n in range(low, high):
                         stop: T.let = row_start[part * rows + n + 1]
                         acc = [panel.allocate()[0] for _ in range(chains)]
@@ -94,13 +97,11 @@ def spmm(
                                 panel.row(acc[0], 0, lambda e: bias[n])
                         for j in range((stop - at[0]) >> shift):
                             _unrolled(
-                                vector,
                                 panel,
                                 acc,
                                 unroll,
-                                value,
-                                offset,
-                                at[0] + j * unroll,
+                                factors(vector, unroll, value, at[0] + j * unroll),
+                                offsets.take(held, offset, at[0] + j * unroll),
                                 x,
                                 (first + i) * x_tile + s * panel.width,
                             )
@@ -116,6 +117,7 @@ def spmm(
         Need("rows >= 0 && parts > 0"),
         Scan("row_start", "runs_low", "(parts - 1) * rows + runs_high + 1", ordered=True),
         reads("value", over("row_start_low", "row_start_high")),
+        *([reads("offset", over("row_start_low", "row_start_high + 1"), width=offsets.past)] * bool(offsets.past)),
         reads("bias", over(*partition.ROWS)),
         *touches(tile, residual, masked),
     )
@@ -135,34 +137,13 @@ def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:
 
 
 def _unrolled(
-    vector: Vector, panel: Panel, accumulators: Sequence[Any], unroll: int, value: Any, offset: Any, first: Any, x: Any, origin: Any
+    panel: Panel, accumulators: Sequence[Any], unroll: int, values: Callable[[int], Any], offsets: Callable[[int], Any], x: Any, origin: Any
 ) -> None:
-    """accumulator += value[j] * x[origin + offset[j]:][:width] for ``unroll`` nonzeros j from ``first`` on, accumulators taken in turn."""
-    values = _values(vector, unroll, value, first)
+    """accumulator += values(g) * x[origin + offsets(g):][:width] for ``unroll`` nonzeros g, accumulators taken in turn."""
     for g in range(unroll):
         acc = accumulators[g % len(accumulators)]
-        start = T.bind(origin + T.Cast("int32", offset[first + g]))
-        factor = T.bind(values(g))
-        for v in range(panel.vectors):
-            here, there = (T.ramp(at + v * panel.lanes, 1, panel.lanes) for at in (0, start))
-            T.buffer_store(acc, acc[here] + factor * x[there], [here])
-
-
-def _values(vector: Vector, unroll: int, value: Any, first: Any) -> Callable[[int], Any]:
-    """g -> a vector of copies of value[first + g].
-
-    Where multiply-adds take an element, one load has the values of all. Elsewhere one load fills a register with copies of these values,
-    and shuffles inside each copy make the vectors: without the fence LLVM would turn every shuffle back into a broadcasting load.
-    """
-    lanes = vector.lanes("float32")
-    if unroll == 1:
-        return lambda g: T.broadcast(value[first], lanes)
-    loaded = T.bind(value[T.ramp(first, 1, unroll)])
-    copies = tirx.Shuffle([loaded] * (lanes // unroll), [T.int32(e) for e in range(lanes)])
-    if vector.by_element:
-        return lambda g: tirx.Shuffle([copies], [T.int32(g) for _ in range(lanes)])
-    held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
-    return lambda g: tirx.Shuffle([held], [T.int32(e - e % unroll + g) for e in range(lanes)])
+        start = T.bind(origin + offsets(g))
+        panel.add(acc, T.bind(values(g)), x, start)
 
 
 def pack_rows(

@@ -64,10 +64,13 @@ def all_kernels(machine: Machine) -> list[Source]:
     n, lanes = machine.vector, lanes_of(machine)
     wide = 4 * lanes
     plain, masked = Masks(), Masks(True, True, True)
-    found = [
-        spmm.spmm(n, 2, i, "clamp", r, m, unroll=u, split=s, tile=wide)
-        for i, r, m, u, s in (("uint16", False, True, 1, False), ("int32", True, False, 2, True), ("int32", True, True, 4, False))
+    sparse = [
+        ("uint16", False, True, 1, False),
+        ("int32", True, False, 2, True),
+        ("int32", True, True, 4, False),
+        ("uint16", False, False, 4, True),
     ]
+    found = [spmm.spmm(n, 2, i, "clamp", r, m, unroll=u, split=s, tile=wide) for i, r, m, u, s in sparse]
     found += [block.block(n, r, 1, wide, i, "clamp", s, not s) for r, i, s in ((8, "uint16", False), (4, "int32", True))]
     found += [
         make(n, 4, k, "clamp", not r, r)
