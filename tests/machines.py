@@ -19,7 +19,7 @@ UNMASKED = replace(
     arch=platform.machine(),
     mcpu="x86-64-v2",
     features=(),
-    vector=Vector("16 bytes", 16, 32, masks=False, by_element=True, ahead=True),
+    vector=Vector("16 bytes", 16, 32, masks=False, by_element=True, ahead=True, keeps_nan=True),
     panels=replace(AVX2.panels, block=((8, 8, False), (4, 16, False)), attention=((8, 2, 1.0), (8, 1, 1.1))),
 )
 

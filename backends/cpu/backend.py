@@ -28,7 +28,7 @@ from sparsec.run.program import Program
 from sparsec.run.runtime import Runner
 
 _SKIPPING = ("spmm", "gemv_rows", "gemv_windows")
-#: Pixels per tile that kernels come with.
+#: Tokens per tile, and pixels where no product has chosen.
 TILES = (64, 32)
 #: Tokens per tile where their number follows a run-time size: work is saved by whole tiles.
 FREE_TILE = 16
@@ -85,7 +85,7 @@ class Cpu:
             if choose(FAMILIES, spec) in (PRODUCT, JOINED):
                 size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
                 works[size].append(nominal_work(spec, region.index_space(*size), self.machine))
-        tiles = {size: best_tile(found, self.machine, TILES) for size, found in works.items()}
+        tiles = {size: best_tile(found, self.machine, self.machine.panels.tiles) for size, found in works.items()}
         return replace(region, tiles=tiles | self._token_tiles(region, works))
 
     def _token_tiles(self, region: Region, works: Mapping[tuple[int, int], list[Work]]) -> dict[tuple[int, int], int]:

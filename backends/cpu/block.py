@@ -33,6 +33,8 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
     panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked, vector.keeps_nan)
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
+    # Where it is no operand of an instruction, it is loaded once for all rows.
+    held = masked and vector.by_element
     symbol = f"block_l{lanes}_r{rows}_v{vectors}_t{tile}_{index}_{epilogue.suffix}"
 
     def kernel(
@@ -57,13 +59,16 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
                             x,
                             (first + i) * x_tile + s * panel.width + T.Cast("int32", offset[row_start[b] + j]),
                         )
+                    pixel = T.alloc_buffer((panel.width,), "float32", scope="global")
+                    if held:
+                        panel.row(pixel, 0, lambda e: mask[(first + i) * tile + s * panel.width + e])
                     panel.store(
                         y,
                         lambda r: (first + i) * y_tile + (b * panel.rows + r) * y_channel + s * panel.width,
                         lambda r, e: epilogue(
                             acc[r][e],
                             lambda: residual[(first + i) * r_tile + (b * panel.rows + r) * r_channel + s * panel.width + e],
-                            lambda: mask[(first + i) * tile + s * panel.width + e],
+                            lambda: pixel[e] if held else mask[(first + i) * tile + s * panel.width + e],
                             lo,
                             hi,
                         ),

@@ -44,7 +44,7 @@ def _load(inputs: float, vectors: float, machine: Machine) -> float:
 
 def sparse_cycles(work: Work, pixels: int, unroll: int, parts: int, machine: Machine) -> float:
     """Of ``spmm`` with panels of ``pixels``, on tiles of as many pixels."""
-    vectors, panels = pixels // _PIXELS, machine.panels
+    vectors, panels = pixels / _PIXELS, machine.panels
     per_visit = work.nonzeros / (work.outputs * parts)
     entries = per_visit + (unroll - 1) / 2 * (1 - math.exp(-per_visit))
     entry = vectors * _load(work.inputs / parts, vectors, machine) + dict(panels.broadcast)[unroll]
@@ -55,7 +55,7 @@ def sparse_cycles(work: Work, pixels: int, unroll: int, parts: int, machine: Mac
 def block_cycles(work: Work, rows: int, pixels: int, tile: int, machine: Machine) -> float:
     """Of ``block`` with panels of ``rows`` x ``pixels``, on tiles of ``tile`` pixels."""
     vectors, panels = pixels / _PIXELS, machine.panels
-    loads = vectors * _load(work.inputs, vectors, machine) + rows / 2
+    loads = vectors * _load(work.inputs, vectors, machine) + rows * panels.weights
     entries = work.blocks[rows] * max(rows * vectors, loads)
     visits = -(-work.outputs // rows) * (panels.visit + rows * (panels.block_row + panels.block_store * vectors))
     return -(-work.pixels // tile) * (tile // pixels) * (entries + visits)

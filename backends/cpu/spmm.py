@@ -31,7 +31,8 @@ from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan, over, reads
 from sparsec.backends.vector import Vector
 
-_CHAIN_BYTES = 256  # of accumulators that must be independent to hide the latency of a multiply-add
+#: What must be independent of accumulators to hide the latency of a multiply-add, and at most so many registers.
+_CHAIN_BYTES, _CHAIN_REGISTERS = 256, 8
 
 
 def spmm(
@@ -54,7 +55,7 @@ def spmm(
     """
     lanes = vector.lanes("float32")
     panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked, vector.keeps_nan)
-    chains = min(unroll, -(-_CHAIN_BYTES // (4 * panel.width)))
+    chains = min(unroll, max(1, min(_CHAIN_BYTES // vector.nbytes, _CHAIN_REGISTERS) // vectors))
     tile = tile or panel.width
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")

@@ -13,19 +13,19 @@ from sparsec.backends.arm.backend import Arm
 from sparsec.backends.arm.machine import describe as describe_arm
 from sparsec.backends.base import Machine, Source
 from sparsec.backends.cpu.backend import Cpu
+from sparsec.backends.cpu.machine_code import Loop, assembly, busiest, inner_loops
 from sparsec.backends.plan import Buffer, Task
 from sparsec.backends.x86.backend import X86
 from sparsec.backends.x86.machine import _AVX2, _AVX512, describe
 from sparsec.lower.layouts import Geometry, Storage
 from sparsec.lower.spec import KernelSpec
-from tests.backends.cpu.assembly import Loop, assembly, busiest, inner_loops
 from tests.machines import lanes_of
 
 AVX512 = describe(frozenset({*_AVX2, *_AVX512}), 1)
 AVX2 = describe(frozenset(_AVX2), 1)
 NEON = describe_arm("cortex-a76")
 #: The letter of a whole register.
-REGISTERS = {AVX512: "z", AVX2: "y", NEON: "v"}
+REGISTERS = {AVX512: "z", AVX2: "y"}
 NAMES = {AVX512: "avx512", AVX2: "avx2", NEON: "neon"}
 PLAIN = {"stride": (1, 1), "dilation": (1, 1)}
 
@@ -64,7 +64,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
 
 
 def backend_of(machine: Machine) -> Cpu:
-    return Arm(machine) if machine is NEON else X86(machine)
+    return Arm(machine) if machine.arch == "aarch64" else X86(machine)
 
 
 def kernels(name: str, machine: Machine, tile: int) -> list[tuple[Source, dict[str, Any]]]:
@@ -74,17 +74,18 @@ def kernels(name: str, machine: Machine, tile: int) -> list[tuple[Source, dict[s
 
 
 def sums(source: Source, schedule: dict[str, Any], machine: Machine) -> int:
-    """How many registers a kernel sums up in: those of its panel, of 64 numbers at least where a group of values has so many chains."""
+    """How many registers a kernel sums up in: those of its panel, and of more chains where a panel has few (64 numbers, 8 registers)."""
     if schedule["kernel"] == "block":
         return int(schedule["rows"] * schedule["vectors"])
-    chains = min(schedule["unroll"], -(-64 // (lanes_of(machine) * schedule["vectors"])))
+    chains = min(schedule["unroll"], max(1, min(64 // lanes_of(machine), 8) // schedule["vectors"]))
     return int(chains * schedule["vectors"])
 
 
 def check(loop: Loop, machine: Machine) -> None:
-    assert loop.widths == {REGISTERS[machine]}, loop.multiplies
+    arm = machine.arch == "aarch64"
+    assert loop.widths == {"v" if arm else REGISTERS[machine]}, loop.multiplies
     assert not loop.spills
-    wanted = "fmla" if machine is NEON else "vfmadd231ps"
+    wanted = "fmla" if arm else "vfmadd231ps"
     assert any(line.startswith(wanted) for line in loop.multiplies)
 
 
