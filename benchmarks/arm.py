@@ -27,6 +27,7 @@ from rich.table import Table
 from sparsec.backends.arm.backend import Arm
 from sparsec.backends.arm.machine import describe
 from sparsec.backends.base import Machine, Source
+from sparsec.backends.cpu.backend import TILES
 from sparsec.backends.cpu.machine_code import Loop, Turn, around, assembly, busiest
 from sparsec.backends.cpu.panel_costs import best_tile
 from sparsec.backends.cpu.products import nominal_work
@@ -98,9 +99,9 @@ def tiles_of(layers: Sequence[Layer], tokens: bool, machine: Machine) -> dict[tu
     """The tile of each size of map, on which its layers together are predicted fastest."""
     works = defaultdict(list)
     for layer in layers:
-        task = task_of(layer, tokens, machine.panels.tiles[0])
+        task = task_of(layer, tokens, TILES[0])
         works[layer.height, layer.width].append(nominal_work(task.spec, task.target.storage.index_space, machine))
-    return {size: best_tile(found, machine, machine.panels.tiles) for size, found in works.items()}
+    return {size: best_tile(found, machine, TILES if tokens else machine.panels.tiles) for size, found in works.items()}
 
 
 def ours(call: Call, machine: Machine, cost: Cycles) -> float:
