@@ -8,7 +8,7 @@ from sparsec.lower.layouts import LINE, Layouts, Storage, ceil_to
 
 
 def storage_elements(storage: Storage) -> int:
-    """float32 elements from one sample's storage to the next, whole lines."""
+    """Elements from one sample's storage to the next, whole lines."""
     return ceil_to(storage.elements, LINE)
 
 
@@ -17,13 +17,13 @@ def to_storage(x: np.ndarray, storage: Storage) -> np.ndarray:
 
     Pads of ``halo`` are zero. Pads of ``tiled`` are NaN: a kernel that lets one reach a pixel gives a wrong result.
     """
-    out = np.zeros(storage_elements(storage), np.float32)
+    out = np.zeros(storage_elements(storage), storage.dtype)
     body = out[: storage.elements]
     if storage.layout == "halo":
         pixels(body, storage)[...] = x
     elif storage.layout == "tiled":
         space = storage.index_space
-        rows = np.full((storage.channels, space.tiles * space.tile), np.nan, np.float32)
+        rows = np.full((storage.channels, space.tiles * space.tile), np.nan, storage.dtype)
         rows[:, : space.pixels].reshape(-1, space.height, space.pitch)[:, :, : space.width] = x
         body[:] = rows.reshape(storage.channels, space.tiles, space.tile).swapaxes(0, 1).reshape(-1)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -55,6 +55,10 @@ class Machine:
         """Why this machine cannot run code for it; empty if it can."""
         return lacking(self.arch, self.features)
 
+    def computing(self, dtype: str) -> Machine:
+        """The same, for kernels that compute in ``dtype``. ValueError where it has no arithmetic for it."""
+        return self if dtype == self.vector.dtype else replace(self, vector=self.vector.of(dtype))
+
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Machine:
         """The inverse of ``dataclasses.asdict``, also after JSON."""
@@ -65,7 +69,7 @@ class Machine:
 
     def key(self) -> str:
         """Identity used by tuned records and kernel caches."""
-        registers = f"{self.vector.lanes('float32')}x{self.vector.registers}"
+        registers = f"{self.vector.lanes}x{self.vector.registers}"
         return f"{self.arch}-{self.mcpu}-{registers}-l1.{self.l1 >> 10}k-l2.{self.l2 >> 10}k"
 
 
@@ -81,12 +85,13 @@ class Param:
     """One parameter of a kernel.
 
     ``act``: pointer to an activation (may live in a per-thread strip buffer) · ``ptr``: pointer to a constant ·
-    ``i32``/``f32``: scalar known when the program is laid out.
+    ``i32``/``f32``: scalar known when the program is laid out. ``dtype``: of what a pointer shows; none
+    where the kernel's own decides.
     """
 
     name: str
     kind: ParamKind
-    dtype: str = "float32"
+    dtype: str = ""
 
 
 @dataclass(frozen=True)

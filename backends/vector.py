@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparsec.run.dtypes import dtype_of
@@ -28,6 +28,7 @@ class Vector:
     instructions of the machine's features. ``by_element``: whether a multiply-add takes one element of a register for all lanes.
     ``ahead``: whether tables of offsets are best loaded several at once and ahead, as where loads are the limit.
     ``keeps_nan``: whether its minimum and maximum of a number and NaN are NaN.
+    ``computes``: the dtypes that there is arithmetic for. ``dtype``: the one among them that kernels compute in.
     """
 
     name: str
@@ -39,7 +40,16 @@ class Vector:
     by_element: bool = False
     ahead: bool = False
     keeps_nan: bool = False
+    computes: tuple[str, ...] = ("float32",)
+    dtype: str = "float32"
 
-    def lanes(self, dtype: str) -> int:
-        """Elements of ``dtype`` in a register. ValueError for an unknown dtype."""
-        return self.nbytes // dtype_of(dtype).nbytes
+    @property
+    def lanes(self) -> int:
+        """Numbers in a register."""
+        return self.nbytes // dtype_of(self.dtype).nbytes
+
+    def of(self, dtype: str) -> Vector:
+        """The same registers for kernels that compute in ``dtype``. ValueError where there is no arithmetic for it."""
+        if dtype not in self.computes:
+            raise ValueError(f"{self.name} computes in {', '.join(self.computes)}, not in {dtype}")
+        return replace(self, dtype=dtype)

@@ -112,7 +112,7 @@ def ours(call: Call, machine: Machine, cost: Cycles) -> float:
     """
     choices, row_start = call.detail["schedule"], call.constants["row_start"]
     space, vectors = call.buffers["y"].storage.index_space, choices["vectors"]
-    panels = space.tiles * space.tile // (vectors * machine.vector.lanes("float32"))
+    panels = space.tiles * space.tile // (vectors * machine.vector.lanes)
     rows = len(row_start) - 1
     inner, outer = loops(call.source, machine)
     multiplies = int(row_start[-1]) * choices.get("rows", 1) * vectors * panels

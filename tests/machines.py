@@ -26,7 +26,7 @@ UNMASKED = replace(
 
 def lanes_of(machine: Machine) -> int:
     """Float32 lanes of a vector."""
-    return machine.vector.lanes("float32")
+    return machine.vector.lanes
 
 
 #: Machines by their lanes, the widest first.

@@ -10,7 +10,7 @@ import functools
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsec.backends.arm import panels
@@ -70,7 +70,7 @@ def describe(name: str, cores: int = 4) -> Machine:
         arch="aarch64",
         mcpu=name,
         features=tuple(sorted(it.features)),
-        vector=NEON,
+        vector=replace(NEON, computes=("float32", "float16")) if "fullfp16" in it.features else NEON,
         panels=it.panels,
         l1=it.l1 << 10,
         l2=it.l2 << 10,

@@ -17,7 +17,7 @@ from typing import Any
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import exp_nonpositive
+from sparsec.backends.cpu.expr import cast, exp_nonpositive
 from sparsec.backends.cpu.panel import Panel
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, over, reads, writes
@@ -57,8 +57,10 @@ class Masks:
 
 
 PARAMS = (
-    *(Param(n, "act") for n in ("q", "k", "v", "y", "scores", "key_bias")),
-    Param("pair_bias", "ptr"),
+    *(Param(n, "act") for n in ("q", "k", "v", "y")),
+    Param("scores", "act", "float32"),
+    Param("key_bias", "act"),
+    Param("pair_bias", "ptr", "float32"),
     *(Param(n, "i32") for n in ("tiles", "queries", "keys", "dim", "value_dim")),
     *(
         Param(n, "i32")
@@ -69,14 +71,14 @@ PARAMS = (
 
 
 def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, unrolled: int = 16) -> Source:
-    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries; keys and values lie in tiles of ``tile`` tokens.
+    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries, computed in float32; keys and values lie in tiles of ``tile`` tokens.
 
     Queries and outputs are in ``tiles`` tiles of ``q_width`` and ``y_width`` tokens, multiples of the panel's width. ``scores`` is a
     scratch of (panel's width x keys in whole tiles) elements per thread. ``key_bias`` [keys] and ``pair_bias`` [1 or heads, keys,
     pair_row] (queries contiguous, padded to whole panels) are read only with their mask. Units of work are heads x tiles x panels per
     tile; those past the last query do nothing. ``unrolled``: see ``Panels``.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.of("float32").lanes
     panel = Panel(lanes, rows, vectors)
     width = panel.width
     if tile < rows:
@@ -124,7 +126,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, 
                         0,
                         lambda e: masks(
                             scores[j * width + e],
-                            lambda: key_bias[j],
+                            lambda: cast(key_bias[j], "float32"),
                             lambda: pair_bias[head * pair_head + j * pair_row + i0 + e],
                             lambda: j <= i0 + e,
                         ),
@@ -157,7 +159,7 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, 
                     panel.store(
                         y,
                         lambda r: y0 + (b * rows + r) * y_channel,
-                        lambda r, e: out[r][e] * total[e],
+                        lambda r, e: cast(out[r][e] * total[e], vector.dtype),
                         lambda r: b * rows + r < value_dim,
                     )
 
@@ -194,4 +196,4 @@ def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, 
             over("heads_first * value_dim", "heads_end * value_dim", "y_channel"),
         ),
     )
-    return script.kernel(symbol, PARAMS, kernel, steps)
+    return script.kernel(vector, symbol, PARAMS, kernel, steps)

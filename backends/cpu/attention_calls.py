@@ -43,7 +43,7 @@ def attention_call(task: Task, machine: Machine) -> Call:
     rows, vectors = panel_of(q.storage, k.storage, task.target.storage, masks.causal, machine)
     if v.storage.index_space.tile != k.storage.index_space.tile:
         raise ValueError(f"{task.node}: tiles of {k.storage.index_space.tile} keys and of {v.storage.index_space.tile} values")
-    width, heads = vectors * machine.vector.lanes("float32"), int(spec["heads"])
+    width, heads = vectors * lanes_of(machine), int(spec["heads"])
     queries, keys, tile = q.storage.index_space.count, k.storage.index_space.count, k.storage.index_space.tile
     slot = k.storage.index_space.tiles * tile * width
     scores = Buffer(f"{task.node}.scores", Storage("single", slot), slot=slot)
@@ -80,9 +80,14 @@ def _steps(name: str, storage: Storage) -> dict[str, int]:
     return {f"{name}_width": storage.index_space.tile, f"{name}_tile": storage.tile_step, f"{name}_channel": storage.channel_step}
 
 
+def lanes_of(machine: Machine) -> int:
+    """Numbers that attention computes at once, in float32 whatever it reads."""
+    return machine.vector.of("float32").lanes
+
+
 def panel_of(q: Storage, k: Storage, y: Storage, causal: bool, machine: Machine) -> tuple[int, int]:
     """Rows and vectors of the panel that wastes least: wide panels compute more queries that are not there, or keys that are masked."""
-    lanes = machine.vector.lanes("float32")
+    lanes = lanes_of(machine)
 
     def time(panel: tuple[int, int, float]) -> float:
         return panel[2] * _pairs(q.index_space.count, k.index_space.count, panel[1] * lanes, causal)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sparsec.backends.base import Executor, Machine, Source
 from sparsec.backends.cpu import library, moves, partition
 from sparsec.backends.cpu.access import layouts_of, pads_of
@@ -35,7 +37,7 @@ FREE_TILE = 16
 
 
 class Cpu:
-    """Kernels in TensorIR for a CPU with vector registers, float32. A backend is a subclass that names its target.
+    """Kernels in TensorIR for a CPU with vector registers. A backend is a subclass that names its target.
 
     ``tile`` is the pixels of a tile in the layouts where ``arrange`` has not chosen another.
     """
@@ -50,11 +52,19 @@ class Cpu:
     def offers(self, spec: KernelSpec) -> Miss | None:
         """None if a kernel exists for ``spec``, else why not."""
         found = choose(FAMILIES, spec)
-        return found if isinstance(found, Miss) else None
+        if isinstance(found, Miss):
+            return found
+        if spec.dtype not in self.machine.vector.computes:
+            return Miss(f"dtype {spec.dtype!r}; {self.machine.mcpu} computes in {', '.join(self.machine.vector.computes)}")
+        return None
+
+    def _for(self, spec: KernelSpec) -> Machine:
+        """The machine whose kernels compute in the dtype of ``spec``."""
+        return self.machine.computing(spec.dtype)
 
     def schedules(self, task: Task) -> list[Schedule]:
         """Candidates, the default first. Ops with one way to compute them have one, weights that are not finite dense ones only."""
-        found = _family(task.spec).schedules(task, self.machine)
+        found = _family(task.spec).schedules(task, self._for(task.spec))
         finite = json.loads(task.spec.weight_fact).get("reason") != "non-finite"
         return found if finite else [s for s in found if dict(s)["kernel"] not in _SKIPPING]
 
@@ -62,10 +72,10 @@ class Cpu:
         """Why ``call``, whose task is a product, runs the kernel it runs; None for other tasks."""
         if call.kind not in ("dense", "sparse"):
             return None
-        stays_dense = call.kind == "dense"
+        stays_dense, machine = call.kind == "dense", self._for(task.spec)
         if not task.target.storage.is_map:
-            return vector_verdict(vector_matrix(task), self.machine, stays_dense)
-        return compare(work_of(task, self.machine), self.machine, task.target.storage.index_space.tile, stays_dense)
+            return vector_verdict(vector_matrix(task), machine, stays_dense)
+        return compare(work_of(task, machine), machine, task.target.storage.index_space.tile, stays_dense)
 
     def layouts(self, spec: KernelSpec) -> Layouts:
         """How the kernels of ``spec`` read and write maps."""
@@ -84,26 +94,31 @@ class Cpu:
         for spec in region.specs.values():
             if choose(FAMILIES, spec) in (PRODUCT, JOINED):
                 size = (1, spec.output[0]) if len(spec.output) == 2 else (spec.output[1], spec.output[2])
-                works[size].append(nominal_work(spec, region.index_space(*size), self.machine))
-        tiles = {size: best_tile(found, self.machine, self.machine.panels.tiles) for size, found in works.items()}
-        return replace(region, tiles=tiles | self._token_tiles(region, works))
+                works[size].append(nominal_work(spec, region.index_space(*size), self._for(spec)))
+        machine = max(map(self._for, region.specs.values()), key=lambda each: each.vector.lanes, default=self.machine)
+        whole = tuple(tile for tile in machine.panels.tiles if tile % machine.vector.lanes == 0)
+        tiles = {size: best_tile(found, machine, whole) for size, found in works.items()}
+        return replace(region, tiles=tiles | self._token_tiles(region, works, machine))
 
-    def _token_tiles(self, region: Region, works: Mapping[tuple[int, int], list[Work]]) -> dict[tuple[int, int], int]:
+    def _token_tiles(
+        self, region: Region, works: Mapping[tuple[int, int], list[Work]], machine: Machine
+    ) -> dict[tuple[int, int], int]:
         """One tile for all numbers of tokens: what chooses among tokens moves them between values of one tile."""
         sizes = {(1, spec.output[0]) for spec in region.specs.values() if len(spec.output) == 2}
         sizes |= {(1, shape[0]) for spec in region.specs.values() for shape in spec.inputs if len(shape) == 2}
         if region.follows:
             return dict.fromkeys(sizes, FREE_TILE)
         found = [work for size in sizes for work in works.get(size, [])]
-        return dict.fromkeys(sizes, best_tile(found, self.machine, TILES)) if found else {}
+        return dict.fromkeys(sizes, best_tile(found, machine, TILES)) if found else {}
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``. ValueError where no family of kernels computes its spec."""
-        return _family(task.spec).groups(task, schedule, self.machine)
+        groups = _family(task.spec).groups(task, schedule, self._for(task.spec))
+        return groups if task.spec.dtype == "float32" else [replace(g, calls=tuple(map(_packed, g.calls))) for g in groups]
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         """The kernels that compute ``task``: they depend on shapes, storages and attributes, not on weights."""
-        return _family(task.spec).sources(task, schedule, self.machine)
+        return _family(task.spec).sources(task, schedule, self._for(task.spec))
 
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""
@@ -111,11 +126,11 @@ class Cpu:
 
     def covers(self, have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
         """Whether one kernel copies a value of ``shape`` from one storage to the other."""
-        return moves.covers(have, want, shape)
+        return moves.covers(have, want, shape, self.machine.vector.computes)
 
     def move(self, move: Move) -> Call:
         """The call that writes a value from one buffer to another."""
-        return moves.call(move, self.machine)
+        return moves.call(move, self.machine.computing(move.source.storage.dtype))
 
     def build(self, kernels: Sequence[Source], cache: Path | None) -> Path:
         """The path of a library with these kernels."""
@@ -136,6 +151,12 @@ class Cpu:
     def digest(self, kernels: Sequence[Source] = ()) -> str:
         """Identity of the code of ``kernels``, or of all that kernels are made from."""
         return library.key(kernels, self.machine)
+
+
+def _packed(call: Call) -> Call:
+    """With constants in the dtypes that its kernel reads: they are packed in float32."""
+    wanted = {param.name: np.dtype(param.dtype) for param in call.source.params if param.kind == "ptr"}
+    return replace(call, constants={name: x.astype(wanted[name], copy=False) for name, x in call.constants.items()})
 
 
 def _family(spec: KernelSpec) -> Family:

@@ -29,8 +29,8 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
     Parameters are those of ``spmm``. ``row_start`` counts blocks per row block, ``rows`` is the number of channels to store (it need not
     be a multiple of R), ``bias`` is padded to a multiple of R. Units of work are tiles or runs of row blocks (see ``partition``).
     """
-    lanes = vector.lanes("float32")
-    panel, epilogue = Panel(lanes, rows, vectors), Epilogue(activation, residual, masked, vector.keeps_nan)
+    lanes = vector.lanes
+    panel, epilogue = Panel(lanes, rows, vectors, vector.dtype), Epilogue(activation, residual, masked, vector.keeps_nan)
     if tile % panel.width:
         raise ValueError(f"tile {tile} is not a multiple of the panel's {panel.width} pixels")
     # Where it is no operand of an instruction, it is loaded once for all rows.
@@ -82,7 +82,7 @@ def block(vector: Vector, rows: int, vectors: int, tile: int, index: str, activa
         reads("bias", over(*partition.ROWS, rows), width=rows),
         *touches(tile, residual, masked, (f"runs_low * {rows}", f"least(runs_high * {rows}, rows)")),
     )
-    return script.kernel(symbol, params(index), kernel, steps)
+    return script.kernel(vector, symbol, params(index), kernel, steps)
 
 
 def _add(vector: Vector, panel: Panel, accumulators: Sequence[Any], value: Any, first: Any, x: Any, start: Any) -> None:

@@ -8,7 +8,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.extents import Let, Need, Scan, Step, Touch
 
 _KINDS = {"act": "A", "ptr": "P", "i32": "I", "f32": "F"}
-_BYTES = {"float32": 4, "int64": 8, "int32": 4, "uint16": 2, "uint8": 1}
+_BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "uint16": 2, "uint8": 1}
 #: Tables that a kernel may scan.
 _TABLES = {"uint16": "H", "int32": "I"}
 _MOST_SCANS = 4

@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import number
 from sparsec.backends.cpu.planes import lines_read, wide_planes
 from sparsec.backends.cpu.registers import load_below, store, store_below
 from sparsec.backends.cpu.tir import T
@@ -28,7 +29,7 @@ def copy_rows(vector: Vector) -> Source:
     Neither reads nor writes an element outside of those, so that either side may be the caller's tensor, at any alignment.
     Units of work are channels.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     names = ("height", "width", "fill", "x_pitch", "x_channel", "y_pitch", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
@@ -51,7 +52,7 @@ def copy_rows(vector: Vector) -> Source:
         reads("x", over("begin", "end", "x_channel"), over(0, "height", "x_pitch"), width="width"),
         writes("y", over("begin", "end", "y_channel"), over(0, "height", "y_pitch"), width="width + fill"),
     )
-    return script.kernel(f"copy_rows_l{lanes}", params, kernel, steps)
+    return script.kernel(vector, f"copy_rows_l{lanes}", params, kernel, steps)
 
 
 def nchw_to_halo(geometry: Geometry) -> Arguments:
@@ -87,7 +88,7 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
     shuffled apart. Units of work are the pairs (c, a): ``step * C`` of them. ``only_first`` keeps a = b = 0: C channels, as many units.
     Long steps have a kernel of their own.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if step > _SHUFFLED:
         return wide_planes(vector, step)
     kept, lines = (1, 1) if only_first else (step, step)
@@ -111,7 +112,7 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
                 y0: T.let = (begin + i) * kept * y_channel + h * y_pitch
                 present: T.let = T.Select(line < height, width, T.int32(0))
                 whole: T.let = present // (step * lanes)
-                pixels = T.alloc_buffer((step * lanes,), "float32", scope="global")
+                pixels = T.alloc_buffer((step * lanes,), vector.dtype, scope="global")
                 for v in range(whole):
                     for j in T.unroll(step):
                         for e in T.vectorized(lanes):
@@ -132,7 +133,7 @@ def to_planes(vector: Vector, step: int, only_first: bool = False) -> Source:
             "y", over("begin", "end", f"{kept} * y_channel"), over(0, kept, "y_channel"), over(0, "y_height", "y_pitch"), width="written"
         ),
     )
-    return script.kernel(f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, kernel, steps)
+    return script.kernel(vector, f"to_planes_l{lanes}_s{step}{'_first' * only_first}", params, kernel, steps)
 
 
 def retile(vector: Vector, vectors: int, masked: bool) -> Source:
@@ -140,10 +141,10 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
 
     x and y are described by the distance of tiles and of channels. Units of work are tiles of ``lanes * vectors`` pixels.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
     names = ("channels", "x_tile", "x_channel", "y_tile", "y_channel")
-    params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr"), *(Param(n, "i32") for n in names))
+    params = (Param("x", "act"), Param("y", "act"), Param("mask", "ptr", "float32"), *(Param(n, "i32") for n in names))
 
     def kernel(x, y, mask, channels, x_tile, x_channel, y_tile, y_channel, begin, end):
         for i in range(end - begin):
@@ -154,7 +155,7 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
                     for e in T.vectorized(lanes):
                         if masked:
                             y[y0 + v * lanes + e] = T.Select(
-                                mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], T.float32(0)
+                                mask[(begin + i) * tile + v * lanes + e] > T.float32(0), x[x0 + v * lanes + e], number(vector, 0)
                             )
                         else:
                             y[y0 + v * lanes + e] = x[x0 + v * lanes + e]
@@ -165,4 +166,4 @@ def retile(vector: Vector, vectors: int, masked: bool) -> Source:
         writes("y", over(*units, "y_tile"), over(*channels, "y_channel"), width=tile),
         *([reads("mask", over(*units, tile), width=tile)] * masked),
     )
-    return script.kernel(f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, kernel, steps)
+    return script.kernel(vector, f"retile_l{lanes}_v{vectors}{'_masked' * masked}", params, kernel, steps)

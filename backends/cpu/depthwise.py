@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.expr import activate, number
 from sparsec.backends.cpu.partition import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
@@ -73,7 +73,7 @@ def depthwise(
     elements per row. ``masked`` zeroes pad positions of a halo output. A residual is a map on the same index space.
     ``unrolled``: see ``Panels``.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual
     line = line_of(vectors, unrolled)
     lines = vectors // line
@@ -85,7 +85,7 @@ def depthwise(
         *([Param("residual", "act")] * residual),
         Param("weight", "ptr"),
         Param("bias", "ptr"),
-        Param("mask", "ptr"),
+        Param("mask", "ptr", "float32"),
         *PARAMS,
         Param("channels", "i32"),
         Param("x_channel", "i32"),
@@ -131,10 +131,10 @@ def depthwise(
         low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
         high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
         for c in range(low, high):
-            w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
-            s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-            old = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-            out = T.alloc_buffer((lanes,), "float32", scope="global")
+            w = T.alloc_buffer((kernel * kernel + 1,), vector.dtype, scope="global")
+            s = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
+            old = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
+            out = T.alloc_buffer((lanes,), vector.dtype, scope="global")
             for t in T.unroll(kernel * kernel):
                 w[t] = weight[c * (kernel * kernel) + t]
             w[kernel * kernel] = bias[c]
@@ -157,7 +157,7 @@ def depthwise(
                         out[e] = activate(activation, out[e], lo, hi)
                     if masked:
                         for e in T.vectorized(lanes):
-                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], number(vector, 0))
                     for e in T.vectorized(lanes):
                         y[(tile0 + i) * y_tile + c * y_channel + v * lanes + e] = out[e]
 
@@ -165,4 +165,4 @@ def depthwise(
         *outputs(tile, kernel, masked, residual),
         reads("x", over(*ROWS, "x_channel"), over(-r, r + 1, "pitch"), over(*TILES, tile), at(-r), width=r + tile + lanes),
     )
-    return script.kernel(symbol, params, stencil, steps)
+    return script.kernel(vector, symbol, params, stencil, steps)

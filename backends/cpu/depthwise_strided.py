@@ -17,7 +17,7 @@ from typing import Any
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.depthwise import outputs, shifted, total
-from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.expr import activate, number
 from sparsec.backends.cpu.partition import PARAMS, ROWS, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
@@ -37,7 +37,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
     ``width`` and ``pitch`` are the output's. ``scratch`` holds ``scratch_elements(...)`` elements per thread; its contents need not
     be set. ``masked`` zeroes pad positions of a halo output. A residual is a map on the output's index space.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile, r, taps = lanes * vectors, kernel // 2, range(kernel)
     symbol = f"depthwise{kernel}s2_l{lanes}_v{vectors}_{activation}{'_residual' * residual}{'_masked' * masked}"
     params = (
@@ -47,7 +47,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         Param("scratch", "act"),
         Param("weight", "ptr"),
         Param("bias", "ptr"),
-        Param("mask", "ptr"),
+        Param("mask", "ptr", "float32"),
         *PARAMS,
         Param("channels", "i32"),
         Param("x_channel", "i32"),
@@ -103,10 +103,10 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         steps: T.let = T.truncdiv(width + (lanes - r - 1), lanes - r)
         skip: T.let = tile0 * tile - first * pitch
         for c in range(low, high):
-            w = T.alloc_buffer((kernel * kernel + 1,), "float32", scope="global")
-            s = T.alloc_buffer((kernel * lanes,), "float32", scope="global")
-            half = T.alloc_buffer((2 * lanes,), "float32", scope="global")
-            out = T.alloc_buffer((lanes,), "float32", scope="global")
+            w = T.alloc_buffer((kernel * kernel + 1,), vector.dtype, scope="global")
+            s = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
+            half = T.alloc_buffer((2 * lanes,), vector.dtype, scope="global")
+            out = T.alloc_buffer((lanes,), vector.dtype, scope="global")
             for t in T.unroll(kernel * kernel):
                 w[t] = weight[c * (kernel * kernel) + t]
             w[kernel * kernel] = bias[c]
@@ -125,7 +125,7 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
                         )
                     if masked:
                         for e in T.vectorized(lanes):
-                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], T.float32(0))
+                            out[e] = T.Select(mask[(tile0 + i) * tile + v * lanes + e] > T.float32(0), out[e], number(vector, 0))
                     for e in T.vectorized(lanes):
                         y[(tile0 + i) * y_tile + c * y_channel + v * lanes + e] = out[e]
 
@@ -148,4 +148,4 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         writes("scratch", over(0, "row_end - row_first", "pitch"), over(0, "steps", lanes - r), width=lanes),
         reads("scratch", over(0, "pitch"), over(0, "tile_end - tile_first", tile), width=tile),
     )
-    return script.kernel(symbol, params, stencil, steps)
+    return script.kernel(vector, symbol, params, stencil, steps)

@@ -23,7 +23,7 @@ def embedding(vector: Vector, vectors: int, index: str) -> Source:
 
     ``count`` >= 1 tokens have ids, a table of ``rows`` rows. An id outside [0, rows) is read as the nearest one inside.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if index not in DTYPES:
         raise ValueError(f"ids of dtype {index!r}; known: {', '.join(DTYPES)}")
     tile = lanes * vectors
@@ -60,4 +60,4 @@ def embedding(vector: Vector, vectors: int, index: str) -> Source:
         reads("table", over(0, "rows", "features"), width="features"),
         writes("y", *tiled("features", tile), width=tile),
     )
-    return script.kernel(f"embedding_l{lanes}_v{vectors}_{index}", params, kernel, steps)
+    return script.kernel(vector, f"embedding_l{lanes}_v{vectors}_{index}", params, kernel, steps)

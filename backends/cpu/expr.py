@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsec.backends.cpu.tir import T, tirx
+from sparsec.backends.vector import Vector
 
 #: Activations that a kernel epilogue can apply. "clamp" covers none, relu, relu6 and any hardtanh through run-time bounds.
 ACTIVATIONS = ("clamp", "silu", "hardswish", "hardsigmoid", "sigmoid", "gelu", "gelu_tanh", "tanh")
@@ -41,21 +42,39 @@ _TANH_END = 0.625
 _TANH_POLY = (-0.005704986397176981, 0.02063908614218235, -0.05373971536755562, 0.13331441581249237, -0.3333328068256378)
 
 
+def number(vector: Vector, value: float) -> Any:
+    """A constant of the dtype that kernels compute in."""
+    return tirx.const(value, vector.dtype)
+
+
+def dtype_of(value: Any) -> str:
+    """The dtype of an expression."""
+    return str(value.ty)
+
+
+def cast(value: Any, dtype: str) -> Any:
+    """One number as another dtype: itself where it is of that."""
+    return value if dtype_of(value) == dtype else T.Cast(dtype, value)
+
+
 def let(value: Any, body: Callable[[Any], Any]) -> Any:
     """``body(v)`` with v bound to ``value`` once; without it every use would copy the expression tree."""
-    v = tirx.Var("v", "float32")
+    v = tirx.Var("v", dtype_of(value))
     return tirx.Let(v, value, body(v))
 
 
 def is_nan(x: Any) -> Any:
     """Exponent all ones and a mantissa: TVM simplifies x != x to false, and does not vectorise its own isnan."""
+    if dtype_of(x) == "float16":
+        return (T.reinterpret("int16", x) & T.int16(0x7FFF)) > T.int16(0x7C00)
     return (T.reinterpret("int32", x) & T.int32(0x7FFFFFFF)) > T.int32(0x7F800000)
 
 
 def clamp(x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
     """min(max(x, lo), hi); NaN stays NaN because a comparison with NaN selects x, or because instructions do so (``keeping``)."""
     if keeping:
-        return T.call_llvm_pure_intrin("float32", "llvm.minimum", T.call_llvm_pure_intrin("float32", "llvm.maximum", x, lo), hi)
+        dtype = dtype_of(x)
+        return T.call_llvm_pure_intrin(dtype, "llvm.minimum", T.call_llvm_pure_intrin(dtype, "llvm.maximum", x, lo), hi)
     return let(x, lambda v: let(T.Select(v < lo, lo, v), lambda u: T.Select(hi < u, hi, u)))
 
 
@@ -156,10 +175,14 @@ def _tanh(x: Any) -> Any:
 
 
 def activate(kind: str, x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
-    """The activation ``kind`` of x. ``lo`` and ``hi`` are read by "clamp" only, for ``keeping`` see ``clamp``."""
+    """The activation ``kind`` of x. ``lo`` and ``hi`` are read by "clamp" only, for ``keeping`` see ``clamp``; others compute in float32."""
+    if kind not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}")
     f = T.float32
     if kind == "clamp":
-        return clamp(x, lo, hi, keeping)
+        return clamp(x, cast(lo, dtype_of(x)), cast(hi, dtype_of(x)), keeping)
+    if dtype_of(x) != "float32":
+        return cast(activate(kind, cast(x, "float32"), lo, hi), dtype_of(x))
     if kind == "sigmoid":
         return f(1.0) / (f(1.0) + exp(f(0.0) - x))
     if kind == "silu":
@@ -172,6 +195,4 @@ def activate(kind: str, x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
         return _gelu(x)
     if kind == "gelu_tanh":
         return _gelu_tanh(x)
-    if kind == "tanh":
-        return _tanh(x)
-    raise ValueError(f"unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}")
+    return _tanh(x)

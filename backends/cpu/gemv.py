@@ -15,7 +15,7 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.expr import activate, cast
 from sparsec.backends.cpu.registers import load, load_below, store_below
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Scan, Step, over, reads, writes
@@ -88,15 +88,16 @@ def outputs_touched(block: int, residual: bool) -> tuple[Step, ...]:
 
 def add_residual(vector: Vector, vectors: int, total: Any, residual: Any, first: Any, outputs: Any) -> None:
     """Emit the addition of the residual of the outputs from ``first`` on that exist."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     for v in range(vectors):
         here, start = T.Ramp(v * lanes, 1, lanes), first + v * lanes
-        T.buffer_store(total, total[here] + load_below(vector, residual, start, outputs - start), [here])
+        added = cast(load_below(vector, residual, start, outputs - start), f"float32x{lanes}")
+        T.buffer_store(total, total[here] + added, [here])
 
 
 def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, residual: bool) -> Source:
     """The blocked kernel; constants from ``pack_blocks``. Units of work are blocks of ``lanes * vectors`` outputs."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     block, added = lanes * vectors, residual
 
     def store(y: Any, n0: Any, acc: Any, outputs: Any) -> None:
@@ -109,20 +110,23 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
             n0: T.let = (begin + i) * block
             first: T.let = row_start[begin + i]
             acc = T.alloc_buffer((block,), "float32", scope="global")
+            done = T.alloc_buffer((block,), vector.dtype, scope="global")
             for v in T.unroll(vectors):
                 for e in T.vectorized(lanes):
-                    acc[v * lanes + e] = bias[n0 + v * lanes + e]
+                    acc[v * lanes + e] = cast(bias[n0 + v * lanes + e], "float32")
             for j in range(row_start[begin + i + 1] - first):
-                factor: T.let = x[T.Cast("int32", index[first + j])]
+                factor: T.let = cast(x[T.Cast("int32", index[first + j])], "float32")
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        acc[v * lanes + e] = acc[v * lanes + e] + factor * value[(first + j) * block + v * lanes + e]
+                        acc[v * lanes + e] = acc[v * lanes + e] + factor * cast(
+                            value[(first + j) * block + v * lanes + e], "float32"
+                        )
             if added:
                 add_residual(vector, vectors, acc, residual, n0, outputs)
             for v in T.unroll(vectors):
                 for e in T.vectorized(lanes):
-                    acc[v * lanes + e] = activate(activation, acc[v * lanes + e], lo, hi, vector.keeps_nan)
-            store(y, n0, acc, outputs)
+                    done[v * lanes + e] = cast(activate(activation, acc[v * lanes + e], lo, hi, vector.keeps_nan), vector.dtype)
+            store(y, n0, done, outputs)
 
     steps = (
         Scan("row_start", "begin", "end + 1", ordered=True),
@@ -131,17 +135,19 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(block, residual),
     )
-    return script.kernel(f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}", _params(index), kernel, steps)
+    symbol = f"gemv_blocks_l{lanes}_v{vectors}_{index}_{activation}{'_residual' * residual}"
+    return script.kernel(vector, symbol, _params(index), kernel, steps)
 
 
 def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> Source:
     """The kernel for scattered nonzeros; constants from ``pack_rows``. Units of work are groups of ``lanes`` outputs."""
-    lanes, added = vector.lanes("float32"), residual
+    lanes, added = vector.lanes, residual
 
     def kernel(x, y, residual, value, index, row_start, bias, outputs, lo, hi, begin, end):
         for i in range(end - begin):
             n0: T.let = (begin + i) * lanes
             out = T.alloc_buffer((lanes,), "float32", scope="global")
+            done = T.alloc_buffer((lanes,), vector.dtype, scope="global")
             for k in range(lanes):
                 first: T.let = row_start[n0 + k]
                 rounds: T.let = (row_start[n0 + k + 1] - first) // SUMS
@@ -151,18 +157,18 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
                 for j in range(rounds):
                     for u in T.unroll(SUMS):
                         at: T.let = first + j * SUMS + u
-                        sums[u] = sums[u] + value[at] * x[T.Cast("int32", index[at])]
+                        sums[u] = sums[u] + cast(value[at], "float32") * cast(x[T.Cast("int32", index[at])], "float32")
                 for j in range(row_start[n0 + k + 1] - first - rounds * SUMS):
                     rest: T.let = first + rounds * SUMS + j
-                    sums[0] = sums[0] + value[rest] * x[T.Cast("int32", index[rest])]
+                    sums[0] = sums[0] + cast(value[rest], "float32") * cast(x[T.Cast("int32", index[rest])], "float32")
                 out[k] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
             for e in T.vectorized(lanes):
-                out[e] = out[e] + bias[n0 + e]
+                out[e] = out[e] + cast(bias[n0 + e], "float32")
             if added:
                 add_residual(vector, 1, out, residual, n0, outputs)
             for e in T.vectorized(lanes):
-                out[e] = activate(activation, out[e], lo, hi, vector.keeps_nan)
-            store_below(vector, y, n0, load(vector, out, 0), outputs - n0)
+                done[e] = cast(activate(activation, out[e], lo, hi, vector.keeps_nan), vector.dtype)
+            store_below(vector, y, n0, load(vector, done, 0), outputs - n0)
 
     steps = (
         Scan("row_start", f"begin * {lanes}", f"end * {lanes} + 1", ordered=True),
@@ -171,4 +177,4 @@ def gemv_rows(vector: Vector, index: str, activation: str, residual: bool) -> So
         reads("x", over("index_low", "index_high + 1")),
         *outputs_touched(lanes, residual),
     )
-    return script.kernel(f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), kernel, steps)
+    return script.kernel(vector, f"gemv_rows_l{lanes}_{index}_{activation}{'_residual' * residual}", _params(index), kernel, steps)

@@ -85,7 +85,7 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
 
     ValueError for registers without a permute.
     """
-    lanes, permute, added = vector.lanes("float32"), vector.permute, residual
+    lanes, permute, added = vector.lanes, vector.permute, residual
     if permute is None:
         raise ValueError(f"{vector.name} registers have no permute by number; use gemv_rows")
     params = (
@@ -136,4 +136,4 @@ def gemv_windows(vector: Vector, index: str, activation: str, residual: bool) ->
         reads("x", over("base_low", "base_high + 1"), width=2 * lanes),
         *outputs_touched(lanes, residual),
     )
-    return script.kernel(f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, kernel, steps)
+    return script.kernel(vector, f"gemv_windows_l{lanes}_{index}_{activation}{'_residual' * residual}", params, kernel, steps)

@@ -9,10 +9,13 @@ back: variance = sum((x - m)^2) / F - off^2 with off = sum(x - m) / F. x^2 - mea
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import cast
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import over, reads, tiled, writes
 from sparsec.backends.panels import line_of
@@ -24,9 +27,12 @@ def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
 
     ``unrolled``: see ``Panels``; a norm has three sums per register of tokens and no constants, and takes four times as many at once.
     """
-    lanes = vector.lanes("float32")
-    tile, line = lanes * vectors, line_of(vectors, 4 * unrolled)
-    lines, width = vectors // line, line * lanes
+    tile, lanes = vector.lanes * vectors, vector.of("float32").lanes
+    line = line_of(tile // lanes, 4 * unrolled)
+    lines, width = tile // lanes // line, line * lanes
+
+    def read(values: Any, place: Any) -> Any:
+        return cast(values[place], "float32")
 
     def kernel(x, y, gamma, beta, features, eps, begin, end):
         share: T.let = T.float32(1) / T.Cast("float32", features)
@@ -43,16 +49,16 @@ def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
             for f in range(features):
                 for v in T.unroll(line):
                     for e in T.vectorized(lanes):
-                        mean[v * lanes + e] = mean[v * lanes + e] + x[start + f * tile + v * lanes + e]
+                        mean[v * lanes + e] = mean[v * lanes + e] + read(x, start + f * tile + v * lanes + e)
             for v in T.unroll(line):
                 for e in T.vectorized(lanes):
                     mean[v * lanes + e] = mean[v * lanes + e] * share
             for f in range(features):
                 for v in T.unroll(line):
                     for e in T.vectorized(lanes):
-                        off[v * lanes + e] = off[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e])
-                        scale[v * lanes + e] = scale[v * lanes + e] + (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
-                            x[start + f * tile + v * lanes + e] - mean[v * lanes + e]
+                        off[v * lanes + e] = off[v * lanes + e] + (read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e])
+                        scale[v * lanes + e] = scale[v * lanes + e] + (read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e]) * (
+                            read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e]
                         )
             for v in T.unroll(line):
                 for e in T.vectorized(lanes):
@@ -64,14 +70,17 @@ def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
             for f in range(features):
                 for v in T.unroll(line):
                     for e in T.vectorized(lanes):
-                        y[start + f * tile + v * lanes + e] = (x[start + f * tile + v * lanes + e] - mean[v * lanes + e]) * (
-                            scale[v * lanes + e] * gamma[f]
-                        ) + beta[f]
+                        y[start + f * tile + v * lanes + e] = cast(
+                            (read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e]) * (scale[v * lanes + e] * gamma[f])
+                            + beta[f],
+                            vector.dtype,
+                        )
 
-    params = (*(Param(n, "act") for n in "xy"), Param("gamma", "ptr"), Param("beta", "ptr"), Param("features", "i32"), Param("eps", "f32"))
+    tables = (Param(n, "ptr", "float32") for n in ("gamma", "beta"))
+    params = (*(Param(n, "act") for n in "xy"), *tables, Param("features", "i32"), Param("eps", "f32"))
     whole, features = tiled("features", tile), over(0, "features")
     steps = (reads("x", *whole, width=tile), writes("y", *whole, width=tile), reads("gamma", features), reads("beta", features))
-    return script.kernel(f"layer_norm_l{lanes}_v{vectors}" + f"_u{line}" * (lines > 1), params, kernel, steps)
+    return script.kernel(vector, f"layer_norm_l{vector.lanes}_v{vectors}" + f"_u{line}" * (lines > 1), params, kernel, steps)
 
 
 def pack_scales(gamma: np.ndarray | None, beta: np.ndarray | None, features: int) -> dict[str, np.ndarray]:

@@ -74,7 +74,7 @@ def gemv_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]
 
 def _bytes(matrix: np.ndarray, machine: Machine) -> dict[str, float]:
     """Bytes that each kernel streams, in units of a dense kernel's byte: scattered nonzeros also wait for their inputs."""
-    lanes, permutes = machine.vector.lanes("float32"), machine.vector.permute is not None
+    lanes, permutes = machine.vector.lanes, machine.vector.permute is not None
     block = lanes * _vectors(matrix.shape[0], machine)
     rows = -(-matrix.shape[0] // block) * block
     padded = np.zeros((rows, matrix.shape[1]), bool)
@@ -101,12 +101,12 @@ def vector_verdict(matrix: np.ndarray, machine: Machine, stays_dense: bool) -> V
 
 
 def _vectors(outputs: int, machine: Machine) -> int:
-    return 4 if outputs >= 4 * machine.vector.lanes("float32") else 1
+    return 4 if outputs >= 4 * machine.vector.lanes else 1
 
 
 def vector_call(task: Task, matrix: np.ndarray, schedule: Schedule, machine: Machine) -> Call:
     """One product of a matrix with the source vector."""
-    bias, choice, lanes = task.weights[1], dict(schedule)["kernel"], machine.vector.lanes("float32")
+    bias, choice, lanes = task.weights[1], dict(schedule)["kernel"], machine.vector.lanes
     lo, hi = clamp_bounds(task.spec)
     units = -(-len(matrix) // lanes)
     if choice == "gemv_rows":
@@ -153,7 +153,7 @@ def elementwise_groups(task: Task, schedule: Schedule, machine: Machine) -> list
         x, z = (z, x) if spec["channels"] == 0 else (x, z)
     activation = kernel_activation(spec)
     lo, hi = clamp_bounds(spec)
-    target, lanes = task.target, machine.vector.lanes("float32")
+    target, lanes = task.target, machine.vector.lanes
     vector = not target.storage.is_map
     scalars: dict[str, int | float] = {"lo": lo, "hi": hi}
     if vector:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 
 from sparsec.backends.base import Arguments, Machine, Source
@@ -12,9 +14,9 @@ from sparsec.lower.layouts import Storage
 from sparsec.run.affine import scaled
 
 
-def covers(have: Storage, want: Storage, shape: tuple[int, ...]) -> bool:
-    """Whether ``copy`` moves a value of ``shape`` from one storage to the other."""
-    if {have.dtype, want.dtype} != {"float32"} or not (have.holds(shape) and want.holds(shape)):
+def covers(have: Storage, want: Storage, shape: tuple[int, ...], dtypes: Container[str]) -> bool:
+    """Whether ``copy`` moves a value of ``shape`` from one storage to the other; ``dtypes``: that kernels compute in."""
+    if have.dtype != want.dtype or have.dtype not in dtypes or not (have.holds(shape) and want.holds(shape)):
         return False
     if have.is_map and want.is_map:
         return have.layout != want.layout and have.geometry == want.geometry and len(shape) == 3
@@ -31,7 +33,7 @@ def call(move: Move, machine: Machine) -> Call:
 
 def copy(source: Buffer, target: Buffer, machine: Machine) -> Call:
     """Move a value between storages that ``covers`` allows."""
-    have, want, lanes = source.storage, target.storage, machine.vector.lanes("float32")
+    have, want, lanes = source.storage, target.storage, machine.vector.lanes
     if have.is_map and want.is_map:
         space = want.index_space
         steps = {"x_tile": have.tile_step, "x_channel": have.channel_step, "y_tile": want.tile_step, "y_channel": want.channel_step}

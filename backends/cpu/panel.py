@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsec.backends.base import Param
 from sparsec.backends.cpu import partition
-from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.expr import activate, cast, dtype_of
 from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Scan, Step, over, reads, writes
 from sparsec.backends.vector import Vector
@@ -31,7 +31,7 @@ def params(index: str) -> tuple[Param, ...]:
         Param("offset", "ptr", index),
         Param("row_start", "ptr", "int32"),
         Param("bias", "ptr"),
-        Param("mask", "ptr"),
+        Param("mask", "ptr", "float32"),
         *partition.PARAMS,
         Param("rows", "i32"),
         Param("x_tile", "i32"),
@@ -75,16 +75,17 @@ class Epilogue:
         """The expression stored for one element."""
         total = value + residual() if self.residual and residual else value
         result = activate(self.activation, total, lo, hi, self.keeping)
-        return T.Select(mask() > T.float32(0), result, T.float32(0)) if self.masked else result
+        return T.Select(mask() > T.float32(0), result, cast(T.float32(0), dtype_of(result))) if self.masked else result
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Accumulators of ``rows`` x ``vectors`` registers of ``lanes`` float32."""
+    """Accumulators of ``rows`` x ``vectors`` registers of ``lanes`` numbers of ``dtype``."""
 
     lanes: int
     rows: int
     vectors: int
+    dtype: str = "float32"
 
     @property
     def width(self) -> int:
@@ -93,7 +94,7 @@ class Panel:
 
     def allocate(self) -> list[Any]:
         """One buffer per row; they become registers because every index into them is a constant."""
-        return [T.alloc_buffer((self.width,), "float32", scope="global") for _ in range(self.rows)]
+        return [T.alloc_buffer((self.width,), self.dtype, scope="global") for _ in range(self.rows)]
 
     def row(self, buffer: Any, start: Any, value: Callable[[Any], Any]) -> None:
         """buffer[start + e] = value(e) for e over the panel's width, one vector at a time."""
@@ -127,7 +128,7 @@ class Panel:
         self.row(accumulator, 0, lambda e: value)
 
     def _multiply_add(self, accumulator: Any, value: Any, x: Any, start: Any) -> None:
-        self.row(accumulator, 0, lambda e: accumulator[e] + value * x[start + e])
+        self.row(accumulator, 0, lambda e: accumulator[e] + cast(value, self.dtype) * cast(x[start + e], self.dtype))
 
 
 def factors(vector: Vector, count: int, value: Any, first: Any) -> Callable[[int], Any]:
@@ -136,12 +137,12 @@ def factors(vector: Vector, count: int, value: Any, first: Any) -> Callable[[int
     Where multiply-adds take an element, one load has the values of all. Elsewhere one load fills a register with copies of these values,
     and shuffles inside each copy make the vectors: without the fence LLVM would turn every shuffle back into a broadcasting load.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if count == 1:
         return lambda g: T.broadcast(value[first], lanes)
     loaded = T.bind(value[T.ramp(first, 1, count)])
     if vector.by_element:
         return lambda g: tirx.Shuffle([loaded] * -(-lanes // count), [T.int32(g)] * lanes)
     copies = tirx.Shuffle([loaded] * (lanes // count), [T.int32(e) for e in range(lanes)])
-    held = T.bind(T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.arithmetic.fence", copies))
+    held = T.bind(T.call_llvm_pure_intrin(f"{vector.dtype}x{lanes}", "llvm.arithmetic.fence", copies))
     return lambda g: tirx.Shuffle([held], [T.int32(e - e % count + g) for e in range(lanes)])

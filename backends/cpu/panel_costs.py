@@ -63,24 +63,24 @@ def block_cycles(work: Work, rows: int, pixels: int, tile: int, machine: Machine
 
 def _sparse_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[float, Schedule]]:
     found: list[tuple[float, Schedule]] = []
-    lanes = machine.vector.lanes("float32")
+    lanes = machine.vector.lanes
     for pixels, unroll in machine.panels.sparse:
         part = work.inputs * pixels * 4 / machine.l1
-        for parts in sorted({1, math.ceil(part / 2), math.ceil(part)}) if pixels == tile else ():
+        for parts in sorted({1, math.ceil(part / 2), math.ceil(part)}) if pixels == tile and pixels % lanes == 0 else ():
             choices = (("kernel", "spmm"), ("vectors", pixels // lanes), ("unroll", unroll), ("parts", parts), ("tile", tile))
             found.append((sparse_cycles(work, pixels, unroll, parts, machine), choices))
     return found
 
 
 def _block_candidates(work: Work, machine: Machine, tile: int) -> list[tuple[float, Schedule]]:
-    lanes = machine.vector.lanes("float32")
+    lanes = machine.vector.lanes
     return [
         (
             block_cycles(work, rows, pixels, tile, machine),
             (("kernel", "block"), ("rows", rows), ("vectors", pixels // lanes), ("tile", tile)),
         )
         for rows, pixels, alone in machine.panels.block
-        if tile % pixels == 0 and rows in work.blocks and (pixels == tile or not alone)
+        if tile % pixels == 0 == pixels % lanes and rows in work.blocks and (pixels == tile or not alone)
     ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import number
 from sparsec.backends.cpu.registers import load, store_below
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan, over, reads, writes
@@ -22,20 +23,20 @@ def permute(vector: Vector) -> Source:
     ``length`` is a multiple of ``lanes``. Nothing else is written or read, so that either side may be the caller's tensor. Units of work
     are u.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
 
     def kernel(x, y, place, length, total, y_channel, begin, end):
         for i in range(end - begin):
             for v in range(length // lanes):
                 at: T.let = (begin + i) * length + v * lanes
                 y0: T.let = (begin + i) * y_channel + v * lanes
-                part = T.alloc_buffer((lanes,), "float32", scope="global")
+                part = T.alloc_buffer((lanes,), vector.dtype, scope="global")
                 # In memory: TVM would take the maximum away where the place is not negative, and read both sides all the same.
                 inside = T.alloc_buffer((lanes,), "int32", scope="global")
                 for e in T.vectorized(lanes):
                     inside[e] = T.max(place[at + e], 0)
                 for e in T.vectorized(lanes):
-                    part[e] = T.Select(place[at + e] < 0, T.float32(0), x[inside[e]])
+                    part[e] = T.Select(place[at + e] < 0, number(vector, 0), x[inside[e]])
                 store_below(vector, y, y0, load(vector, part, 0), total - at)
 
     params = (
@@ -52,7 +53,7 @@ def permute(vector: Vector) -> Source:
         writes("y", over("begin", "least(end, whole)", "y_channel"), width="length"),
         writes("y", over("most(begin, whole)", "least(end, whole + 1)", "y_channel"), width="total - whole * length"),
     )
-    return script.kernel(f"permute_l{lanes}", params, kernel, steps)
+    return script.kernel(vector, f"permute_l{lanes}", params, kernel, steps)
 
 
 def table_of(source: Storage, target: Storage, have: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, dict[str, int], int]:

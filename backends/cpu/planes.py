@@ -17,7 +17,7 @@ def wide_planes(vector: Vector, step: int) -> Source:
 
     A row of ``step * width`` pixels is a matrix [width, step], the planes' rows are its transpose. Units of work are the pairs (c, a).
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     names = ("height", "width", "x_channel", "x_pitch", "y_height", "y_pitch", "y_channel")
     params = (Param("x", "act"), Param("y", "act"), *(Param(n, "i32") for n in names))
 
@@ -55,7 +55,7 @@ def wide_planes(vector: Vector, step: int) -> Source:
             "y", over("begin", "end", f"{step} * y_channel"), over(0, step, "y_channel"), over(0, "y_height", "y_pitch"), width="y_pitch"
         ),
     )
-    return script.kernel(f"wide_planes_l{lanes}_s{step}", params, kernel, steps)
+    return script.kernel(vector, f"wide_planes_l{lanes}_s{step}", params, kernel, steps)
 
 
 def lines_read(lines: int, step: int) -> tuple[Step, ...]:

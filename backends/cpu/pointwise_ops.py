@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import activate
+from sparsec.backends.cpu.expr import activate, number
 from sparsec.backends.cpu.registers import load, load_below, store, store_below
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, over, reads, writes
@@ -39,14 +39,15 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
     Operands that ``op`` does not name are not read. Tiles follow one another within a channel where channels are farther apart
     than tiles (halo), channels within a tile otherwise (tiled): memory is walked in order either way. Units of work are tiles.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if op not in MAP_OPS:
         raise ValueError(f"unknown operator {op!r} on maps; known: {', '.join(MAP_OPS)}")
     tile = lanes * vectors
     names = ("channels", "x_tile", "x_channel", "z_tile", "z_channel", "y_tile", "y_channel")
     params = (
         *(Param(n, "act") for n in ("x", "z", "y")),
-        *(Param(n, "ptr") for n in ("scale", "shift", "mask")),
+        *(Param(n, "ptr") for n in ("scale", "shift")),
+        Param("mask", "ptr", "float32"),
         *(Param(n, "i32") for n in names),
         *(Param(n, "f32") for n in ("lo", "hi")),
     )
@@ -61,7 +62,7 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
                 x0: T.let = t * x_tile + c * x_channel
                 y0: T.let = t * y_tile + c * y_channel
                 z0: T.let = t * z_tile + c * z_channel
-                value = T.alloc_buffer((lanes,), "float32", scope="global")
+                value = T.alloc_buffer((lanes,), vector.dtype, scope="global")
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         value[e] = _combine(
@@ -73,7 +74,7 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
                         )
                         value[e] = activate(activation, value[e], lo, hi)
                         if masked:
-                            value[e] = T.Select(mask[t * tile + v * lanes + e] > T.float32(0), value[e], T.float32(0))
+                            value[e] = T.Select(mask[t * tile + v * lanes + e] > T.float32(0), value[e], number(vector, 0))
                         y[y0 + v * lanes + e] = value[e]
 
     units, rows = ("begin", "end"), (0, "channels")
@@ -85,7 +86,7 @@ def map_op(vector: Vector, vectors: int, op: str, activation: str, masked: bool)
         *([reads("mask", over(*units, tile), width=tile)] * masked),
         writes("y", over(*units, "y_tile"), over(*rows, "y_channel"), width=tile),
     )
-    return script.kernel(f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, kernel, steps)
+    return script.kernel(vector, f"map_{op}_l{lanes}_v{vectors}_{activation}{'_masked' * masked}", params, kernel, steps)
 
 
 def vector_op(vector: Vector, op: str, activation: str) -> Source:
@@ -93,7 +94,7 @@ def vector_op(vector: Vector, op: str, activation: str) -> Source:
 
     Every operand is contiguous, "affine" has one scale and shift per element. Units of work are chunks of ``lanes`` elements.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if op not in VECTOR_OPS:
         raise ValueError(f"unknown operator {op!r} on vectors; known: {', '.join(VECTOR_OPS)}")
     params = (
@@ -113,7 +114,7 @@ def vector_op(vector: Vector, op: str, activation: str) -> Source:
     def kernel(x, z, y, scale, shift, length, lo, hi, begin, end):
         for i in range(end - begin):
             at: T.let = (begin + i) * lanes
-            operands = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(4)]
+            operands = [T.alloc_buffer((lanes,), vector.dtype, scope="global") for _ in range(4)]
             loaded(operands, (x, z, scale, shift), at, length)
             value = operands[0]
             for e in T.vectorized(lanes):
@@ -122,4 +123,4 @@ def vector_op(vector: Vector, op: str, activation: str) -> Source:
 
     elements = over(f"begin * {lanes}", f"least(end * {lanes}, length)")
     steps = (Need(f"is_small(end * {lanes})"), *(reads(n, elements) for n in read), writes("y", elements))
-    return script.kernel(f"vector_{op}_l{lanes}_{activation}", params, kernel, steps)
+    return script.kernel(vector, f"vector_{op}_l{lanes}_{activation}", params, kernel, steps)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sparsec.backends.base import Arguments, Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import is_nan
+from sparsec.backends.cpu.expr import cast, is_nan
 from sparsec.backends.cpu.registers import fold, load, merge_from, store, store_below
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, at, over, reads, writes
@@ -51,14 +51,14 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
     on p in [0, H * pitch) with zero pad columns. x needs ``pad_columns`` readable elements before its first pixel; nothing else is
     asked of its pads. Units of work are channels. Tables and numbers from ``window_arguments``.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     loads, merge = _loads(lanes, columns, stride), partial(_merge, kind)
     names = ("x_height", "x_pitch", "x_channel", "y_height", "y_pitch", "y_channel", "rows", "row_stride", "pad_rows", "pad_columns")
     params = (
         *(Param(n, "act") for n in ("x", "y")),
-        *(Param(n, "ptr") for n in ("inside", "row_scale", "column_scale")),
+        *(Param(n, "ptr", "float32") for n in ("inside", "row_scale", "column_scale")),
         *(Param(n, "i32") for n in names),
     )
 
@@ -84,13 +84,16 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
                     y0: T.let = (begin + i) * y_channel + h * y_pitch + w0
                     cells = T.alloc_buffer((loads * lanes,), "float32", scope="global")
                     out = T.alloc_buffer((columns * lanes,), "float32", scope="global")
+                    done = T.alloc_buffer((lanes,), vector.dtype, scope="global")
                     for j in T.unroll(loads):
                         for e in T.vectorized(lanes):
                             cells[j * lanes + e] = _identity(kind)
                     for r in range(last - first):
                         for j in T.unroll(loads):
                             for e in T.vectorized(lanes):
-                                cells[j * lanes + e] = _merge(kind, cells[j * lanes + e], x[x0 + r * x_pitch + j * lanes + e])
+                                cells[j * lanes + e] = _merge(
+                                    kind, cells[j * lanes + e], cast(x[x0 + r * x_pitch + j * lanes + e], "float32")
+                                )
                     for j in T.unroll(loads):
                         for e in T.vectorized(lanes):
                             cells[j * lanes + e] = T.Select(
@@ -101,10 +104,11 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
                         if kind == "mean":
                             out[e] = out[e] * row_scale[h] * column_scale[w0 + e]
                         out[e] = T.Select(column_scale[w0 + e] > T.float32(0), out[e], T.float32(0))
+                        done[e] = cast(out[e], vector.dtype)
                     if w0 + lanes <= y_pitch:
-                        store(vector, y, y0, load(vector, out, 0))
+                        store(vector, y, y0, load(vector, done, 0))
                     else:
-                        store_below(vector, y, y0, load(vector, out, 0), y_pitch - w0)
+                        store_below(vector, y, y0, load(vector, done, 0), y_pitch - w0)
 
     steps = (
         Need("is_small(4 * y_height * row_stride) && is_small(4 * pad_rows) && is_small(4 * rows)"),
@@ -122,7 +126,7 @@ def window_pool(vector: Vector, kind: str, columns: int, stride: int) -> Source:
         reads("column_scale", over(0, "chunks", lanes), width=lanes),
         writes("y", over("begin", "end", "y_channel"), over(0, "y_height", "y_pitch"), width="y_pitch"),
     )
-    return script.kernel(f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, kernel, steps)
+    return script.kernel(vector, f"window_pool_{kind}_l{lanes}_k{columns}_s{stride}", params, kernel, steps)
 
 
 def _loads(lanes: int, columns: int, stride: int) -> int:
@@ -166,13 +170,13 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
 
     ``scale`` is 1 / (H * W) for the mean. Units of work are channels; tiles are of ``lanes * vectors`` pixels.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     tile, merge = lanes * vectors, partial(_merge, kind)
     params = (
         *(Param(n, "act") for n in ("x", "y")),
-        Param("mask", "ptr"),
+        Param("mask", "ptr", "float32"),
         *(Param(n, "i32") for n in ("tiles", "x_tile", "x_channel")),
         Param("scale", "f32"),
     )
@@ -195,16 +199,16 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         part[e] = T.Select(
-                            mask[t * tile + v * lanes + e] > T.float32(0), x[x0 + t * x_tile + v * lanes + e], _identity(kind)
+                            mask[t * tile + v * lanes + e] > T.float32(0), cast(x[x0 + t * x_tile + v * lanes + e], "float32"), _identity(kind)
                         )
                     for e in T.vectorized(lanes):
                         acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])
             folded(acc)
-            y[begin + i] = acc[0] * scale if kind == "mean" else acc[0]
+            y[begin + i] = cast(acc[0] * scale if kind == "mean" else acc[0], vector.dtype)
 
     steps = (
         reads("x", over("begin", "end", "x_channel"), over(0, "tiles", "x_tile"), width=tile),
         reads("mask", over(0, "tiles", tile), width=tile),
         writes("y", over("begin", "end")),
     )
-    return script.kernel(f"global_pool_{kind}_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"global_pool_{kind}_l{lanes}_v{vectors}", params, kernel, steps)

@@ -24,7 +24,7 @@ def global_pool_breach(spec: KernelSpec) -> str:
 def global_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The mean of every channel."""
     source, space = task.sources[0].storage, task.sources[0].storage.index_space
-    vectors = space.tile // machine.vector.lanes("float32")
+    vectors = space.tile // machine.vector.lanes
     call = Call(
         source=global_pool(machine.vector, vectors, "mean"),
         node=task.node,
@@ -49,7 +49,7 @@ def window_pool_groups(task: Task, schedule: Schedule, machine: Machine) -> list
     """Maxima or means of windows."""
     spec, source, target = task.spec, task.sources[0].storage, task.target.storage
     window = Window(spec["kernel_size"], spec["stride"], spec["padding"], bool(dict(spec.attributes).get("count_include_pad", True)))
-    arguments = window_arguments(window, source.index_space, target.index_space, machine.vector.lanes("float32"))
+    arguments = window_arguments(window, source.index_space, target.index_space, machine.vector.lanes)
     constants = {k: v for k, v in arguments.items() if isinstance(v, np.ndarray)}
     kind = "max" if spec.op == "max_pool2d" else "mean"
     call = Call(

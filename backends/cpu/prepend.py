@@ -26,7 +26,7 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
     y's tiles are of ``lanes * vectors`` tokens and the units of work; x's of ``x_channel`` tokens, ``x_chunks`` vectors in all.
     ``chunks`` vectors of the prefix from ``pack_prefix``.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile, shift = lanes * vectors, -tokens % lanes
 
     def copied(y: Any, y0: Any, features: Any, first: tuple[Any, Any, Any], second: tuple[Any, Any, Any]) -> None:
@@ -78,7 +78,7 @@ def prepend(vector: Vector, vectors: int, tokens: int) -> Source:
         ),
         writes("y", *tiled("features", tile), width=tile),
     )
-    return script.kernel(f"prepend_l{lanes}_v{vectors}_s{shift}", params, kernel, steps)
+    return script.kernel(vector, f"prepend_l{lanes}_v{vectors}_s{shift}", params, kernel, steps)
 
 
 def pack_prefix(prefix: np.ndarray, lanes: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def _read_by(task: Task) -> tuple[KernelSpec, Storage]:
         return inner, task.sources[0].storage
     shape = task.spec.weights[2]
     assert shape is not None
-    return inner, Storage("tiled", shape[1], task.target.storage.index_space)
+    return inner, Storage("tiled", shape[1], task.target.storage.index_space, task.spec.dtype)
 
 
 def _index_of(task: Task) -> str:

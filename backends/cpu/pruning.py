@@ -24,7 +24,7 @@ _NOTHING = np.zeros((1, 1, 16), np.float32)
 
 def pruning_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group]:
     """The groups of calls that compute a task whose operator is in ``_CALLS``. ValueError where tiles differ or hold no whole vectors."""
-    lanes = machine.vector.lanes("float32")
+    lanes = machine.vector.lanes
     tiles = {b.storage.index_space.tile for b in (*task.sources, task.target) if b.storage.layout == "tiled"}
     if len(tiles) > 1 or any(tile % lanes for tile in tiles):
         raise ValueError(f"{task.node}: tiles of {sorted(tiles)} tokens; one size in whole vectors of {lanes} is needed")
@@ -91,7 +91,7 @@ def _whole_rows(pairs: np.ndarray, width: int) -> np.ndarray:
 
 def _keep_tokens(task: Task, machine: Machine) -> Call:
     x = task.sources[0]
-    count, lanes = x.storage.index_space.count, machine.vector.lanes("float32")
+    count, lanes = x.storage.index_space.count, machine.vector.lanes
     scalars = {"count": count, "keep": int(task.spec["keep"]), "first": int(task.spec["first"])}
     room = _room(task, "room", -(-int(count) // lanes) * lanes)
     return _call(task, token_choice.keep_tokens(machine.vector), {"x": x, "room": room}, scalars)
@@ -107,7 +107,7 @@ def _gather_tokens(task: Task, machine: Machine) -> Call:
 def _gather_keys(task: Task, machine: Machine) -> Call:
     x, index = task.sources
     scalars = {"count": task.target.storage.index_space.count, "tokens": x.storage.index_space.count}
-    return _call(task, token_choice.gather_keys(), {"x": x, "index": index}, scalars)
+    return _call(task, token_choice.gather_keys(machine.vector), {"x": x, "index": index}, scalars)
 
 
 def _merge_plan(task: Task, machine: Machine) -> Call:
@@ -155,19 +155,21 @@ def _merge_tokens(task: Task, machine: Machine) -> Call:
 
 def _merge_sizes(task: Task, machine: Machine) -> Call:
     plan = task.sources[0]
-    source = token_merging.merge_sizes(sized=len(task.sources) > 1)
+    source = token_merging.merge_sizes(machine.vector, sized=len(task.sources) > 1)
     scalars = {"count": plan.storage.index_space.count, "keep": int(task.spec["keep"])}
     return _call(task, source, {"plan": plan, "sizes": task.sources[-1]}, scalars)
 
 
 def _size_op(task: Task, machine: Machine) -> Call:
-    return _call(task, token_merging.size_op(task.spec.op), {"x": task.sources[0]}, {"count": task.target.storage.index_space.count})
+    (x,), source = task.sources, token_merging.size_op(machine.vector, task.spec.op)
+    return _call(task, source, {"x": x}, {"count": task.target.storage.index_space.count})
 
 
 def _mean_merged(task: Task, machine: Machine) -> Call:
     x, sizes = task.sources
     scalars = {"count": x.storage.index_space.count, "features": x.storage.channels}
-    return _call(task, token_merging.mean_merged(x.storage.index_space.tile), {"x": x, "sizes": sizes}, scalars, x.storage.channels)
+    source = token_merging.mean_merged(machine.vector, x.storage.index_space.tile)
+    return _call(task, source, {"x": x, "sizes": sizes}, scalars, x.storage.channels)
 
 
 def pruning_breach(spec: KernelSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sparsec.backends.cpu.expr import number
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.vector import Permute, Vector
 
@@ -13,12 +14,12 @@ Merge = Callable[[Any, Any], Any]
 
 def load(vector: Vector, x: Any, start: Any) -> Any:
     """x[start : start + lanes]"""
-    return x[T.Ramp(start, 1, vector.lanes("float32"))]
+    return x[T.Ramp(start, 1, vector.lanes)]
 
 
 def store(vector: Vector, y: Any, start: Any, value: Any) -> None:
     """Emit y[start : start + lanes] = value."""
-    T.buffer_store(y, value, [T.Ramp(start, 1, vector.lanes("float32"))])
+    T.buffer_store(y, value, [T.Ramp(start, 1, vector.lanes)])
 
 
 def load_below(vector: Vector, x: Any, start: Any, limit: Any) -> Any:
@@ -26,15 +27,15 @@ def load_below(vector: Vector, x: Any, start: Any, limit: Any) -> Any:
 
     Without masks it emits what fills a register from x, at once.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if vector.masks:
-        return T.masked_load(f"float32x{lanes}", x, T.Ramp(start, 1, lanes), _lanes_below(lanes, limit))
-    held = _register(lanes)
+        return T.masked_load(f"{vector.dtype}x{lanes}", x, T.Ramp(start, 1, lanes), _lanes_below(lanes, limit))
+    held = _register(vector)
     with T.If(limit >= lanes):
         with T.Then():
             store(vector, held, 0, load(vector, x, start))
         with T.Else():
-            store(vector, held, 0, T.Broadcast(T.float32(0), lanes))
+            store(vector, held, 0, T.Broadcast(number(vector, 0), lanes))
             with T.serial(0, T.max(limit, 0)) as e:
                 T.buffer_store(held, x[start + e], [e])
     return load(vector, held, 0)
@@ -42,7 +43,7 @@ def load_below(vector: Vector, x: Any, start: Any, limit: Any) -> Any:
 
 def store_below(vector: Vector, y: Any, start: Any, value: Any, limit: Any) -> None:
     """Emit the store of the first ``limit`` elements of ``value`` to y[start:]; no other element is touched."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     if vector.masks:
         T.evaluate(T.masked_store(y, value, T.Ramp(start, 1, lanes), _lanes_below(lanes, limit)))
         return
@@ -76,7 +77,7 @@ def merge_from(values: Any, count: int, start: int, merge: Merge) -> None:
 
 def fold(vector: Vector, values: Any, count: int, merge: Merge) -> None:
     """Emit values[0] = ``count`` elements merged, a power of two of them: halves onto one another."""
-    half, lanes = count // 2, vector.lanes("float32")
+    half, lanes = count // 2, vector.lanes
     while half:
         part = min(half, lanes)
         for v in range(0, half, part):
@@ -87,8 +88,7 @@ def fold(vector: Vector, values: Any, count: int, merge: Merge) -> None:
 
 def square(vector: Vector) -> list[Any]:
     """A block of ``lanes`` rows, one register each: in one buffer 16 x 16 numbers would be a heap call."""
-    lanes = vector.lanes("float32")
-    return [_register(lanes) for _ in range(lanes)]
+    return [_register(vector) for _ in range(vector.lanes)]
 
 
 def transpose(vector: Vector, rows: list[Any]) -> list[Any]:
@@ -96,26 +96,26 @@ def transpose(vector: Vector, rows: list[Any]) -> list[Any]:
 
     Stage s swaps the off-diagonal s x s blocks of every 2s x 2s block.
     """
-    step, lanes = 1, vector.lanes("float32")
+    step, lanes = 1, vector.lanes
     while step < lanes:
         rows = [_kept(vector, _swapped(vector, rows, r, step)) for r in range(lanes)]
         step *= 2
     return [load(vector, r, 0) for r in rows]
 
 
-def _register(lanes: int) -> Any:
-    return T.alloc_buffer((lanes,), "float32", scope="global")
+def _register(vector: Vector) -> Any:
+    return T.alloc_buffer((vector.lanes,), vector.dtype, scope="global")
 
 
 def _kept(vector: Vector, value: Any) -> Any:
-    held = _register(vector.lanes("float32"))
+    held = _register(vector)
     store(vector, held, 0, value)
     return held
 
 
 def _swapped(vector: Vector, rows: list[Any], r: int, step: int) -> Any:
     """Row r after a stage: where bit ``step`` of lane and row differ, they are exchanged with those of the partner row."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     first, second = load(vector, rows[r & ~step], 0), load(vector, rows[r | step], 0)
     own = step if r & step else 0
     return T.Shuffle([first, second], [e + own if not e & step else lanes + e - step + own for e in range(lanes)])

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import number
 from sparsec.backends.cpu.registers import load, store
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Let, Need, Scan, over, reads, tiled, writes
@@ -22,7 +23,7 @@ def repack(vector: Vector, vectors: int) -> Source:
 
     Pixel p of x lies at p // x_width * x_tile + c * x_channel + p % x_width; past its ``x_chunks`` vectors y becomes anything.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, channels, x_chunks, x_width, x_tile, x_channel, begin, end):
@@ -47,12 +48,12 @@ def repack(vector: Vector, vectors: int) -> Source:
         ),
         writes("y", *tiled("channels", tile), width=tile),
     )
-    return script.kernel(f"repack_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"repack_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def gather(vector: Vector, vectors: int) -> Source:
     """y[c, p] = x[c * x_channel + place[p]], 0 where place[p] < 0; tiles of y are of ``lanes * vectors`` pixels and the units of work."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, place, channels, x_channel, y_tile, y_channel, begin, end):
@@ -66,7 +67,7 @@ def gather(vector: Vector, vectors: int) -> Source:
                     inside[e] = T.max(place[p0 + e], 0)
                 for c in range(channels):
                     for e in T.vectorized(lanes):
-                        y[y0 + c * y_channel + e] = T.Select(place[p0 + e] < 0, T.float32(0), x[c * x_channel + inside[e]])
+                        y[y0 + c * y_channel + e] = T.Select(place[p0 + e] < 0, number(vector, 0), x[c * x_channel + inside[e]])
 
     params = (
         *(Param(n, "act") for n in "xy"),
@@ -78,7 +79,7 @@ def gather(vector: Vector, vectors: int) -> Source:
         reads("x", over(0, "channels", "x_channel"), over("most(place_low, 0)", "most(place_high, 0) + 1")),
         writes("y", over("begin", "end", "y_tile"), over(0, "channels", "y_channel"), width=tile),
     )
-    return script.kernel(f"gather_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"gather_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def without_gaps(space: Geometry) -> bool:

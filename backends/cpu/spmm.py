@@ -24,6 +24,7 @@ import numpy as np
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import partition, script
+from sparsec.backends.cpu.expr import cast
 from sparsec.backends.cpu.offsets import Offsets
 from sparsec.backends.cpu.panel import Epilogue, Panel, factors, params, touches
 from sparsec.backends.cpu.partition import row_range, tile_range
@@ -53,8 +54,8 @@ def spmm(
     ``unroll`` is 1, 2 or 4, as given to ``pack_rows``. With ``split`` there is one more parameter, ``parts`` (int32), as given to
     ``pack_rows``; y may still be the residual's own storage. Units of work are tiles or runs of rows (see ``partition``).
     """
-    lanes = vector.lanes("float32")
-    panel, epilogue = Panel(lanes, 1, vectors), Epilogue(activation, False, masked, vector.keeps_nan)
+    lanes = vector.lanes
+    panel, epilogue = Panel(lanes, 1, vectors, vector.dtype), Epilogue(activation, False, masked, vector.keeps_nan)
     chains = min(unroll, max(1, min(_CHAIN_BYTES // vector.nbytes, _CHAIN_REGISTERS) // vectors))
     tile = tile or panel.width
     if tile % panel.width:
@@ -122,12 +123,12 @@ def spmm(
         reads("bias", over(*partition.ROWS)),
         *touches(tile, residual, masked),
     )
-    return script.kernel(symbol, (*params(index), *([Param("parts", "i32")] * split)), kernel, steps)
+    return script.kernel(vector, symbol, (*params(index), *([Param("parts", "i32")] * split)), kernel, steps)
 
 
 def _clear(panel: Panel, accumulators: Sequence[Any]) -> None:
     for a in accumulators:
-        panel.row(a, 0, lambda e: T.float32(0))
+        panel.row(a, 0, lambda e: cast(T.float32(0), panel.dtype))
 
 
 def _sum(panel: Panel, accumulators: Sequence[Any]) -> None:

@@ -65,7 +65,7 @@ def depthwise_kernel(task: Task, machine: Machine, masked: bool, residual: bool,
     """The kernel of the (first) convolution of a task."""
     weight, spec, space = task.spec.weights[0], task.spec, task.target.storage.index_space
     assert weight is not None
-    how = space.tile // machine.vector.lanes("float32"), weight[-1], kernel_activation(spec, prefix), masked, residual
+    how = space.tile // machine.vector.lanes, weight[-1], kernel_activation(spec, prefix), masked, residual
     if spec["stride"][0] == 1:
         return depthwise(machine.vector, *how, unrolled=machine.panels.unrolled)
     return depthwise_strided(machine.vector, *how)
@@ -97,7 +97,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
     if spec["stride"][0] > 1:
         scalars = {**common, "x_pitch": source.storage.index_space.pitch, "height": space.height, "width": space.width}
         slot = scratch_elements(strip or space.tiles, space.tile, space.pitch)
-        buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("single", slot), slot=slot)
+        buffers["scratch"] = Buffer(f"{task.node}.scratch", Storage("single", slot, dtype=task.spec.dtype), slot=slot)
     return Call(
         source=depthwise_kernel(task, machine, target.storage.layout == "halo", residual is not None, prefix),
         node=task.node,
@@ -109,7 +109,7 @@ def depthwise_call(task: Task, machine: Machine, target: Buffer, residual: Buffe
         units=units,
         flops=2 * weight.size * space.height * space.width,
         bytes=source.storage.nbytes + target.storage.nbytes + (residual.storage.nbytes if residual else 0),
-        detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.vector.lanes("float32")}},
+        detail={"schedule": {"kernel": "depthwise", "vectors": space.tile // machine.vector.lanes}},
     )
 
 
@@ -120,5 +120,5 @@ def strip_tiles(channels: int, space: Geometry, machine: Machine) -> int:
 
 def strip_buffer(task: Task, channels: int, space: Geometry, strip: int) -> Buffer:
     """Packed storage for a strip, once per thread."""
-    storage = Storage("tiled", channels, space)
+    storage = Storage("tiled", channels, space, task.spec.dtype)
     return Buffer(f"{task.node}.strip", storage, slot=strip * storage.tile_step, unit=storage.tile_step)

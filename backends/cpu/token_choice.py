@@ -41,7 +41,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
     ``key_bias`` [keys] and ``pair_bias`` [1 or heads, queries, pair_row] (keys contiguous, padded to whole tiles) are read only with
     their mask; ``voiced`` takes voice[i] = exp(min(key_bias[i], 0)), else it is 1. One unit of work.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     vectors = tile // lanes
     params = (
         *(Param(n, "act") for n in ("q", "k", "key_bias", "y", "room")),
@@ -129,7 +129,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
         reads("room", over(0, f"{width} + keys")),
         writes("y", over(0, "keys")),
     )
-    return script.kernel(f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, kernel, steps)
+    return script.kernel(vector, f"token_scores_l{lanes}_t{tile}{masks.suffix}{'_voiced' * voiced}", params, kernel, steps)
 
 
 def keep_tokens(vector: Vector) -> Source:
@@ -137,7 +137,7 @@ def keep_tokens(vector: Vector) -> Source:
 
     Equal numbers rank by position, the first ``first`` before all, NaN last (as -inf). ``room`` holds ``count`` in whole vectors. One unit.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
@@ -180,7 +180,7 @@ def keep_tokens(vector: Vector) -> Source:
         writes("room", whole, width=lanes),
         writes("y", over(0, "least(keep, count)")),
     )
-    return script.kernel(f"keep_tokens_l{lanes}", params, kernel, steps)
+    return script.kernel(vector, f"keep_tokens_l{lanes}", params, kernel, steps)
 
 
 def gather_tokens(vector: Vector, tile: int) -> Source:
@@ -188,7 +188,7 @@ def gather_tokens(vector: Vector, tile: int) -> Source:
 
     An index outside of x's ``tokens`` is read as the nearest one inside.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     params = (
         Param("x", "act"),
         Param("index", "act", "int64"),
@@ -213,10 +213,10 @@ def gather_tokens(vector: Vector, tile: int) -> Source:
         reads("x", *tokens_of("tokens", tile), over(0, "features", tile)),
         writes("y", *tiled("features", tile), width=tile),
     )
-    return script.kernel(f"gather_tokens_l{lanes}_t{tile}", params, kernel, steps)
+    return script.kernel(vector, f"gather_tokens_l{lanes}_t{tile}", params, kernel, steps)
 
 
-def gather_keys() -> Source:
+def gather_keys(vector: Vector) -> Source:
     """y[t] = x[index[t]] for ``count`` numbers; an index outside of x's ``tokens`` is read as the nearest one inside. One unit of work."""
     params = (Param("x", "act"), Param("index", "act", "int64"), Param("y", "act"), Param("count", "i32"), Param("tokens", "i32"))
 
@@ -226,4 +226,4 @@ def gather_keys() -> Source:
 
     count = over(0, "count")
     steps = (Need("end == 1 && tokens > 0"), reads("x", over(0, "tokens")), reads("index", count), writes("y", count))
-    return script.kernel("gather_keys", params, kernel, steps)
+    return script.kernel(vector, "gather_keys", params, kernel, steps)

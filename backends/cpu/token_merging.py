@@ -63,7 +63,7 @@ def merge_plan(vector: Vector, tile: int) -> Source:
     Keys lie in tiles of ``tile`` tokens, ``dim`` features of each of ``heads``. ``room`` holds dim + 2 rows of whole tiles,
     ``partner`` one.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
@@ -150,7 +150,7 @@ def merge_plan(vector: Vector, tile: int) -> Source:
         writes("partner", over(0, "count")),
         writes("y", over(0, "count")),
     )
-    return script.kernel(f"merge_plan_l{lanes}_t{tile}", params, kernel, steps)
+    return script.kernel(vector, f"merge_plan_l{lanes}_t{tile}", params, kernel, steps)
 
 
 def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
@@ -158,7 +158,7 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
 
     ``count`` tokens, ``keep`` slots in ``y_tiles`` tiles of ``tile``. ``room`` holds count + 2 keep numbers, ``at`` 2 count.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     params = (
         Param("x", "act"),
         Param("plan", "act", "int64"),
@@ -207,10 +207,10 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
         writes("y", units, width=f"(keep - 1) / {tile} * features * {tile} + {tile}"),
         writes("y", units, over(0, "y_tiles", f"features * {tile}"), width=tile),
     )
-    return script.kernel(f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, kernel, steps)
+    return script.kernel(vector, f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, kernel, steps)
 
 
-def merge_sizes(sized: bool) -> Source:
+def merge_sizes(vector: Vector, sized: bool) -> Source:
     """y[s] = how many of ``count`` tokens, or how much of their ``sizes`` if ``sized``, go to each of ``keep`` slots. One unit of work."""
     params = (Param("plan", "act", "int64"), Param("sizes", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("count", "keep")))
 
@@ -228,10 +228,10 @@ def merge_sizes(sized: bool) -> Source:
         *([reads("sizes", count)] * sized),
         writes("y", over(0, "keep")),
     )
-    return script.kernel(f"merge_sizes{'_sized' * sized}", params, kernel, steps)
+    return script.kernel(vector, f"merge_sizes{'_sized' * sized}", params, kernel, steps)
 
 
-def size_op(op: str) -> Source:
+def size_op(vector: Vector, op: str) -> Source:
     """y[t] = log(x[t]) for "log_sizes", exp(min(x[t], 0)) for "token_sizes", of ``count`` numbers. One unit of work."""
 
     def value(x: Any) -> Any:
@@ -242,10 +242,10 @@ def size_op(op: str) -> Source:
             y[i] = value(x[i])
 
     steps = (Need("end == 1"), reads("x", over(0, "count")), writes("y", over(0, "count")))
-    return script.kernel(op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), kernel, steps)
+    return script.kernel(vector, op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), kernel, steps)
 
 
-def mean_merged(tile: int) -> Source:
+def mean_merged(vector: Vector, tile: int) -> Source:
     """y[f] = sum_t size[t] * x[t, f] / sum_t size[t] over ``count`` tiled tokens. Units of work are features."""
     params = (*(Param(n, "act") for n in ("x", "sizes", "y")), *(Param(n, "i32") for n in ("count", "features")))
 
@@ -265,4 +265,4 @@ def mean_merged(tile: int) -> Source:
         reads("x", *tokens_of("count", tile), over("begin", "end", tile)),
         writes("y", over("begin", "end")),
     )
-    return script.kernel(f"mean_merged_t{tile}", params, kernel, steps)
+    return script.kernel(vector, f"mean_merged_t{tile}", params, kernel, steps)

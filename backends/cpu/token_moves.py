@@ -22,7 +22,7 @@ def pack_block(vector: Vector, x: Any, start: Callable[[int], Any], y: Any, y0: 
 
     Of the ``features`` that are left, at most ``lanes`` are moved.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     block = square(vector)
     with T.If(features >= lanes):
         with T.Then():
@@ -38,7 +38,7 @@ def pack_block(vector: Vector, x: Any, start: Callable[[int], Any], y: Any, y0: 
 
 def rows_to_tiled(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` >= 1 tokens of ``features`` features; y's tiles are of ``lanes * vectors`` tokens and the units of work."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, count, features, begin, end):
@@ -62,7 +62,7 @@ def rows_to_tiled(vector: Vector, vectors: int) -> Source:
         reads("x", over(f"least(begin * {tile}, count - 1)", f"least(end * {tile}, count)", "features"), width="features"),
         writes("y", *tiled("features", tile), width=tile),
     )
-    return script.kernel(f"rows_to_tiled_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"rows_to_tiled_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, tokens: Any, features: Any, left: Any) -> None:
@@ -70,7 +70,7 @@ def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, t
 
     Of the ``tokens`` and features that are ``left``, at most ``lanes`` each are moved.
     """
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     block = square(vector)
     for f, row in enumerate(block):
         store(vector, row, 0, load(vector, x, x0 + T.min(f, left - 1) * tile))
@@ -88,7 +88,7 @@ def _unpack_block(vector: Vector, x: Any, x0: Any, tile: int, y: Any, y0: Any, t
 
 def tiled_to_rows(vector: Vector, vectors: int) -> Source:
     """y = x for ``count`` tokens of ``features`` features; x's tiles are of ``lanes * vectors`` tokens and the units of work."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, count, features, begin, end):
@@ -113,4 +113,4 @@ def tiled_to_rows(vector: Vector, vectors: int) -> Source:
         reads("x", *tiled("features", tile), width=tile),
         writes("y", over(f"begin * {tile}", f"least(end * {tile}, count)", "features"), width="features"),
     )
-    return script.kernel(f"tiled_to_rows_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"tiled_to_rows_l{lanes}_v{vectors}", params, kernel, steps)

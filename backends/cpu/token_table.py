@@ -16,7 +16,7 @@ from sparsec.backends.vector import Vector
 
 def add_table(vector: Vector, vectors: int) -> Source:
     """The kernel for tiles of ``lanes * vectors`` tokens, its units of work, and a table from ``pack_table``. x and y may be one buffer."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, table, features, begin, end):
@@ -29,7 +29,7 @@ def add_table(vector: Vector, vectors: int) -> Source:
     params = (*(Param(n, "act") for n in "xy"), Param("table", "ptr"), Param("features", "i32"))
     whole = tiled("features", tile)
     steps = (Need("features >= 0"), *(reads(n, *whole, width=tile) for n in ("x", "table")), writes("y", *whole, width=tile))
-    return script.kernel(f"add_table_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"add_table_l{lanes}_v{vectors}", params, kernel, steps)
 
 
 def pack_table(table: np.ndarray, tile: int) -> np.ndarray:

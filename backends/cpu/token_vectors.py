@@ -6,6 +6,7 @@ from operator import add
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
+from sparsec.backends.cpu.expr import cast
 from sparsec.backends.cpu.registers import fold
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, at, over, reads, writes
@@ -15,7 +16,7 @@ from sparsec.backends.vector import Vector
 RUN = 64
 
 
-def select_token() -> Source:
+def select_token(vector: Vector) -> Source:
     """y[f] = x[at + f * x_channel] for ``features`` features. Units of work are runs of ``RUN`` features."""
 
     def kernel(x, y, at, x_channel, features, begin, end):
@@ -25,12 +26,12 @@ def select_token() -> Source:
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("at", "x_channel", "features")))
     features = (f"begin * {RUN}", f"least(end * {RUN}, features)")
     steps = (Need(f"is_small(end * {RUN})"), reads("x", at("at"), over(*features, "x_channel")), writes("y", over(*features)))
-    return script.kernel("select_token", params, kernel, steps)
+    return script.kernel(vector, "select_token", params, kernel, steps)
 
 
 def mean_tokens(vector: Vector, vectors: int) -> Source:
     """y[f] = mean of x[t, f] over t < ``count`` in ``tiles`` tiles of ``lanes * vectors`` tokens. Units of work are features."""
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     tile = lanes * vectors
 
     def kernel(x, y, count, tiles, features, begin, end):
@@ -44,14 +45,14 @@ def mean_tokens(vector: Vector, vectors: int) -> Source:
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         total[v * lanes + e] = total[v * lanes + e] + T.Select(
-                            t * tile + v * lanes + e < count, x[start + v * lanes + e], T.float32(0)
+                            t * tile + v * lanes + e < count, cast(x[start + v * lanes + e], "float32"), T.float32(0)
                         )
             fold(vector, total, tile, add)
-            y[begin + i] = total[0] / T.Cast("float32", count)
+            y[begin + i] = cast(total[0] / T.Cast("float32", count), vector.dtype)
 
     params = (*(Param(n, "act") for n in "xy"), *(Param(n, "i32") for n in ("count", "tiles", "features")))
     steps = (
         reads("x", over(0, "tiles", f"features * {tile}"), over("begin", "end", tile), width=tile),
         writes("y", over("begin", "end")),
     )
-    return script.kernel(f"mean_tokens_l{lanes}_v{vectors}", params, kernel, steps)
+    return script.kernel(vector, f"mean_tokens_l{lanes}_v{vectors}", params, kernel, steps)

@@ -26,7 +26,7 @@ def token_groups(task: Task, schedule: Schedule, machine: Machine) -> list[Group
 
 
 def _vectors(storage: Storage, machine: Machine) -> int:
-    return storage.index_space.tile // machine.vector.lanes("float32")
+    return storage.index_space.tile // machine.vector.lanes
 
 
 def _repack_scalars(have: Storage, want: Storage, machine: Machine) -> dict[str, int]:
@@ -127,7 +127,7 @@ def _add_row(task: Task, row: np.ndarray, source: Source) -> Call:
 
 
 def _prepend(task: Task, machine: Machine) -> Call:
-    (prefix,), lanes, x, y = task.weights, machine.vector.lanes("float32"), task.sources[0].storage, task.target.storage
+    (prefix,), lanes, x, y = task.weights, machine.vector.lanes, task.sources[0].storage, task.target.storage
     assert prefix is not None
     scalars = {"chunks": -(-len(prefix) // lanes), "x_channel": x.index_space.tile, "features": y.channels}
     return _call(
@@ -141,7 +141,8 @@ def _prepend(task: Task, machine: Machine) -> Call:
 
 def _select_token(task: Task, machine: Machine) -> Call:
     x = task.sources[0].storage
-    return _call(task, token_vectors.select_token(), _token_scalars(x, int(task.spec["index"])), -(-x.channels // token_vectors.RUN))
+    source, scalars = token_vectors.select_token(machine.vector), _token_scalars(x, int(task.spec["index"]))
+    return _call(task, source, scalars, -(-x.channels // token_vectors.RUN))
 
 
 def _mean_tokens(task: Task, machine: Machine) -> Call:
@@ -158,7 +159,7 @@ def _key_bias(task: Task, machine: Machine) -> Call:
     # off·(1 - m) where on is 0, on·m where off is 0: their difference may be more than float32 holds.
     base, factor, shift, slope = (0.0, off, 1.0, -1.0) if on == 0 else (0.0, on, 0.0, 1.0) if off == 0 else (off, on - off, 0.0, 1.0)
     scalars = {"count": mask.index_space.count, "on": on, "off": off, "base": base, "factor": factor, "shift": shift, "slope": slope}
-    return _call(task, key_bias.key_bias(mask.dtype, affine), scalars, 1, flops=mask.elements)
+    return _call(task, key_bias.key_bias(machine.vector, mask.dtype, affine), scalars, 1, flops=mask.elements)
 
 
 def _map_to_tokens(task: Task, machine: Machine) -> Call:

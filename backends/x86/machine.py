@@ -60,7 +60,7 @@ def describe(flags: frozenset[str], cores: int) -> Machine:
         l3=_cache_bytes(3, "Unified", 8 << 20),
         cores=cores,
         # Two multiply-adds of a register per cycle, one register from L2, 4 bytes from memory.
-        peak_gflops=4 * vector.lanes("float32") * _GHZ,
+        peak_gflops=4 * vector.lanes * _GHZ,
         l2_gbs=vector.nbytes * _GHZ,
         memory_gbs=4 * _GHZ,
         # Registers of 512 bits, which LLVM leaves aside on processors that once ran slower with them.

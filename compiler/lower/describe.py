@@ -17,7 +17,7 @@ from sparsec.ir.operators import Operator, operator_named, operator_of
 from sparsec.lower.spec import KernelSpec
 
 #: What a spec can be in beside the integers of some operators: backends say which of them they compute.
-_COMPUTED = (torch.float32, torch.bfloat16, torch.int8)
+_COMPUTED = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
 def spec_of(node: fx.Node) -> KernelSpec | Miss:
@@ -74,11 +74,23 @@ def _spec(node: fx.Node, operator: Operator, described: Operator, attributes: Ma
         attributes=tuple(sorted(attributes.items())),
         weight_fact="{}" if fact is None else json.dumps(fact.to_json(), sort_keys=True),
         residual=None if (added := operator.residual(node)) is None else shape_of(added),
+        dtype=_dtype(node, operator),
     )
     return replace(spec, dtypes=_dtypes(node, operator, spec))
 
 
+def _dtype(node: fx.Node, operator: Operator) -> str:
+    """That of all numbers that are not whole; float32 where they differ, or there are none."""
+    values = (node, *operator.sources(node), operator.residual(node))
+    found = {value.meta["val"].dtype for value in values if value is not None and value.meta["val"].is_floating_point()}
+    return _name_of(found.pop() if len(found) == 1 else torch.float32)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _dtypes(node: fx.Node, operator: Operator, spec: KernelSpec) -> tuple[tuple[str, str], ...]:
     named = [*zip(spec.operands(), operator.sources(node), strict=False), ("residual", operator.residual(node)), ("output", node)]
-    found = ((name, str(value.meta["val"].dtype).removeprefix("torch.")) for name, value in named if value is not None)
+    found = ((name, _name_of(value.meta["val"].dtype)) for name, value in named if value is not None)
     return tuple((name, dtype) for name, dtype in found if dtype != spec.dtype)

@@ -64,7 +64,7 @@ def _processor() -> Check:
     def found() -> Check:
         here = machine_for()
         sizes = " · ".join(f"{name} {size >> 10} KiB" for name, size in (("L1", here.l1), ("L2", here.l2), ("L3", here.l3)))
-        return Check("processor", True, f"{_model()}: {here.arch}, {here.vector.name}, {here.vector.lanes('float32')} lanes, {sizes}")
+        return Check("processor", True, f"{_model()}: {here.arch}, {here.vector.name}, {here.vector.lanes} lanes, {sizes}")
 
     return _guarded("processor", found)
 

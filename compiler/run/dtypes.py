@@ -26,6 +26,7 @@ DTYPES = {
     each.name: each
     for each in (
         DType("float32", 4, "float32", "float32"),
+        DType("float16", 2, "float16", "float16"),
         DType("bfloat16", 2, "uint16", "bfloat16"),
         DType("int64", 8, "int64", "int64"),
         DType("int32", 4, "int32", "int32"),

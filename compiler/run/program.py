@@ -76,7 +76,7 @@ class Patch:
 
 
 #: Of tensors at the edge, in the order of their numbers in flat programs.
-DTYPES = ("float32", "int64", "int32", "bool", "bfloat16", "int8")
+DTYPES = ("float32", "int64", "int32", "bool", "bfloat16", "int8", "float16")
 
 
 @dataclass(frozen=True)

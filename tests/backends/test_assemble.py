@@ -16,7 +16,7 @@ from sparsec.lower.layouts import Geometry, Storage
 from sparsec.run.affine import Affine, Count
 from sparsec.run.program import GROUP_WIDTH, RECORD_WIDTH, Relocation, check_tables
 
-PARAMS = (Param("x", "act"), Param("w", "ptr"), Param("n", "i32"), Param("y", "act"), Param("lo", "f32"))
+PARAMS = (Param("x", "act", "float32"), Param("w", "ptr", "float32"), Param("n", "i32"), Param("y", "act", "float32"), Param("lo", "f32"))
 KERNEL, OTHER = Source("kernel", PARAMS, lambda: None), Source("other", PARAMS, lambda: None)
 SPACE = Geometry(5, 9, 2)
 X = Buffer("x", Storage("nchw", 4, Geometry(5, 9, 0)), ("input", 0))

@@ -34,7 +34,7 @@ def library() -> Path:
     from sparsec.backends.extents import over, reads, writes
     from sparsec.backends.x86.machine import machine
 
-    params = (Param("x", "act"), Param("y", "act"), Param("weight", "ptr"), Param("shift", "f32"))
+    params = (Param("x", "act", "float32"), Param("y", "act", "float32"), Param("weight", "ptr", "float32"), Param("shift", "f32"))
     units = over("begin", "end")
     touches = (reads("x", units), reads("weight", units), writes("y", units))
     return libraries.build(

@@ -18,10 +18,10 @@ class Narrow(Toy):
     name = "narrow"
 
     def offers(self, spec: KernelSpec) -> Miss | None:
-        if not spec.dtypes:
+        if not _is_narrow(spec):
             return super().offers(spec)
-        kinds = {dtype for _, dtype in spec.dtypes}
-        alike = len(spec.dtypes) == len(spec.inputs) + 1 and len(kinds) == 1 and kinds <= {*DTYPES}
+        kinds = {dtype for _, dtype in spec.dtypes} or {spec.dtype}
+        alike = len(spec.dtypes) in (0, len(spec.inputs) + 1) and len(kinds) == 1 and kinds <= {*DTYPES}
         return (
             None
             if alike and (spec.operator.is_view or spec.op in ("add", "map_to_tokens"))
@@ -30,10 +30,10 @@ class Narrow(Toy):
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         made = add if task.spec.op == "add" else copy
-        return (made(task.target.storage.dtype),) if task.spec.dtypes else super().kernels(task, schedule)
+        return (made(task.target.storage.dtype),) if _is_narrow(task.spec) else super().kernels(task, schedule)
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
-        if not task.spec.dtypes:
+        if not _is_narrow(task.spec):
             return super().lower(task, schedule)
         buffers = [*task.sources, task.target]
         shapes = (*task.spec.inputs, task.spec.output)
@@ -52,6 +52,10 @@ class Narrow(Toy):
 
 
 BACKEND = Narrow
+
+
+def _is_narrow(spec: KernelSpec) -> bool:
+    return bool(spec.dtypes) or spec.dtype != "float32"
 
 
 def copy(dtype: str) -> Source:

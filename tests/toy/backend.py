@@ -103,7 +103,7 @@ FLOATS = dict.fromkeys(("value", "base", "scale", "shift"), "float32")
 def kernel_of(spec: KernelSpec) -> Source:
     make, names, sizes_of = KINDS.get(spec.op, LINEAR)
     sizes, acts = sizes_of(spec), sum(len(name) == 1 for name in names.split())
-    params = [Param(n, "act") if len(n) == 1 else Param(n, "ptr", FLOATS.get(n, "int32")) for n in names.split()]
+    params = [Param(n, "act", "float32") if len(n) == 1 else Param(n, "ptr", FLOATS.get(n, "int32")) for n in names.split()]
     symbol = f"{make.__name__}_{hashlib.sha256(str(sizes).encode()).hexdigest()[:12]}_{acts}_{len(params) - acts}"
     return Source(symbol, tuple(params), lambda: make(*sizes))
 

@@ -19,12 +19,14 @@ from sparsec.backends.cpu.backend import Cpu
 from sparsec.backends.plan import Buffer, Plan, Task
 from sparsec.lower.layouts import Geometry, Storage
 from sparsec.lower.spec import KernelSpec, Schedule
+from sparsec.run.dtypes import dtype_of
 from sparsec.run.program import Port, Program
 from sparsec.run.runtime import Runner
 
 BATCH = 2
 _TILE = 16  # pixels: several tiles in small maps, and little to compile
 ROOM = 1 << 14  # elements before the first and after the last image: kernels may read them, nobody may write them
+_NAN = 0xFFFFFFFF  # in float32 and in float16
 _NUMBERS = {"ids": "int64", "index": "int64", "plan": "int64"}
 #: Operators whose vectors of one number per token, sources or results, live in rows.
 _ROWS = {"token_scores", "keep_tokens", "gather_keys", "merge_plan", "merge_sizes", "log_sizes", "token_sizes", "key_bias"}
@@ -48,7 +50,10 @@ def _met(row: dict[str, int]) -> set[Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """A spec, where its values live (maps: "halo" or "tiled") and what share of its weights is left; ``mask``: dtype of a padding mask."""
+    """A spec, where its values live (maps: "halo" or "tiled") and what share of its weights is left; ``mask``: dtype of a padding mask.
+
+    Numbers are of the spec's dtype.
+    """
 
     spec: KernelSpec
     source: str = "halo"
@@ -58,17 +63,22 @@ class Case:
     pad: int = 4
     mask: str = "float32"
 
+    def of(self, dtype: str) -> Case:
+        """The same in another dtype."""
+        mask = dtype if self.mask == self.spec.dtype else self.mask
+        return replace(self, spec=replace(self.spec, dtype=dtype), mask=mask)
+
 
 def task_of(case: Case, number: int) -> tuple[Task, list[np.ndarray]]:
     """The task of a case with weights, and its activations [BATCH, ...] in the order of sources and residual."""
     spec, random = case.spec, np.random.default_rng(number)
     names = [n for n in spec.operands() if n != "residual"][: len(spec.inputs)]
-    weights = tuple(None if w is None else _weight(w, case.density, random) for w in spec.weights)
+    weights = tuple(None if w is None else _weight(w, case.density, random).astype(spec.dtype) for w in spec.weights)
     shapes = [*zip(names, spec.inputs, strict=True), *([("residual", spec.residual)] if spec.residual else [])]
     values = [_activation(name, (BATCH, *shape), case, random) for name, shape in shapes]
     sources = tuple(Buffer(n, _source(case, n, shape)) for n, shape in shapes[: len(names)])
     residual = Buffer("residual", _storage(case, spec.output, case.residual)) if spec.residual else None
-    target = Buffer("y", _storage(case, spec.output, case.target, "int64" if spec.op in _INTEGERS else "float32"))
+    target = Buffer("y", _storage(case, spec.output, case.target, "int64" if spec.op in _INTEGERS else spec.dtype))
     return Task(f"case{number}", spec, sources, residual, target, weights), values
 
 
@@ -84,7 +94,7 @@ def _activation(name: str, shape: tuple[int, ...], case: Case, random: np.random
         return np.sort(random.integers(0, 3, shape), axis=-1)
     if case.spec.op == "key_bias":
         return random.integers(0, 2, shape).astype(case.mask)
-    values = random.standard_normal(shape).astype(np.float32)
+    values = random.standard_normal(shape).astype(np.float32).astype(case.spec.dtype)
     return np.abs(values) + 0.5 if name == "sizes" or case.spec.op == "log_sizes" else values
 
 
@@ -92,20 +102,21 @@ def _source(case: Case, name: str, shape: tuple[int, ...]) -> Storage:
     spec, layouts = case.spec, layouts_of(case.spec)
     if layouts.planes > 1:
         planes = shape[0] * (1 if layouts.first_plane else layouts.planes**2)
-        return Storage("halo", planes, Geometry(*spec.output[1:], case.pad, _TILE))
-    dtype = case.mask if spec.op == "key_bias" else _NUMBERS.get(name, "float32")
+        return Storage("halo", planes, Geometry(*spec.output[1:], case.pad, _TILE), spec.dtype)
+    dtype = case.mask if spec.op == "key_bias" else _NUMBERS.get(name, spec.dtype)
     rows = name in ("ids", "index", "plan", "sizes", "key_bias")
     return _storage(replace(case, spec=replace(spec, op="keep_tokens")) if rows else case, shape, case.source, dtype)
 
 
-def _storage(case: Case, shape: tuple[int, ...], layout: str, dtype: str = "float32") -> Storage:
+def _storage(case: Case, shape: tuple[int, ...], layout: str, dtype: str = "") -> Storage:
+    dtype = dtype or case.spec.dtype
     if len(shape) == 2:
-        return Storage("tiled", shape[1], Geometry(1, shape[0], 0, _TILE))
+        return Storage("tiled", shape[1], Geometry(1, shape[0], 0, _TILE), dtype)
     if len(shape) == 1 and (case.spec.op in _ROWS or layout == "token_major"):
         return Storage("token_major", 0, Geometry(1, shape[0], 0, _TILE), dtype)
     if shape[1:] in ((), (1, 1)):
-        return Storage("single", shape[0])
-    return Storage(layout, shape[0], Geometry(*shape[1:], case.pad, _TILE))  # type: ignore[arg-type]
+        return Storage("single", shape[0], dtype=dtype)
+    return Storage(layout, shape[0], Geometry(*shape[1:], case.pad, _TILE), dtype)  # type: ignore[arg-type]
 
 
 def reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
@@ -118,17 +129,19 @@ def reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class Memory:
-    """BATCH images of one value, side by side between NaN."""
+    """BATCH images of one value, side by side between NaN. ``words``: of 4 bytes, in an image. ``origin``: its first pixel, in bytes."""
 
     def __init__(self, storage: Storage, images: Sequence[np.ndarray]) -> None:
         rows = [np.ascontiguousarray(x).view(np.uint8).reshape(-1) for x in images]
-        words = -(-max(4 * storage_elements(storage), len(rows[0])) // 64) * 16
-        whole = np.full(BATCH * words + 2 * ROOM + 16, np.nan, np.float32)
+        nbytes = dtype_of(storage.dtype).nbytes
+        words = -(-max(nbytes * storage_elements(storage), len(rows[0])) // 64) * 16
+        whole = np.full(BATCH * words + 2 * ROOM + 16, _NAN, np.uint32).view(np.float32)
         self.first = ROOM + -(whole.ctypes.data // 4) % 16
         self.whole, self.words, self.storage = whole, words, storage
         for row, data in zip(self.images, rows, strict=True):
             row.view(np.uint8)[: len(data)] = data
-        self.address = whole.ctypes.data + 4 * (self.first + storage.origin)
+        self.origin = nbytes * storage.origin
+        self.address = whole.ctypes.data + 4 * self.first + self.origin
 
     @property
     def images(self) -> np.ndarray:
@@ -175,7 +188,7 @@ def _stored(case: Case, index: int, x: np.ndarray, storage: Storage) -> np.ndarr
 
 def _blank(storage: Storage, wanted: np.ndarray) -> np.ndarray:
     """What a target holds before: zeros in a halo map, which kernels keep where no pixel is."""
-    return np.zeros_like(wanted) if storage.layout == "halo" or wanted.dtype != np.float32 else np.full_like(wanted, np.nan)
+    return np.zeros_like(wanted) if storage.layout == "halo" or wanted.dtype.kind != "f" else np.full_like(wanted, np.nan)
 
 
 def _program(
@@ -205,7 +218,7 @@ def _error(memory: Memory, wanted: Sequence[np.ndarray]) -> float:
     worst = 0.0
     for found, want in zip(memory.images, wanted, strict=True):
         got = np.ascontiguousarray(found).view(want.dtype)[: len(want)]
-        told = ~np.isnan(want) if want.dtype == np.float32 else np.ones(len(want), bool)
+        told = ~np.isnan(want) if want.dtype.kind == "f" else np.ones(len(want), bool)
         scale = max(np.abs(want[told]).max(initial=0.0), 1.0)
         with np.errstate(invalid="ignore"):
             difference = np.abs(got[told].astype(np.float64) - want[told])

@@ -20,7 +20,7 @@ SIZES = st.integers(1, 70)
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
     vector = request.param.vector
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     retiles = [convert.retile(vector, 64 // lanes, masked) for masked in (False, True)]
     planes = [convert.to_planes(vector, s) for s in STEPS] + [convert.to_planes(vector, s, only_first=True) for s in (2, 3)]
     return vector, Kernels([convert.copy_rows(vector), *planes, *retiles], request.param)
@@ -104,7 +104,7 @@ def test_planes_of_a_strided_convolution(
 @pytest.mark.slow
 def test_halo_to_tiled_and_back(built: Any, channels: int, height: int, width: int, pad: int, threads: int, strip: int) -> None:
     vector, kernels = built
-    g, vectors = Geometry(height, width, pad), 64 // vector.lanes("float32")
+    g, vectors = Geometry(height, width, pad), 64 // vector.lanes
     x, mask = values(height + width, channels, height, width), pixel_mask(g)
     halo = {"tile": g.tile, "row": g.stride}
     tiled = {"tile": channels * g.tile, "row": g.tile}

@@ -13,7 +13,7 @@ from sparsec.run.runtime import Runner
 from tests.machines import MACHINES
 
 FAR = 1 << 30
-PARAMS = (Param("x", "act"), Param("y", "act"), Param("amount", "i32"), Param("factor", "f32"))
+PARAMS = (Param("x", "act", "float32"), Param("y", "act", "float32"), Param("amount", "i32"), Param("factor", "f32"))
 
 
 def count_up():

@@ -27,7 +27,7 @@ def computed(built: tuple[Vector, Kernels], activation: str, x: np.ndarray) -> n
     zeros = np.zeros(len(x), np.float32)
     rest = {"x": "x", "z": "x", "y": "y", "scale": zeros, "shift": zeros, "length": len(x), "lo": -np.inf, "hi": np.inf}
     memory = {"x": x, "y": np.zeros_like(x)}
-    return kernels.run([Call(vector_op(vector, "copy", activation), rest)], memory, -(-len(x) // vector.lanes("float32")))["y"]
+    return kernels.run([Call(vector_op(vector, "copy", activation), rest)], memory, -(-len(x) // vector.lanes))["y"]
 
 
 def exact(activation: str, x: np.ndarray) -> np.ndarray:

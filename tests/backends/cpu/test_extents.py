@@ -49,7 +49,7 @@ from sparsec.run.instance import split
 from sparsec.run.kernels import load_kernels
 from sparsec.run.program import RECORD_WIDTH
 from tests.hostile.guarded import Memory
-from tests.machines import MACHINES, lanes_of
+from tests.machines import MACHINES, WIDEST, lanes_of
 
 ENOUGH = 1 << 22
 SPARE = 256  # bytes after the weights that may be read
@@ -86,17 +86,17 @@ def all_kernels(machine: Machine) -> list[Source]:
     found += [make(n, "uint16", "clamp", r) for make in scattered for r in (False, True)]
     found += [pointwise_ops.map_op(n, 4, op, "clamp", op == "add") for op in pointwise_ops.MAP_OPS]
     found += [pointwise_ops.vector_op(n, op, "clamp") for op in pointwise_ops.VECTOR_OPS]
-    found += [embedding.embedding(n, 4, "int64"), key_bias.key_bias("bool", False), key_bias.key_bias("int64", True)]
+    found += [embedding.embedding(n, 4, "int64"), key_bias.key_bias(n, "bool", False), key_bias.key_bias(n, "int64", True)]
     rows, vectors, _ = machine.panels.attention[0]
     found += [attention.attention(n, rows, vectors, wide, plain), attention.attention(n, 8, 1, wide, masked)]
     found += [token_choice.token_scores(n, wide, Masks(True, True), True), token_choice.token_scores(n, wide, plain, False)]
-    found += [token_choice.keep_tokens(n), token_choice.gather_tokens(n, wide), token_choice.gather_keys()]
-    found += [token_merging.merge_plan(n, wide), token_merging.mean_merged(wide), token_merging.size_op("log_sizes")]
-    found += [m for sized in (False, True) for m in (token_merging.merge_tokens(n, wide, sized), token_merging.merge_sizes(sized))]
+    found += [token_choice.keep_tokens(n), token_choice.gather_tokens(n, wide), token_choice.gather_keys(n)]
+    found += [token_merging.merge_plan(n, wide), token_merging.mean_merged(n, wide), token_merging.size_op(n, "log_sizes")]
+    found += [m for sized in (False, True) for m in (token_merging.merge_tokens(n, wide, sized), token_merging.merge_sizes(n, sized))]
     found += [
         token_moves.rows_to_tiled(n, 4),
         token_moves.tiled_to_rows(n, 4),
-        token_vectors.select_token(),
+        token_vectors.select_token(n),
         token_vectors.mean_tokens(n, 4),
     ]
     return [*found, layer_norm.layer_norm(n, 4), token_table.add_table(n, 4)]
@@ -268,7 +268,7 @@ def told(source: Source, drawn: Drawn) -> str:
 
 def test_a_kernel_that_does_not_say_what_it_touches_is_not_called(tmp_path: Any) -> None:
     params = (Param("x", "act"),)
-    silent = Source("silent", params, token_vectors.select_token().make)
+    silent = Source("silent", params, token_vectors.select_token(WIDEST.vector).make)
     assert "return refuse(c, 0);" in checks.source([silent])
     with pytest.raises(KeyError):
         checks.source([replace(silent, touches=(reads("y"),))])

@@ -34,7 +34,7 @@ def kernel(
     vector: Vector, family: str, w: np.ndarray, bias: np.ndarray | None, activation: str, residual: bool
 ) -> tuple[Source, dict[str, Any]]:
     """A code variant with its constants: "rows", "windows", "dense<vectors>" or "blocks<vectors>"."""
-    index, lanes = index_dtype(w.shape[1]), vector.lanes("float32")
+    index, lanes = index_dtype(w.shape[1]), vector.lanes
     if family == "windows":
         return gemv_windows(vector, index, activation, residual), pack_windows(w, bias, lanes)
     if family == "rows":
@@ -54,7 +54,7 @@ def check(built: Any, family: str, w: np.ndarray, x: np.ndarray, activation: str
     source, constants = kernel(vector, family, w, bias, activation, extra)
     arguments = {"x": "x", "y": "y", "residual": "residual", "outputs": n, "lo": lo, "hi": hi} | constants
     memory = {"x": x, "y": np.full(n, np.nan, np.float32), "residual": residual if extra else np.zeros(1, np.float32)}
-    units = -(-n // vector.lanes("float32")) if family == "rows" else len(constants["row_start"]) - 1
+    units = -(-n // vector.lanes) if family == "rows" else len(constants["row_start"]) - 1
     got = kernels.run([Call(source, arguments)], memory, units, threads=threads)["y"]
     total, size = w.astype(np.float64) @ x, np.abs(w).astype(np.float64) @ np.abs(x)
     if extra:
@@ -83,7 +83,7 @@ FAMILIES = ("rows", "windows", *(f"{kind}{v}" for kind in ("dense", "blocks") fo
 @pytest.mark.slow
 def test_any_size_and_density(built, family, n, k, density, threads, extra) -> None:
     vector, _ = built
-    assume(family != "windows" or (vector.permute and k >= 2 * vector.lanes("float32")))
+    assume(family != "windows" or (vector.permute and k >= 2 * vector.lanes))
     rng = np.random.default_rng(n * 151 + k)
     check(built, family, sparse(rng, n, k, density), rng.standard_normal(k).astype(np.float32), threads=threads, extra=extra)
 

@@ -22,7 +22,7 @@ VECTORS = [("clamp", op) for op in VECTOR_OPS] + [(a, "copy") for a in ACTIVATIO
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
     vector = request.param.vector
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     maps = [map_op(vector, 64 // lanes, op, a, masked) for a, op in MAPS for masked in (False, True)]
     return vector, Kernels([*maps, *(vector_op(vector, op, a) for a, op in VECTORS)], request.param)
 
@@ -65,7 +65,7 @@ def test_maps(built, choice, channels, size, pad, tiled, threads, strip, bad) ->
     if op == "scale":
         memory["z"], z = z[:, 0, 0].copy(), z[:, :1, :1]
         arguments |= {"z": "z", "z_tile": 0, "z_channel": 1}
-    source = map_op(vector, 64 // vector.lanes("float32"), op, activation, masked=not tiled[2])
+    source = map_op(vector, 64 // vector.lanes, op, activation, masked=not tiled[2])
     got = kernels.run([Call(source, arguments)], memory, g.tiles, strip, threads)["y"]
     want = EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75)
     got, want = (from_tiled(got, g), want) if tiled[2] else (got, to_halo(want, g))
@@ -83,7 +83,7 @@ def test_vectors(built, choice, length, threads, bad) -> None:
     numbers = {"length": length, "lo": -0.5, "hi": 0.75}
     call = Call(vector_op(vector, op, activation), {"x": "x", "z": "z", "y": "y", "scale": scale, "shift": shift} | numbers)
     memory = {"x": x, "z": z, "y": np.full(length, np.nan, np.float32)}
-    got = kernels.run([call], memory, -(-length // vector.lanes("float32")), threads=threads)["y"]
+    got = kernels.run([call], memory, -(-length // vector.lanes), threads=threads)["y"]
     np.testing.assert_allclose(got, EXACT[activation](reference(op, x, z, scale, shift), -0.5, 0.75), rtol=2e-6, atol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_in_place(built: Any) -> None:
     storage, of_x = stored("x", x, g, False)
     place = of_x | {"y": of_x["x"], "y_tile": g.tile, "y_channel": g.stride, "z": of_x["x"], "z_tile": g.tile, "z_channel": g.stride}
     rest = {"scale": x, "shift": x, "mask": pixel_mask(g), "channels": 5, "lo": -np.inf, "hi": np.inf}
-    source = map_op(vector, 64 // vector.lanes("float32"), "add", "clamp", True)
+    source = map_op(vector, 64 // vector.lanes, "add", "clamp", True)
     got = kernels.run([Call(source, place | rest)], {"x": storage}, g.tiles)["x"]
     np.testing.assert_array_equal(got, to_halo(2 * x, g))
 

@@ -20,7 +20,7 @@ COLUMNS = ((2, 2), (3, 1), (3, 2), (5, 1), (5, 3), (13, 1))  # (window columns, 
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Vector, Kernels]:
     vector = request.param.vector
-    lanes = vector.lanes("float32")
+    lanes = vector.lanes
     windows = [window_pool(vector, kind, *c) for kind in ("max", "mean") for c in COLUMNS]
     return vector, Kernels([*windows, *(global_pool(vector, 64 // lanes, kind) for kind in ("max", "mean"))], request.param)
 
@@ -41,7 +41,7 @@ def pool(built: Any, kind: str, x: np.ndarray, window: Window, pads: tuple[int, 
     y = np.zeros((len(x), gy.stride), np.float32)
     y[:, gy.front : gy.front + gy.pixels] = np.nan
     source = window_pool(vector, kind, window.kernel[1], window.stride[1])
-    call = Call(source, {"x": At("x", gx.front), "y": At("y", gy.front)} | window_arguments(window, gx, gy, vector.lanes("float32")))
+    call = Call(source, {"x": At("x", gx.front), "y": At("y", gy.front)} | window_arguments(window, gx, gy, vector.lanes))
     return kernels.run([call], {"x": to_halo(x, gx), "y": y}, len(x), threads=threads)["y"], to_halo(want, gy)
 
 
@@ -111,7 +111,7 @@ def test_pool_of_the_whole_map(built, kind, channels, size, pad, tiled, threads,
     }
     numbers = {"y": "y", "mask": pixel_mask(g), "tiles": g.tiles, "scale": 1 / (g.height * g.width)}
     memory = {"x": to_tiled(x, g) if tiled else to_halo(x, g), "y": np.zeros(channels, np.float32)}
-    source = global_pool(vector, 64 // vector.lanes("float32"), kind)
+    source = global_pool(vector, 64 // vector.lanes, kind)
     got = kernels.run([Call(source, place | numbers)], memory, channels, threads=threads)["y"]
     want = x.max((1, 2)) if kind == "max" else x.astype(np.float64).mean((1, 2))
     np.testing.assert_allclose(got, want, rtol=0, atol=0 if kind == "max" else 2e-6)

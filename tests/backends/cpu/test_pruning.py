@@ -27,13 +27,14 @@ MASKS = [Masks(k, p, c) for k, p, c in ((False,) * 3, (True, False, False), (Fal
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     vector = request.param.vector
-    sources = [token_choice.keep_tokens(vector), token_choice.gather_keys()]
+    sources = [token_choice.keep_tokens(vector), token_choice.gather_keys(vector)]
     for tile in TILES:
         sources += [token_choice.token_scores(vector, tile, m, v) for m in MASKS for v in {False, m.key_bias}]
-        sources += [token_choice.gather_tokens(vector, tile), token_merging.merge_plan(vector, tile), token_merging.mean_merged(tile)]
+        sources += [token_choice.gather_tokens(vector, tile)]
+        sources += [token_merging.merge_plan(vector, tile), token_merging.mean_merged(vector, tile)]
         sources += [token_merging.merge_tokens(vector, tile, sized) for sized in (False, True)]
-    sources += [token_merging.merge_sizes(sized) for sized in (False, True)]
-    sources += [token_merging.size_op(op) for op in ("log_sizes", "token_sizes")]
+    sources += [token_merging.merge_sizes(vector, sized) for sized in (False, True)]
+    sources += [token_merging.size_op(vector, op) for op in ("log_sizes", "token_sizes")]
     return request.param, Kernels(sources, request.param)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tvm
@@ -23,10 +25,11 @@ def scaled(y, x, factor, table, begin, end, count, plus=2):
 
 
 def test_statements_see_parameters_by_name_and_absent_ones_as_their_default() -> None:
-    kernels = Kernels([script.kernel("scaled", PARAMS, scaled, ())], UNMASKED)
+    source = script.kernel(UNMASKED.vector, "scaled", PARAMS, scaled, ())
+    kernels = Kernels([source], UNMASKED)
     x, table = np.array([1, 2, 3, 4], np.float32), np.array([3, 0, 0, 2, 1], np.uint16)
     arguments = {"x": "x", "y": "y", "table": table, "count": 5, "factor": 0.5}
-    got = kernels.run([Call(script.kernel("scaled", PARAMS, scaled, ()), arguments)], {"x": x, "y": np.zeros(5, np.float32)}, 1)
+    got = kernels.run([Call(source, arguments)], {"x": x, "y": np.zeros(5, np.float32)}, 1)
     np.testing.assert_array_equal(got["y"], x[table] / 2 + 2)
 
 
@@ -35,7 +38,14 @@ def test_statements_that_name_no_parameter_are_refused() -> None:
         y[begin] = x[end]
 
     with pytest.raises(ValueError, match="its statements name number; parameters are x, y, table, count, factor"):
-        script.kernel("wrong", PARAMS, wrong, ())
+        script.kernel(UNMASKED.vector, "wrong", PARAMS, wrong, ())
+
+
+def test_pointers_show_numbers_of_the_vector_unless_they_say_otherwise() -> None:
+    vector = replace(UNMASKED.vector, computes=("float32", "float16")).of("float16")
+    source = script.kernel(vector, "scaled", PARAMS, scaled, ())
+    assert source.symbol == "scaled_float16"
+    assert [p.dtype for p in source.params] == ["float16", "float16", "uint16", "", ""]
 
 
 def test_code_takes_the_parameters_in_order_then_the_units() -> None:

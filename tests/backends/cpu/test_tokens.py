@@ -21,7 +21,7 @@ from sparsec.run.affine import Count
 from tests.backends.cpu import kernel_call
 from tests.backends.cpu.kernel_call import Kernels
 from tests.backends.cpu.token_call import Tokens, from_tiled, garbage, reference, run, spec_of, task_of, to_tiled
-from tests.machines import MACHINES, lanes_of
+from tests.machines import MACHINES, WIDEST, lanes_of
 
 TILES = (64, 32)
 PREFIXES = (1, 5, 16, 21, 32)
@@ -34,14 +34,14 @@ ANY = COUNTS | {"tile": st.sampled_from(TILES), "threads": st.integers(1, 2)}
 @pytest.fixture(scope="module", params=MACHINES)
 def built(request: pytest.FixtureRequest) -> tuple[Machine, Kernels]:
     vector, lanes = request.param.vector, lanes_of(request.param)
-    sources = [token_vectors.select_token(), convert.copy_rows(vector)]
+    sources = [token_vectors.select_token(vector), convert.copy_rows(vector)]
     for make in (token_moves.rows_to_tiled, token_moves.tiled_to_rows, repack.repack, repack.gather):
         sources += [make(vector, tile // lanes) for tile in TILES]
     for make in (token_table.add_table, token_vectors.mean_tokens):
         sources += [make(vector, tile // lanes) for tile in TILES]
     sources += [map_op(vector, tile // lanes, "affine", "clamp", False) for tile in TILES]
     sources += [prepend.prepend(vector, tile // lanes, p) for tile in TILES for p in PREFIXES]
-    sources += [key_bias.key_bias(mask, affine) for mask in MASKS for affine in (False, True)]
+    sources += [key_bias.key_bias(vector, mask, affine) for mask in MASKS for affine in (False, True)]
     return request.param, Kernels(sources, request.param)
 
 
@@ -150,7 +150,7 @@ def test_key_bias_of_numbers_that_are_no_flags(built, affine) -> None:
 
 def test_other_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="a mask of dtype 'float64'"):
-        key_bias.key_bias("float64", False)
+        key_bias.key_bias(WIDEST.vector, "float64", False)
 
 
 def map_storage(layout: str, x: np.ndarray, g: Geometry) -> np.ndarray:

@@ -18,8 +18,8 @@ AVX2, AVX512 = frozenset(_AVX2), frozenset(_AVX2) | frozenset(_AVX512)
 
 def test_vectors_follow_the_flags():
     narrow, wide = describe(AVX2, 2), describe(AVX512, 4)
-    assert (narrow.vector.lanes("float32"), narrow.vector.registers, narrow.mcpu, narrow.cores) == (8, 16, "x86-64-v3", 2)
-    assert (wide.vector.lanes("float32"), wide.vector.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
+    assert (narrow.vector.lanes, narrow.vector.registers, narrow.mcpu, narrow.cores) == (8, 16, "x86-64-v3", 2)
+    assert (wide.vector.lanes, wide.vector.registers, wide.mcpu, wide.cores) == (16, 32, "x86-64-v4", 4)
     assert set(narrow.features) < set(wide.features)
     assert narrow.key() != wide.key()
     assert (narrow.tuning, wide.tuning) == ((), ("-prefer-256-bit",))
@@ -59,7 +59,7 @@ def test_another_architecture_is_refused(monkeypatch):
 def test_levels_can_be_named(cpu, flags):
     named = module.machine(cpu)
     assert named == describe(flags, named.cores) and named.mcpu == cpu
-    assert named.peak_gflops == 12 * named.vector.lanes("float32") and named.l2_gbs > named.memory_gbs > 0
+    assert named.peak_gflops == 12 * named.vector.lanes and named.l2_gbs > named.memory_gbs > 0
 
 
 @pytest.mark.parametrize("cpu", ["x86-64-v2", "cortex-a76", ""])
