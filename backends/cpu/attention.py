@@ -71,7 +71,7 @@ PARAMS = (
 
 
 def attention(vector: Vector, rows: int, vectors: int, tile: int, masks: Masks, unrolled: int = 16) -> Source:
-    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries, computed in float32; keys and values lie in tiles of ``tile`` tokens.
+    """The kernel for panels of ``rows`` x ``vectors * lanes`` queries, in float32; keys and values lie in tiles of ``tile`` tokens.
 
     Queries and outputs are in ``tiles`` tiles of ``q_width`` and ``y_width`` tokens, multiples of the panel's width. ``scores`` is a
     scratch of (panel's width x keys in whole tiles) elements per thread. ``key_bias`` [keys] and ``pair_bias`` [1 or heads, keys,

@@ -51,12 +51,10 @@ class Cpu:
 
     def offers(self, spec: KernelSpec) -> Miss | None:
         """None if a kernel exists for ``spec``, else why not."""
-        found = choose(FAMILIES, spec)
-        if isinstance(found, Miss):
-            return found
         if spec.dtype not in self.machine.vector.computes:
-            return Miss(f"dtype {spec.dtype!r}; {self.machine.mcpu} computes in {', '.join(self.machine.vector.computes)}")
-        return None
+            return Miss(f"{spec.op} is torch.{spec.dtype}, kernels compute in {', '.join(self.machine.vector.computes)}")
+        found = choose(FAMILIES, spec)
+        return found if isinstance(found, Miss) else None
 
     def _for(self, spec: KernelSpec) -> Machine:
         """The machine whose kernels compute in the dtype of ``spec``."""
@@ -100,9 +98,7 @@ class Cpu:
         tiles = {size: best_tile(found, machine, whole) for size, found in works.items()}
         return replace(region, tiles=tiles | self._token_tiles(region, works, machine))
 
-    def _token_tiles(
-        self, region: Region, works: Mapping[tuple[int, int], list[Work]], machine: Machine
-    ) -> dict[tuple[int, int], int]:
+    def _token_tiles(self, region: Region, works: Mapping[tuple[int, int], list[Work]], machine: Machine) -> dict[tuple[int, int], int]:
         """One tile for all numbers of tokens: what chooses among tokens moves them between values of one tile."""
         sizes = {(1, spec.output[0]) for spec in region.specs.values() if len(spec.output) == 2}
         sizes |= {(1, shape[0]) for spec in region.specs.values() for shape in spec.inputs if len(shape) == 2}

@@ -175,7 +175,7 @@ def _tanh(x: Any) -> Any:
 
 
 def activate(kind: str, x: Any, lo: Any, hi: Any, keeping: bool = False) -> Any:
-    """The activation ``kind`` of x. ``lo`` and ``hi`` are read by "clamp" only, for ``keeping`` see ``clamp``; others compute in float32."""
+    """The activation ``kind`` of x. "clamp" alone reads ``lo`` and ``hi`` (``keeping``: see there); others compute in float32."""
     if kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}")
     f = T.float32

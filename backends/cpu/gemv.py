@@ -118,9 +118,7 @@ def gemv_blocks(vector: Vector, vectors: int, index: str, activation: str, resid
                 factor: T.let = cast(x[T.Cast("int32", index[first + j])], "float32")
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
-                        acc[v * lanes + e] = acc[v * lanes + e] + factor * cast(
-                            value[(first + j) * block + v * lanes + e], "float32"
-                        )
+                        acc[v * lanes + e] = acc[v * lanes + e] + factor * cast(value[(first + j) * block + v * lanes + e], "float32")
             if added:
                 add_residual(vector, vectors, acc, residual, n0, outputs)
             for v in T.unroll(vectors):

@@ -71,8 +71,7 @@ def layer_norm(vector: Vector, vectors: int, unrolled: int = 16) -> Source:
                 for v in T.unroll(line):
                     for e in T.vectorized(lanes):
                         y[start + f * tile + v * lanes + e] = cast(
-                            (read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e]) * (scale[v * lanes + e] * gamma[f])
-                            + beta[f],
+                            (read(x, start + f * tile + v * lanes + e) - mean[v * lanes + e]) * (scale[v * lanes + e] * gamma[f]) + beta[f],
                             vector.dtype,
                         )
 

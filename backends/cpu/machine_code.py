@@ -40,7 +40,7 @@ class Loop:
     @property
     def multiplies(self) -> list[str]:
         """Fused multiply-adds of vectors."""
-        return [line for line in self.lines if re.match(r"vfn?m(add|sub)\d+ps\s|fml[as]\s.*v\d+\.4s", line)]
+        return [line for line in self.lines if re.match(r"vfn?m(add|sub)\d+ps\s|fml[as]\s.*v\d+\.(4s|8h)", line)]
 
     @property
     def widths(self) -> set[str]:

@@ -199,7 +199,9 @@ def global_pool(vector: Vector, vectors: int, kind: str) -> Source:
                 for v in T.unroll(vectors):
                     for e in T.vectorized(lanes):
                         part[e] = T.Select(
-                            mask[t * tile + v * lanes + e] > T.float32(0), cast(x[x0 + t * x_tile + v * lanes + e], "float32"), _identity(kind)
+                            mask[t * tile + v * lanes + e] > T.float32(0),
+                            cast(x[x0 + t * x_tile + v * lanes + e], "float32"),
+                            _identity(kind),
                         )
                     for e in T.vectorized(lanes):
                         acc[v * lanes + e] = _merge(kind, acc[v * lanes + e], part[e])

@@ -80,8 +80,8 @@ def example_inputs(program: Program) -> list[np.ndarray]:
     """The fewest samples that it takes, of the largest sizes: random numbers, indices and truths that are all 1 where they may be."""
     random, batch = np.random.default_rng(0), max(program.batches[0], 1)
     return [
-        random.random((batch, *port.shape), np.float32)
-        if port.dtype == "float32"
+        random.random((batch, *port.shape), np.float32).astype(port.dtype, copy=False)
+        if port.dtype in ("float32", "float16")
         else np.full((batch, *port.shape), 0 if port.limit == 1 else 1, NUMPY[port.dtype])
         for port in program.inputs
     ]

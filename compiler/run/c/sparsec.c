@@ -31,7 +31,7 @@ enum { ARENA, CONSTANTS, INPUT, OUTPUT, SEGMENTS };
 static const int64_t MOST = INT64_C(1) << 46;
 static const int64_t MOST_FACTOR = INT64_C(1) << 30;
 static const size_t SLACK = 1 << 16;
-static const int64_t item_bytes[] = {4, 8, 4, 1, 2, 1};
+static const int64_t item_bytes[] = {4, 8, 4, 1, 2, 1, 2};
 
 /* The functions of a kernel library, called with words: see `run` in backends/cpu/pool.c and `checked` in backends/cpu/extents.h. */
 typedef void runner(const int64_t *words);
@@ -228,7 +228,7 @@ static int read_sizes(sparsec_model *m) {
 
 static int read_port(sparsec_model *m, const int64_t *row, sparsec_port *port) {
     port->name = text_at(m, row[0]);
-    if (!port->name || row[1] < 0 || row[1] > SPARSEC_INT8 || row[2] < 0 || row[2] > SPARSEC_MOST_AXES)
+    if (!port->name || row[1] < 0 || row[1] > SPARSEC_FLOAT16 || row[2] < 0 || row[2] > SPARSEC_MOST_AXES)
         return damaged("a tensor is malformed");
     port->dtype = (sparsec_dtype)row[1];
     port->rank = (int)row[2];

@@ -16,7 +16,7 @@ extern "C" {
 
 #define SPARSEC_MOST_AXES 8
 
-typedef enum { SPARSEC_FLOAT32, SPARSEC_INT64, SPARSEC_INT32, SPARSEC_BOOL, SPARSEC_BFLOAT16, SPARSEC_INT8 } sparsec_dtype;
+typedef enum { SPARSEC_FLOAT32, SPARSEC_INT64, SPARSEC_INT32, SPARSEC_BOOL, SPARSEC_BFLOAT16, SPARSEC_INT8, SPARSEC_FLOAT16 } sparsec_dtype;
 
 /* One tensor at the edge of a model. rank, shape and bytes are of one sample: the batch axis comes before them. */
 typedef struct {

@@ -15,12 +15,13 @@ pytestmark = [pytest.mark.slow, emulated.needed]
 
 
 def on_arm(path: Path, x: torch.Tensor, shape: tuple[int, ...], cpu: str) -> np.ndarray:
-    """The one result of an artifact."""
-    x.numpy().tofile(path / "in0.bin")
-    np.zeros(shape, np.float32).tofile(path / "out0.bin")
+    """The one result of an artifact, of the dtype of its one input."""
+    given = x.numpy()
+    given.tofile(path / "in0.bin")
+    np.zeros(shape, given.dtype).tofile(path / "out0.bin")
     done = emulated.emulate([emulated.harness(), path], cpu)
     assert done.returncode == 0, done.stderr
-    return np.fromfile(path / "out0.bin", np.float32).reshape(shape)
+    return np.fromfile(path / "out0.bin", given.dtype).reshape(shape)
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1"])

@@ -32,8 +32,7 @@ def on_arm(
         return 2 * ROOM + m.words
 
     moved = [
-        replace(r, offset=r.offset + 4 * ROOM + sides[r.segment][r.port].origin) if r.segment in sides else r
-        for r in program.relocations
+        replace(r, offset=r.offset + 4 * ROOM + sides[r.segment][r.port].origin) if r.segment in sides else r for r in program.relocations
     ]
     ports = [
         tuple(Port(p.name, (beside(m),)) for p, m in zip(side, memories, strict=True))
