@@ -60,9 +60,17 @@ class Cpu:
         """The machine whose kernels compute in the dtype of ``spec``."""
         return self.machine.computing(spec.dtype)
 
+    def _family(self, spec: KernelSpec) -> Family:
+        """ValueError where there is none for this machine."""
+        if refused := self.offers(spec):
+            raise ValueError(f"no kernel computes {spec.op}: {refused.reason}")
+        found = choose(FAMILIES, spec)
+        assert isinstance(found, Family)
+        return found
+
     def schedules(self, task: Task) -> list[Schedule]:
         """Candidates, the default first. Ops with one way to compute them have one, weights that are not finite dense ones only."""
-        found = _family(task.spec).schedules(task, self._for(task.spec))
+        found = self._family(task.spec).schedules(task, self._for(task.spec))
         finite = json.loads(task.spec.weight_fact).get("reason") != "non-finite"
         return found if finite else [s for s in found if dict(s)["kernel"] not in _SKIPPING]
 
@@ -109,12 +117,12 @@ class Cpu:
 
     def lower(self, task: Task, schedule: Schedule) -> list[Group]:
         """The groups of calls that compute ``task``. ValueError where no family of kernels computes its spec."""
-        groups = _family(task.spec).groups(task, schedule, self._for(task.spec))
+        groups = self._family(task.spec).groups(task, schedule, self._for(task.spec))
         return groups if task.spec.dtype == "float32" else [replace(g, calls=tuple(map(_packed, g.calls))) for g in groups]
 
     def kernels(self, task: Task, schedule: Schedule) -> tuple[Source, ...]:
         """The kernels that compute ``task``: they depend on shapes, storages and attributes, not on weights."""
-        return _family(task.spec).sources(task, schedule, self._for(task.spec))
+        return self._family(task.spec).sources(task, schedule, self._for(task.spec))
 
     def share(self, groups: Sequence[Group]) -> list[Group]:
         """``groups``, in their order, with what threads take of each decided."""
@@ -153,10 +161,3 @@ def _packed(call: Call) -> Call:
     """With constants in the dtypes that its kernel reads: they are packed in float32."""
     wanted = {param.name: np.dtype(param.dtype) for param in call.source.params if param.kind == "ptr"}
     return replace(call, constants={name: x.astype(wanted[name], copy=False) for name, x in call.constants.items()})
-
-
-def _family(spec: KernelSpec) -> Family:
-    found = choose(FAMILIES, spec)
-    if isinstance(found, Miss):
-        raise ValueError(f"no kernel computes {spec.op}: {found.reason}")
-    return found

@@ -179,8 +179,8 @@ KERNELS = (
     ),
     Mutant(
         "backends/cpu/expr.py",
-        'f(1 / 6) + f(0.5), f(0.0), f(1.0))\n    if kind == "hardswish"',
-        'f(1 / 5) + f(0.5), f(0.0), f(1.0))\n    if kind == "hardswish"',
+        'f(1 / 6) + f(0.5), f(0.0), f(1.0), keeping)\n    if kind == "hardswish"',
+        'f(1 / 5) + f(0.5), f(0.0), f(1.0), keeping)\n    if kind == "hardswish"',
         "backends/cpu/expr",
     ),
     Mutant(

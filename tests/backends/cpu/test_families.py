@@ -62,6 +62,9 @@ def test_the_cases_of_a_family_hold_every_attribute_it_honours(name: str) -> Non
     }
     for attribute, values in COMPUTING[name].honours.items():
         wanted = set(values) if isinstance(values, tuple) else set()
+        wanted -= (
+            {*values} - {*BACKEND.machine.vector.computes} if attribute == "dtype" else set()
+        )  # those have cases where they are computed
         assert seen[attribute] >= wanted and (wanted or seen[attribute]), f"{attribute}: {wanted - seen[attribute]}"
     assert {operand for case in CASES[name] for operand in case.spec.operands()} == set(COMPUTING[name].operands.split())
 

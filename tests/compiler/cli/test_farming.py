@@ -72,7 +72,7 @@ def test_nothing_listens_beyond_this_machine_unless_asked(invoke: Invoke, served
 def test_tune_names_boards(invoke: Invoke, calls: list[Compiled], tmp_path: Path) -> None:
     given = ("--target", "arm", "--cpu", "cortex-a72", "--tracker", "here:1", "--key", "pi")
     assert invoke("tune", "shop_of_models:both", "--cache-dir", tmp_path, *given).exit_code == 0
-    wanted = {"target": "arm", "cpu": "cortex-a72", "tracker": "here:1", "tracker_key": "pi", "cache_dir": tmp_path}
+    wanted = {"target": "arm", "cpu": ["cortex-a72"], "tracker": "here:1", "tracker_key": "pi", "cache_dir": tmp_path}
     assert calls[0].options == {"tune": "quick", "threads": None, **wanted}
     for half in (given[4:6], given[6:]):
         done = invoke("tune", "shop_of_models:both", *half)
