@@ -1,7 +1,10 @@
 """The documentation: every block of its pages runs, and the site builds without a warning and shows nothing from elsewhere."""
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.autotune import boards
+from tests.backends.arm import emulated
 from tests.documents import DOCS, NOT_RUN, ROOT, RUN, SHOWN, blocks, run_page
 
 PAGES = sorted(DOCS.glob("*.md"))
+#: What a page's commands need beside this environment; the board that they speak of is a folder.
+NEEDS = {"board": (emulated.needed, emulated.python_needed, boards.needs_arm)}
 #: Pages that compile nothing.
 QUICK = ("api", "errors", "glossary", "security")
 #: What the site is made of besides docs/: its configuration, a text that it includes, and the source of the reference.
@@ -25,9 +32,15 @@ def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Path) -> It
     """An empty folder to work in, with a cache of kernels that pages share; what is imported from it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPARSEC_CACHE_DIR", str(kernels))
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests/backends/arm/board'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("BOARD", str(tmp_path / "board"))
+    (tmp_path / "board").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     torch._dynamo.reset()
     yield tmp_path
+    for started in tmp_path.rglob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(started.read_text()), signal.SIGTERM)
     torch._dynamo.reset()
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
@@ -35,7 +48,9 @@ def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Path) -> It
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")
-@pytest.mark.parametrize("page", [pytest.param(p, id=p.stem, marks=() if p.stem in QUICK else pytest.mark.slow) for p in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=[*NEEDS.get(p.stem, ()), *[pytest.mark.slow] * (p.stem not in QUICK)]) for p in PAGES]
+)
 def test_the_blocks_of_a_page_run(page: Path, pasted: Path) -> None:
     python = [block.text for block in blocks(page, "python") if not (block.title or block.reason)]
     assert not python or "assert " in "".join(python), "a page whose code asserts nothing shows nothing"
@@ -89,7 +104,6 @@ open("sum", "w").write(str(x + y))
 
 def test_blocks_share_a_namespace_and_import_the_files_before_them(pasted: Path) -> None:
     (pasted / "page.md").write_text(SHARED)
-    sys.path.insert(0, str(pasted))
     run_page(pasted / "page.md", pasted)
     assert (pasted / "sum").read_text() == "5"
 
