@@ -16,7 +16,7 @@ from sparsec.backends.base import Machine
 from sparsec.run.program import Port, Program
 from tests.backends.arm import emulated
 from tests.backends.cpu.family_cases import BATCH, ROOM, Memory, run, task_of
-from tests.backends.cpu.family_specs import cases
+from tests.backends.cpu.family_specs import cases, drawn
 from tests.backends.cpu.test_families import CASES, COMPUTING, TOLERANCE
 
 pytestmark = [pytest.mark.slow, emulated.needed]
@@ -55,6 +55,13 @@ def check(chosen: list, cpu: str, cache: Path) -> None:
 @pytest.mark.parametrize("name", COMPUTING)
 def test_each_family_computes_what_it_declares(name: str, tmp_path: Path) -> None:
     check([(case, number) for number, case in enumerate(CASES[name])], "cortex-a76", tmp_path)
+
+
+@pytest.mark.turns(10)
+@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76"])
+@pytest.mark.parametrize("name", COMPUTING)
+def test_random_shapes_and_patterns(name: str, cpu: str, tmp_path: Path) -> None:
+    check([(case, number) for number, case in enumerate(drawn(name, 50, seed=len(name)))], cpu, tmp_path)
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a53", "neoverse-n1"])

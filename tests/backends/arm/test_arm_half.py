@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from tests.backends.arm import emulated
 from tests.backends.arm.test_arm_artifact import on_arm as of_artifact
 from tests.backends.arm.test_arm_families import on_arm
 from tests.backends.arm.test_arm_machine import network
-from tests.backends.cpu.family_cases import run, task_of
+from tests.backends.cpu.family_cases import Case, run, task_of
+from tests.backends.cpu.family_specs import drawn
 from tests.backends.cpu.test_families import CASES, COMPUTING
 
 #: What rounding to the nearest number changes, as a share of it.
@@ -40,17 +43,33 @@ def test_all_families_but_those_of_scores_compute_in_half_precision() -> None:
     assert [name for name in COMPUTING if name not in HALF] == [name for name in COMPUTING if name.startswith(scoring)]
 
 
+def check(name: str, cases: Iterable[Case], folder: Path) -> None:
+    """Products over maps sum in 16 bits, where each of many terms is rounded; others round results."""
+    found = run(
+        list(zip(cases, count(), strict=False)),
+        Arm(MACHINE),
+        folder,
+        execute=partial(on_arm, folder / "program.sparsec", "cortex-a76", MACHINE),
+    )
+    most = (4 if name in SUMS else 1) * ROUNDING
+    wrong = [f"{case} by {dict(schedule)}: {error:.1e}" for case, schedule, error in found if not error <= most]
+    assert found and not wrong, "\n".join(wrong)
+
+
 @pytest.mark.slow
 @emulated.needed
 @pytest.mark.turns(3)
 @pytest.mark.parametrize("name", HALF)
 def test_each_family_computes_what_it_declares(name: str, tmp_path: Path) -> None:
-    """Products over maps sum in 16 bits, where each of some twenty terms is rounded; others round results."""
-    chosen = [(case, number) for number, case in enumerate(HALF[name])]
-    found = run(chosen, Arm(MACHINE), tmp_path, execute=partial(on_arm, tmp_path / "program.sparsec", "cortex-a76", MACHINE))
-    most = (20 if name in SUMS else 1) * ROUNDING
-    wrong = [f"{case} by {dict(schedule)}: {error:.1e}" for case, schedule, error in found if not error <= most]
-    assert found and not wrong, "\n".join(wrong)
+    check(name, HALF[name], tmp_path)
+
+
+@pytest.mark.slow
+@emulated.needed
+@pytest.mark.turns(10)
+@pytest.mark.parametrize("name", HALF)
+def test_random_shapes_and_patterns(name: str, tmp_path: Path) -> None:
+    check(name, [case.of("float16") for case in drawn(name, 50, seed=len(name))], tmp_path)
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a76", "neoverse-n1"])

@@ -128,6 +128,14 @@ def reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
     return task.spec.reference(*task.spec.arguments(tensors[:count], weights, *tensors[count:])).numpy()
 
 
+def magnitude(task: Task, values: Sequence[np.ndarray]) -> float:
+    """The largest sum of the magnitudes of what is summed for a result, without activations: rounding errors are shares of it."""
+    plain = tuple((name, "none" if name.endswith("activation") else value) for name, value in task.spec.attributes)
+    weights = tuple(None if w is None else np.abs(w) for w in task.weights)
+    bare = replace(task, spec=replace(task.spec, attributes=plain), weights=weights)
+    return float(reference(bare, [np.abs(x) for x in values]).max(initial=0.0))
+
+
 class Memory:
     """BATCH images of one value, side by side between NaN. ``words``: of 4 bytes, in an image. ``origin``: its first pixel, in bytes."""
 
@@ -159,7 +167,10 @@ Execute = Callable[[Program, Path, Sequence["Memory"], Sequence["Memory"]], None
 def run(
     cases: Sequence[tuple[Case, int]], backend: Cpu, cache: Path, threads: int = 1, execute: Execute | None = None
 ) -> list[tuple[Case, Schedule, float]]:
-    """Run each case by the schedule of a number, modulo how many there are, all in one program: the largest error of each."""
+    """Run each case by the schedule of a number, modulo how many there are, all in one program: the largest error of each.
+
+    Errors are shares of the largest magnitude of a result, in half precision of that of a sum.
+    """
     groups, reads, writes, results = [], [], [], []
     for number, (case, choice) in enumerate(cases):
         task, values = task_of(case, number)
@@ -176,10 +187,12 @@ def run(
         ]
         wanted = [stored(y, task.target.storage)[: task.target.storage.elements] for y in reference(task, values)]
         writes.append(Memory(task.target.storage, [_blank(task.target.storage, w) for w in wanted]))
-        results.append((case, schedule, wanted))
+        results.append((case, schedule, wanted, magnitude(task, values) if case.spec.dtype == "float16" else 0.0))
     program, library = _program(groups, reads, writes, backend, cache, threads)
     (execute or _here)(program, library, reads, writes)
-    return [(case, schedule, _error(memory, wanted)) for (case, schedule, wanted), memory in zip(results, writes, strict=True)]
+    return [
+        (case, schedule, _error(memory, wanted, least)) for (case, schedule, wanted, least), memory in zip(results, writes, strict=True)
+    ]
 
 
 def _stored(case: Case, index: int, x: np.ndarray, storage: Storage) -> np.ndarray:
@@ -211,15 +224,15 @@ def _here(program: Program, library: Path, reads: Sequence[Memory], writes: Sequ
     runner.run_addresses([m.address for m in reads], [m.address for m in writes], BATCH)
 
 
-def _error(memory: Memory, wanted: Sequence[np.ndarray]) -> float:
-    """The largest difference over the largest magnitude, at least 1; infinite where NaN or memory of others was written."""
+def _error(memory: Memory, wanted: Sequence[np.ndarray], least: float) -> float:
+    """The largest difference over the largest magnitude, at least 1 or ``least``; infinite where NaN or memory of others was written."""
     if not np.isnan(memory.outside).all():
         return np.inf
     worst = 0.0
     for found, want in zip(memory.images, wanted, strict=True):
         got = np.ascontiguousarray(found).view(want.dtype)[: len(want)]
         told = ~np.isnan(want) if want.dtype.kind == "f" else np.ones(len(want), bool)
-        scale = max(np.abs(want[told]).max(initial=0.0), 1.0)
+        scale = max(np.abs(want[told]).max(initial=0.0), 1.0, least)
         with np.errstate(invalid="ignore"):
             difference = np.abs(got[told].astype(np.float64) - want[told])
         worst = max(worst, float(np.where(np.isnan(difference), np.inf, difference).max(initial=0.0) / scale))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from sparsec.ir.ops import ACTIVATIONS
 from sparsec.lower.spec import KernelSpec
 from tests.backends.cpu.family_cases import Case, pairwise
@@ -58,7 +60,6 @@ AXES: dict[str, dict[str, Any]] = {
         "values": (6, 12),
     },
 }
-_T, _F, _HEADS = 7, 6, 2
 
 
 #: Operands of whole numbers.
@@ -99,18 +100,18 @@ def convolution(row: dict[str, Any], inputs: int, outputs: int, size: tuple[int,
     return Case(made, **places | {"source": "halo"} if kernel != (1, 1) or stride > 1 else places)
 
 
-def linear(row: dict[str, Any], rows: tuple[int, ...]) -> Case:
+def linear(row: dict[str, Any], rows: tuple[int, ...], inputs: int = 40, outputs: int = 9) -> Case:
     """A linear layer on a vector, or on tokens."""
-    output, weights = (*rows, 9), ((9, 40), (9,) if row["bias"] else None)
-    made = spec("linear", ((*rows, 40),), output, weights, row["residual"] and output, **_epilogue(row, output))
+    output, weights = (*rows, outputs), ((outputs, inputs), (outputs,) if row["bias"] else None)
+    made = spec("linear", ((*rows, inputs),), output, weights, row["residual"] and output, **_epilogue(row, output))
     return Case(made, **_places(row))
 
 
-def _pair(row: dict[str, Any]) -> Case:
-    depthwise = convolution({**row, "bias": row["dw_bias"], "residual": None, "groups": 6}, 6, 6, row["size"])
-    output = (9, *depthwise.spec.output[1:])
+def _pair(row: dict[str, Any], c: int) -> Case:
+    depthwise = convolution({**row, "bias": row["dw_bias"], "residual": None, "groups": 6 * c}, 6 * c, 6 * c, row["size"])
+    output = (9 * c, *depthwise.spec.output[1:])
     attributes = {k: v for k, v in depthwise.spec.attributes if k in ("stride", "padding")}
-    weights = (*depthwise.spec.weights, (9, 6, 1, 1), (9,) if row["bias"] else None)
+    weights = (*depthwise.spec.weights, (9 * c, 6 * c, 1, 1), (9 * c,) if row["bias"] else None)
     attributes |= _epilogue(row, output) | _epilogue(row, output, "dw_")
     made = spec("depthwise_pointwise", depthwise.spec.inputs, output, weights, row["residual"] and output, **attributes)
     return Case(made, **_places(row) | {"source": "halo"})
@@ -142,65 +143,69 @@ def _elementwise(op: str, row: dict[str, Any]) -> Case:
     return Case(spec(op, inputs, shape), **_places(row))
 
 
-def _made(family: str, row: dict[str, Any]) -> Case:
+def _made(family: str, row: dict[str, Any], c: int = 1, tokens: int = 7) -> Case:
+    """``c``: how many times as many channels as otherwise."""
     if row.get("layer") == "linear":
-        return linear(row, () if family == "product with a vector" else (_T,))
+        return linear(row, () if family == "product with a vector" else (tokens,), 39 + c, 8 + c)
     match family:
         case "depthwise stencil":
-            return convolution({**row, "groups": 5}, 5, 5, row["size"])
+            return convolution({**row, "groups": 5 * c}, 5 * c, 5 * c, row["size"])
         case "product over a map":
-            return convolution(row, 6, 12, row["size"])
+            return convolution(row, 6 * c, 12 * c, row["size"])
         case "product with a vector":
-            return convolution(row, 36, 12, (1, 1))
+            return convolution(row, 36 * c, 12 * c, (1, 1))
         case "depthwise and pointwise":
-            return _pair(row)
+            return _pair(row, c)
         case "attention":
             return _attention(row)
     return _pool(family.split()[0], row) if "pool" in family else _elementwise(family.split()[1], row)
 
 
-#: Families whose attributes are few: one case for each value.
-_FEW: dict[str, list[Case]] = {
-    **{f"elementwise {op}": [Case(spec(op, ((37,), (37,)), (37,)), "token_major", "token_major")] for op in ("add", "mul")},
-    "pooling of whole maps": [Case(spec("global_avg_pool", ((5, 3, 7),), (5,)), source) for source in ("halo", "tiled")],
-    "layer_norm of tokens": [
-        Case(spec("layer_norm", ((_T, _F),), (_T, _F), weights, eps=eps))
-        for eps in (1e-5, 0.1)
-        for weights in ((None, None), ((_F,), None), ((_F,), (_F,)))
-    ],
-    "embedding of tokens": [Case(spec("embedding", ((_T,),), (_T, _F), ((4, _F),)))],
-    "add_table of tokens": [Case(spec("add_table", ((_T, _F),), (_T, _F), (table,))) for table in ((_T, _F), (_F,))],
-    "prepend of tokens": [Case(spec("prepend", ((_T, _F),), (_T + n, _F), ((n, _F),))) for n in (1, 3)],
-    "select_token of tokens": [Case(spec("select_token", ((_T, _F),), (_F,), index=i)) for i in (0, 3, _T - 1)],
-    "mean_tokens of tokens": [Case(spec("mean_tokens", ((_T, _F),), (_F,)))],
-    "key_bias of tokens": [
-        Case(spec("key_bias", ((_T,),), (_T,), on=on, off=off, affine=affine), mask=mask)
-        for affine in (False, True)
-        for on, off in ((0.0, -1e4), (2.0, 0.0), (1.0, -1.0))
-        for mask in ("float32", "int64", "int32", "bool")
-    ],
-    "map_to_tokens of tokens": [Case(spec("map_to_tokens", ((_F, 3, 5),), (15, _F)), layout) for layout in ("halo", "tiled")],
-    "tokens_to_map of tokens": [
-        Case(spec("tokens_to_map", ((15, _F),), (_F, 3, 5), height=3, width=5), target=layout) for layout in ("halo", "tiled")
-    ],
-    "token_scores of tokens": [
-        Case(spec("token_scores", ((_T, _F), (_T, _F), *bias), (_T,), pairs, heads=_HEADS, scale=0.7, causal=causal, cls=cls))
-        for bias in ((), ((_T,),))
-        for pairs in ((), ((1, _T, _T),), ((_HEADS, _T, _T),))
-        for causal, cls in ((False, True), (True, False))
-    ],
-    "keep_tokens of tokens": [Case(spec("keep_tokens", ((_T,),), (k,), keep=k, first=first)) for k, first in ((3, 0), (4, 1), (_T, 2))],
-    "gather_tokens of tokens": [Case(spec("gather_tokens", ((_T, _F), (3,)), (3, _F)))],
-    "gather_keys of tokens": [Case(spec("gather_keys", ((_T,), (3,)), (3,)))],
-    "merge_plan of tokens": [
-        Case(spec("merge_plan", ((_T, _F),), (_T,), heads=_HEADS, keep=k, first=first)) for k, first in ((5, 0), (6, 1))
-    ],
-    "merge_tokens of tokens": [Case(spec("merge_tokens", ((_T, _F), (_T,), *sizes), (4, _F), keep=4)) for sizes in ((), ((_T,),))],
-    "merge_sizes of tokens": [Case(spec("merge_sizes", ((_T,), *sizes), (4,), keep=4)) for sizes in ((), ((_T,),))],
-    "log_sizes of tokens": [Case(spec("log_sizes", ((_T,),), (_T,)))],
-    "token_sizes of tokens": [Case(spec("token_sizes", ((_T,),), (_T,)))],
-    "mean_merged of tokens": [Case(spec("mean_merged", ((_T, _F), (_T,)), (_F,)))],
-}
+def _few(t: int = 7, f: int = 6, size: tuple[int, int] = (3, 5), heads: int = 2) -> dict[str, list[Case]]:
+    """Families whose attributes are few: one case for each value, of ``t`` tokens of ``f`` features, and of maps of a size."""
+    pixels = size[0] * size[1]
+    return {
+        **{f"elementwise {op}": [Case(spec(op, ((5 * t + 2,),) * 2, (5 * t + 2,)), "token_major", "token_major")] for op in ("add", "mul")},
+        "pooling of whole maps": [Case(spec("global_avg_pool", ((f, *size),), (f,)), source) for source in ("halo", "tiled")],
+        "layer_norm of tokens": [
+            Case(spec("layer_norm", ((t, f),), (t, f), weights, eps=eps))
+            for eps in (1e-5, 0.1)
+            for weights in ((None, None), ((f,), None), ((f,), (f,)))
+        ],
+        "embedding of tokens": [Case(spec("embedding", ((t,),), (t, f), ((4, f),)))],
+        "add_table of tokens": [Case(spec("add_table", ((t, f),), (t, f), (table,))) for table in ((t, f), (f,))],
+        "prepend of tokens": [Case(spec("prepend", ((t, f),), (t + n, f), ((n, f),))) for n in (1, 3)],
+        "select_token of tokens": [Case(spec("select_token", ((t, f),), (f,), index=i)) for i in (0, 3, t - 1)],
+        "mean_tokens of tokens": [Case(spec("mean_tokens", ((t, f),), (f,)))],
+        "key_bias of tokens": [
+            Case(spec("key_bias", ((t,),), (t,), on=on, off=off, affine=affine), mask=mask)
+            for affine in (False, True)
+            for on, off in ((0.0, -1e4), (2.0, 0.0), (1.0, -1.0))
+            for mask in ("float32", "int64", "int32", "bool")
+        ],
+        "map_to_tokens of tokens": [Case(spec("map_to_tokens", ((f, *size),), (pixels, f)), layout) for layout in ("halo", "tiled")],
+        "tokens_to_map of tokens": [
+            Case(spec("tokens_to_map", ((pixels, f),), (f, *size), height=size[0], width=size[1]), target=layout)
+            for layout in ("halo", "tiled")
+        ],
+        "token_scores of tokens": [
+            Case(spec("token_scores", ((t, f), (t, f), *bias), (t,), pairs, heads=heads, scale=0.7, causal=causal, cls=cls))
+            for bias in ((), ((t,),))
+            for pairs in ((), ((1, t, t),), ((heads, t, t),))
+            for causal, cls in ((False, True), (True, False))
+        ],
+        "keep_tokens of tokens": [Case(spec("keep_tokens", ((t,),), (k,), keep=k, first=first)) for k, first in ((3, 0), (4, 1), (t, 2))],
+        "gather_tokens of tokens": [Case(spec("gather_tokens", ((t, f), (3,)), (3, f)))],
+        "gather_keys of tokens": [Case(spec("gather_keys", ((t,), (3,)), (3,)))],
+        "merge_plan of tokens": [
+            Case(spec("merge_plan", ((t, f),), (t,), heads=heads, keep=k, first=first)) for k, first in ((t - 2, 0), (t - 1, 1))
+        ],
+        "merge_tokens of tokens": [Case(spec("merge_tokens", ((t, f), (t,), *sizes), (4, f), keep=4)) for sizes in ((), ((t,),))],
+        "merge_sizes of tokens": [Case(spec("merge_sizes", ((t,), *sizes), (4,), keep=4)) for sizes in ((), ((t,),))],
+        "log_sizes of tokens": [Case(spec("log_sizes", ((t,),), (t,)))],
+        "token_sizes of tokens": [Case(spec("token_sizes", ((t,),), (t,)))],
+        "mean_merged of tokens": [Case(spec("mean_merged", ((t, f), (t,)), (f,)))],
+    }
 
 
 def cases(family: str, thorough: bool = True) -> Iterator[Case]:
@@ -208,8 +213,25 @@ def cases(family: str, thorough: bool = True) -> Iterator[Case]:
     axes = AXES.get(family, {})
     if not thorough:
         axes = {name: _LEAN.get(name, values) for name, values in axes.items()}
-    yield from _FEW.get(family, ())
+    yield from _few().get(family, ())
     yield from (_made(family, row) for row in pairwise(axes))
+
+
+def drawn(family: str, count: int, seed: int) -> Iterator[Case]:
+    """Cases of random shapes and densities, and of any values that the family honours; few activations, see ``cases``."""
+    random, axes = np.random.default_rng(seed), {name: _LEAN.get(name, values) for name, values in AXES.get(family, {}).items()}
+    for _ in range(count):
+        t, size = int(random.integers(5, 80)), (int(random.integers(5, 20)), int(random.integers(5, 20)))
+        few = _few(t, 2 * int(random.integers(3, 20)), size).get(family, ())
+        if few and (not axes or random.random() < 0.2):
+            yield few[random.integers(len(few))]
+            continue
+        row = {name: values[random.integers(len(values))] for name, values in axes.items()}
+        sizes = {name: size for name in ("size",) if name in row} | {name: t for name in ("queries",) if name in row}
+        if "shape" in row:
+            sizes["shape"] = (int(random.integers(1, 40)), t, *size)[: len(row["shape"])] if len(row["shape"]) < 3 else (t, *size)
+        made = _made(family, row | sizes, int(random.integers(1, 4)), t)
+        yield replace(made, density=float(random.choice((0.0, 0.05, 0.3, 1.0))))
 
 
 _LEAN = {"activation": ("none", "clamp"), "dw_activation": ("none", "clamp")}
