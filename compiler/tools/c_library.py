@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from sparsec.errors import MachineError
@@ -16,15 +17,17 @@ _COMPILERS = ("gcc", "cc", "clang", "g++", "clang++")
 _OPTIONS = ("-shared", "-fPIC", "-O3", "-std=gnu11", "-fvisibility=hidden")
 
 
-def c_library(source: Path, cache: Path | None, arch: str = platform.machine()) -> Path:
-    """The library for machines of ``arch``, in ``cache`` (see ``cached``).
+def c_library(source: Path, cache: Path | None, arch: str | None = None) -> Path:
+    """The library for machines of ``arch``, this one's unless given, in ``cache`` (see ``cached``).
 
     MachineError where no compiler is found or it fails; OSError where there is no room.
     """
     # Machines of several kinds may share a cache.
+    arch = arch or platform.machine()
     made_of = b"\n".join([arch.encode(), *map(str.encode, _OPTIONS), source.read_bytes()])
     name = f"{source.stem}-{hashlib.sha256(made_of).hexdigest()[:24]}.so"
-    return cached(cache, name, lambda path: _compile(source, path, _compiler() if arch == platform.machine() else cross_compiler(arch)))
+    make = _compiler if arch == platform.machine() else partial(cross_compiler, arch)
+    return cached(cache, name, lambda path: _compile(source, path, make()))
 
 
 def cross_compiler(arch: str) -> str:

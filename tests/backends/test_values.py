@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -206,11 +207,14 @@ def test_moves_that_kept_their_kernels(shape: Shape) -> None:
 
 def test_a_value_of_one_shape_has_kernels_of_its_own() -> None:
     halo, tiled = (Storage(layout, 3, Geometry(4, 4, 1)) for layout in ("halo", "tiled"))
-    assert moves.covers(halo, tiled, (3, 4, 4)) and moves.covers(dense((3, 4, 4)), halo, (3, 4, 4))
-    assert not moves.covers(dense((3, 4, 4)), tiled, (3, 4, 4))
-    assert not moves.covers(halo, Storage("halo", 3, Geometry(4, 4, 2)), (3, 4, 4))
-    assert not moves.covers(dense((3,)), dense((3,), "int64"), (3,))
-    assert not moves.covers(dense((12,)), halo, (12, 4))
+    covers = partial(moves.covers, dtypes=("float32", "float16"))
+    assert covers(halo, tiled, (3, 4, 4)) and covers(dense((3, 4, 4)), halo, (3, 4, 4))
+    assert not covers(dense((3, 4, 4)), tiled, (3, 4, 4))
+    assert not covers(halo, Storage("halo", 3, Geometry(4, 4, 2)), (3, 4, 4))
+    assert covers(dense((3,), "float16"), dense((3,), "float16"), (3,))
+    assert not covers(dense((3,)), dense((3,), "float16"), (3,))
+    assert not any(covers(dense((3,), kind), dense((3,), "int64"), (3,)) for kind in ("float32", "int64"))
+    assert not covers(dense((12,)), halo, (12, 4))
 
 
 @pytest.mark.parametrize("layout", ["halo", "tiled"])

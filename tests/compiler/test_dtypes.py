@@ -26,7 +26,7 @@ def test_bits_that_numpy_does_not_know_travel_in_its_carrier() -> None:
 
 
 def test_a_dtype_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="no dtype 'float8'; known: float32, bfloat16"):
+    with pytest.raises(ValueError, match="no dtype 'float8'; known: float32, float16, bfloat16"):
         dtype_of("float8")
 
 

@@ -8,6 +8,7 @@ import torch
 
 import sparsec
 from sparsec.models import zoo
+from sparsec.run.inspection import inspect
 from tests.backends.arm import emulated
 from tests.backends.arm.test_arm_machine import network
 
@@ -31,6 +32,17 @@ def test_a_network(cpu: str, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model.double()(x.double()).numpy()
     np.testing.assert_allclose(on_arm(path, x, wanted.shape, cpu), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.turns(6)
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_all_models_compile_for_three_processors(name: str, tmp_path: Path) -> None:
+    model, inputs = getattr(zoo, f"{name}_90")()
+    names = ("neoverse-v1", "cortex-a76", "cortex-a53")
+    compiled = sparsec.compile(model, inputs, threads=1, target="arm", cpu=names, cache_dir=tmp_path / "cache")
+    found = inspect(compiled.save(tmp_path / "net.sparsec"))
+    assert tuple(each.variant for each in found.variants) == names
+    assert all(each.arch == "aarch64" and each.kernels for each in found.variants)
 
 
 def test_a_lesser_processor_is_refused_before_anything_runs(tmp_path: Path) -> None:

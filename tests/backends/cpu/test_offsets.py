@@ -27,7 +27,7 @@ def gather(offsets: Offsets) -> Source:
     params = (Param("x", "act"), Param("y", "act"), Param("offset", "ptr", offsets.index))
     touches = (reads("x", over(-LENGTH, LENGTH)), writes("y", over("begin", "end", unroll), width=unroll))
     read = reads("offset", over("begin", "end", unroll), width=unroll + offsets.past)
-    return script.kernel(f"gather_{offsets.index}_{unroll}{'_ahead' * offsets.ahead}", params, kernel, (*touches, read))
+    return script.kernel(UNMASKED.vector, f"gather_{offsets.index}_{unroll}{'_ahead' * offsets.ahead}", params, kernel, (*touches, read))
 
 
 def _copy(taken, x, y, first, unroll):
