@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsec.autotune.record import Record
 from sparsec.autotune.tune import place_of
+from sparsec.backends.cpu.backend import Cpu
 from sparsec.backends.plan import Group, Task
 from sparsec.backends.x86.backend import X86
 from sparsec.doors.from_torch.capture import capture
@@ -81,9 +82,9 @@ class Pair(nn.Module):
         return torch.relu(self.layer(x))
 
 
-def region_of(model: nn.Module, x: torch.Tensor, settings: Settings) -> Region:
-    """The only region of a model, as the driver finds it."""
-    backend = X86()
+def region_of(model: nn.Module, x: torch.Tensor, settings: Settings, backend: Cpu | None = None) -> Region:
+    """The only region of a model, as the driver finds it. ``backend``: None for this machine's."""
+    backend = backend or X86()
     captured = capture(model.eval(), (x,), None)
     result = run(captured.graph_module, PIPELINE, Context(settings, backend.offers, backend.layouts, keep_dense=True))
     (region,) = extract(result.graph_module)

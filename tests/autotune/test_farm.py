@@ -119,6 +119,16 @@ def test_an_emulated_board_measures_and_never_wins(tracker, tmp_path):
     assert all(r.cpu.startswith("emulated on ") for r in found)
 
 
+def test_half_precision_keeps_its_defaults_and_says_so(tmp_path, caplog):
+    """No board is asked: the tracker is none."""
+    options = {"target": "arm", "cpu": "cortex-a76", "cache_dir": tmp_path, "tracker": "127.0.0.1:1", "tracker_key": "arm"}
+    settings = Settings(tune="quick", **options)
+    backend = backend_for("arm", "cortex-a76")
+    tasks = draft(region_of(Pair().half(), torch.randn(1, 16, 9, 9).half(), settings, backend), backend).tasks
+    assert tasks and not tune.choose(tasks, backend, settings).schedules
+    assert "keeps its default schedule: it could not be measured (it computes in float16)" in caplog.text
+
+
 class Absent:
     """A tracker with boards that are made up."""
 

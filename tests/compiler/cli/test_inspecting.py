@@ -9,13 +9,22 @@ import pytest
 
 from sparsec.errors import ArtifactError
 from sparsec.run.artifact import save, save_variants
-from sparsec.run.inspection import inspect
+from sparsec.run.inspection import Inspection, inspect
 from sparsec.run.manifest import FORMAT
 from tests.compiler.cli.shop import Invoke
 from tests.compiler.test_artifact import rewrite
 from tests.compiler.tiny_program import ANY_MACHINE, LARGER, TOKENS, chain, library, sized, variant
 
 ARM = {"arch": "aarch64", "features": ["neon", "dotprod"], "mcpu": "cortex-a76"}
+
+
+def says(invoke: Invoke, path: Path, wanted: tuple[str, ...], found: Inspection) -> None:
+    """What the command says has all of these; as JSON it is what was found."""
+    done = invoke("inspect", str(path))
+    assert done.exit_code == 0
+    for said in wanted:
+        assert said in done.output
+    assert json.loads(invoke("inspect", str(path), "--json").output) == json.loads(json.dumps(found.plain()))
 
 
 def test_an_artifact_for_here(tmp_path: Path) -> None:
@@ -33,8 +42,6 @@ def test_an_artifact_for_elsewhere(tmp_path: Path, invoke: Invoke) -> None:
     found = inspect(path)
     assert (found.arch, found.cpu, found.features, found.batches) == ("aarch64", "cortex-a76", ("dotprod", "neon"), (0, None))
     assert "aarch64" in found.not_here
-    done = invoke("inspect", str(path))
-    assert done.exit_code == 0
     wanted = (
         "for aarch64 (cortex-a76) with dotprod, neon",
         "does not run. It is for aarch64",
@@ -42,9 +49,7 @@ def test_an_artifact_for_elsewhere(tmp_path: Path, invoke: Invoke) -> None:
         "batch: any",
         "program.bin",
     )
-    for said in wanted:
-        assert said in done.output
-    assert json.loads(invoke("inspect", str(path), "--json").output) == json.loads(json.dumps(found.plain()))
+    says(invoke, path, wanted, found)
 
 
 def test_an_artifact_for_several_processors(tmp_path: Path, invoke: Invoke) -> None:
@@ -55,8 +60,6 @@ def test_an_artifact_for_several_processors(tmp_path: Path, invoke: Invoke) -> N
     assert found.variants[2] == replace(inspect(path / "plain"), variant="plain")
     assert "aarch64" in found.variants[0].not_here and "amx-tile-9" in found.variants[1].not_here
     assert found.files == {str(file.relative_to(path)): file.stat().st_size for file in path.rglob("*") if file.is_file()}
-    done = invoke("inspect", str(path))
-    assert done.exit_code == 0
     size = sum(found.variants[1].files.values()) / 2**20
     wanted = (
         f"variant larger, for x86_64 (larger) with amx-tile-9, avx2, bmi, fma: {size:.1f} MiB. This processor lacks amx-tile-9.",
@@ -65,9 +68,7 @@ def test_an_artifact_for_several_processors(tmp_path: Path, invoke: Invoke) -> N
         "here: runs the variant plain",
         "bytes  larger/program.bin",
     )
-    for said in wanted:
-        assert said in done.output
-    assert json.loads(invoke("inspect", str(path), "--json").output) == json.loads(json.dumps(found.plain()))
+    says(invoke, path, wanted, found)
 
 
 def test_an_artifact_none_of_whose_variants_runs_here(tmp_path: Path, invoke: Invoke) -> None:
