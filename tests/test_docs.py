@@ -32,9 +32,6 @@ def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Path) -> It
     """An empty folder to work in, with a cache of kernels that pages share; what is imported from it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPARSEC_CACHE_DIR", str(kernels))
-    monkeypatch.setenv("PATH", f"{ROOT / 'tests/backends/arm/board'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("BOARD", str(tmp_path / "board"))
-    (tmp_path / "board").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     torch._dynamo.reset()
     yield tmp_path
@@ -51,7 +48,11 @@ def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Path) -> It
 @pytest.mark.parametrize(
     "page", [pytest.param(p, id=p.stem, marks=[*NEEDS.get(p.stem, ()), *[pytest.mark.slow] * (p.stem not in QUICK)]) for p in PAGES]
 )
-def test_the_blocks_of_a_page_run(page: Path, pasted: Path) -> None:
+def test_the_blocks_of_a_page_run(page: Path, pasted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.stem == "board":
+        monkeypatch.setenv("PATH", f"{ROOT / 'tests/backends/arm/board'}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("BOARD", str(pasted / "board"))
+        (pasted / "board").mkdir()
     python = [block.text for block in blocks(page, "python") if not (block.title or block.reason)]
     assert not python or "assert " in "".join(python), "a page whose code asserts nothing shows nothing"
     run_page(page, pasted)

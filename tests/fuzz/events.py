@@ -57,9 +57,9 @@ EVENTS = (
         "other = copy.deepcopy(model)", "other.load_state_dict(changed, strict=False)",
         "check(lambda *a: torch.func.functional_call(fast, {'_orig_mod.' + k: v for k, v in changed.items()}, a), other, inputs)",
     ), live=True),
-    Event("gradients wanted", 0.7, ("tensors(fast(*inputs(0)))",), live=True),
+    Event("gradients wanted", 0.7, ("with recording(right, inputs): fast(*inputs(0))",), live=True),
     Event("surroundings", 2, (
-        "around = lambda: «torch.inference_mode()|elsewhere(right, inputs)|torch.enable_grad()|FlopCounterMode(display=False)|torch.no_grad()»",
+        "around = lambda: «torch.inference_mode()|elsewhere(right, inputs)|recording(right, inputs)|FlopCounterMode(display=False)|torch.no_grad()»",
         "check(within(around, fast), right, inputs, aliases=False{checks})",
     )),
 )  # fmt: skip

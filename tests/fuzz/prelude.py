@@ -205,6 +205,16 @@ def elsewhere(model, inputs):
     return torch.device("meta") if alike else contextlib.nullcontext()
 
 
+def recording(model, inputs):
+    """Gradients are recorded where the model takes that: eager mode refuses some writes to views then."""
+    try:
+        with torch.enable_grad():
+            copy.deepcopy(model)(*inputs(0))
+    except Exception:
+        return torch.no_grad()
+    return torch.enable_grad()
+
+
 def eager(model, inputs, number, theirs):
     """Results in float32, those in float64, and the inputs of the latter. Skip where eager fails or overflows."""
     exact_inputs = inputs(number, torch.float64)
@@ -301,7 +311,8 @@ def owner(model, name):
 
 def train(model, optimizer, call, inputs):
     """A step of an optimizer."""
-    results = [x for x in tensors(call(*inputs(0))) if x.requires_grad]
+    with recording(model, inputs):
+        results = [x for x in tensors(call(*inputs(0))) if x.requires_grad]
     if not results:
         raise Skip("nothing to train")
     optimizer.zero_grad()
