@@ -37,7 +37,7 @@ class BoardBench(Bench):
         """Entry, plan, nanoseconds of a run of nothing, and what must stay on the board meanwhile."""
         board = self._board
         entry = board.kernels(path)
-        kept = [board.put(a) for a in (_filled(program.weights.blob()), np.zeros(program.arena_bytes + 4 * SLACK, np.uint8))]
+        kept = [board.put(a) for a in (_filled(program.weights.blob()), np.zeros(program.arena_bytes + SLACK, np.uint8))]
         weights, arena = map(board.address, kept)
         groups = board.put(_filled(split(program.groups, self.job.threads)))
         records = [board.put(_filled(self._bound(program, image, weights, arena))) for image in range(IMAGES)]
@@ -67,7 +67,7 @@ class BoardBench(Bench):
         """Address and bytes of what is read before the clock starts: an array that empties the cache, then the inputs."""
         found = [self._board.address(self._swept), self._sweep.nbytes]
         for images, base in zip(self._inputs, self._bases, strict=False):
-            found += [base + 4 * images.first(image), images.one(image).nbytes]
+            found += [images.begin(image, base), images.one(image).nbytes]
         return found
 
 

@@ -14,21 +14,19 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from sparsec.autotune.activations import from_storage, read_by, rows, storage_elements, to_storage
+from sparsec.autotune.expected import TOLERANCE, magnitude, reference
 from sparsec.autotune.job import Job
 from sparsec.backends.assemble import assemble
 from sparsec.backends.base import Executor, Source
 from sparsec.backends.plan import Buffer, Group, Plan, Task
-from sparsec.lower.layouts import Storage
+from sparsec.lower.layouts import LINE_BYTES, Storage
 from sparsec.run.program import Port, Program
 
-#: Largest error of a right result, relative to the largest magnitude of the reference.
-TOLERANCE = 1e-5
 IMAGES = 3
-#: Elements around the activations: kernels may read 64 KiB past the last channel.
-SLACK = 1 << 14
+#: Bytes around the activations: kernels may read so many past the last channel.
+SLACK = 1 << 16
 EMPTY_CALLS = 31
 
 
@@ -42,11 +40,13 @@ class Bench:
     def __init__(self, job: Job) -> None:
         self.job = job = replace(job, task=_with_ports(job.task))
         values = _random_inputs(job)
-        self._reference = _reference(job, values)
+        batch, dtype = [x[None] for x in values], job.task.spec.dtype
+        self._reference, self._tolerance = reference(job.task, batch)[0], TOLERANCE[dtype]
+        self._least = magnitude(job.task, batch) if dtype == "float16" else 0.0
         stored = [_stored(job, i, x) for i, x in enumerate(values)]
         self._inputs = [Images(s, fill) for s, fill in zip(_input_storages(job), stored, strict=True)]
         target = job.task.target.storage
-        self._output = Images(target, np.full(storage_elements(target), np.nan, np.float32))
+        self._output = Images(target, np.full(storage_elements(target), np.nan, target.dtype))
         self._sweep = np.zeros(job.backend.machine.l2 // 2, np.float32)
         self._ready: dict[int, Any] = {}
 
@@ -72,7 +72,7 @@ class Bench:
 
     def _loaded(self, program: Program, path: Path) -> Any:
         """What ``time`` needs of a candidate, after one run of it."""
-        runner = self.job.backend.runner(program, path, self.job.threads, room=4 * SLACK)
+        runner = self.job.backend.runner(program, path, self.job.threads, room=SLACK)
         self._run(runner, 0)
         return runner, self._start_ns(program, path)
 
@@ -109,7 +109,7 @@ class Bench:
         return median(times)
 
     def _error(self) -> float:
-        """Largest difference to the reference over its largest magnitude."""
+        """Largest difference to the reference, as a share of what ``TOLERANCE`` says."""
         storage, stored = self.job.task.target.storage, self._output.one(0)
         if storage.layout == "halo":
             body = stored[: storage.elements]
@@ -117,20 +117,20 @@ class Bench:
                 raise Wrong("wrong result: pad columns are not zero")
             if not np.isnan(body.reshape(storage.channels, -1)[:, : storage.index_space.front]).all():
                 raise Wrong("wrong result: it wrote into the margin")
-        return deviation(from_storage(stored, storage), self._reference)
+        return deviation(from_storage(stored, storage), self._reference, self._tolerance, self._least)
 
 
-def deviation(found: np.ndarray, wanted: np.ndarray) -> float:
-    """max |found - wanted| / max |wanted| over finite places. Wrong beyond ``TOLERANCE``, or where one is finite and the other is not."""
+def deviation(found: np.ndarray, wanted: np.ndarray, tolerance: float, least: float = 0.0) -> float:
+    """max |found - wanted| / max(|wanted|, least) over finite places. Wrong beyond ``tolerance``, or where only one of them is finite."""
     found, wanted = found.reshape(-1).astype(np.float64), wanted.reshape(-1)
     finite = np.isfinite(wanted)
     if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
         raise Wrong("wrong result: it is not finite where the reference is, or the reverse")
-    scale = np.abs(wanted[finite]).max(initial=0.0)
+    scale = np.abs(wanted[finite]).max(initial=least)
     worst = np.abs(found[finite] - wanted[finite]).max(initial=0.0)
     error = float(worst / scale if scale else worst)
-    if error > TOLERANCE:
-        raise Wrong(f"wrong result: max error {error:.1e} of the largest output, {TOLERANCE:.0e} allowed")
+    if error > tolerance:
+        raise Wrong(f"wrong result: max error {error:.1e} of the largest output, {tolerance:.0e} allowed")
     return error
 
 
@@ -139,9 +139,11 @@ class Images:
 
     def __init__(self, storage: Storage, fill: np.ndarray) -> None:
         self._fill, self._origin = fill, storage.origin
-        raw = np.zeros(IMAGES * len(fill) + 2 * SLACK + 16, np.float32)
-        line = -(raw.ctypes.data // 4) % 16
-        self.whole = raw[line : line + IMAGES * len(fill) + 2 * SLACK]
+        self._slack, line = SLACK // fill.itemsize, LINE_BYTES // fill.itemsize
+        elements = IMAGES * len(fill) + 2 * self._slack
+        raw = np.zeros(elements + line, fill.dtype)
+        begin = -(raw.ctypes.data // fill.itemsize) % line
+        self.whole = raw[begin : begin + elements]
         self.refill()
 
     def refill(self) -> None:
@@ -149,17 +151,20 @@ class Images:
         for image in range(IMAGES):
             self.one(image)[:] = self._fill
 
-    def first(self, image: int) -> int:
-        """The first element of an image in ``whole``."""
-        return SLACK + image * len(self._fill)
-
     def one(self, image: int) -> np.ndarray:
         """The elements of one image."""
-        return self.whole[self.first(image) : self.first(image + 1)]
+        return self.whole[self._first(image) : self._first(image + 1)]
 
     def address(self, image: int, base: int | None = None) -> int:
         """Where pixel (0, 0) of channel 0 of an image is, where ``whole`` is at ``base``."""
-        return (self.whole.ctypes.data if base is None else base) + 4 * (self.first(image) + self._origin)
+        return self.begin(image, self.whole.ctypes.data if base is None else base) + self.whole.itemsize * self._origin
+
+    def begin(self, image: int, base: int) -> int:
+        """Where the first element of an image is, where ``whole`` is at ``base``."""
+        return base + self.whole.itemsize * self._first(image)
+
+    def _first(self, image: int) -> int:
+        return self._slack + image * len(self._fill)
 
 
 def above(start: float, samples: Sequence[int]) -> list[int]:
@@ -188,20 +193,11 @@ def _input_storages(job: Job) -> list[Storage]:
 
 
 def _random_inputs(job: Job) -> list[np.ndarray]:
-    """Activations in the spec's own shapes; a residual has the output's."""
+    """Activations in the spec's own shapes and dtype; a residual has the output's shape."""
     random, task = np.random.default_rng(job.seed), job.task
     shapes = [*task.spec.inputs[: len(task.sources)], *([task.spec.output] if task.residual else [])]
-    return [random.standard_normal(shape, np.float32) for shape in shapes]
+    return [random.standard_normal(shape, np.float32).astype(task.spec.dtype) for shape in shapes]
 
 
 def _stored(job: Job, index: int, x: np.ndarray) -> np.ndarray:
     return to_storage(read_by(job.backend.layouts(job.task.spec), x) if index == 0 else x, _input_storages(job)[index])
-
-
-def _reference(job: Job, values: Sequence[np.ndarray]) -> np.ndarray:
-    task = job.task
-    tensors: list[Any] = [torch.from_numpy(x).double()[None] for x in values]
-    weights = [None if w is None else torch.from_numpy(w).double() for w in task.weights]
-    count = len(task.sources)
-    with torch.no_grad():
-        return task.spec.reference(*tensors[:count], *weights, *tensors[count:])[0].numpy()

@@ -137,7 +137,7 @@ def _recorded(tasks: Sequence[Task], settings: Settings, place: Place) -> tuple[
 def _tuned(tasks: Sequence[Task], backend: Backend, settings: Settings, place: Place, limits: Limits) -> tuple[Keyed, list[Entry]]:
     """Tasks with a choice, with their keys, and their records, after measuring what the level asks for and no record covers."""
     effort = EFFORTS[settings.tune]
-    keys = [(t, task_key(t)) for t in tasks if _is_measured(t)]
+    keys = [(t, task_key(t)) for t in tasks]
     distinct = {key: (task, backend.schedules(task)) for task, key in reversed(keys)}
     distinct = {key: distinct[key] for _, key in keys if len(distinct[key][1]) > 1}
     try:
@@ -157,13 +157,6 @@ def _tuned(tasks: Sequence[Task], backend: Backend, settings: Settings, place: P
         logger.warning("Tuning stops, defaults serve: %s", error)
         entries = []
     return keys, entries
-
-
-def _is_measured(task: Task) -> bool:
-    """Candidates are run and compared in float32; the log says which tasks keep their defaults for that."""
-    if task.spec.dtype != "float32":
-        logger.warning("%s keeps its default schedule: it could not be measured (it computes in %s).", task.node, task.spec.dtype)
-    return task.spec.dtype == "float32"
 
 
 def _farm(backend: Backend, settings: Settings, session: Callable[[], BoardMeasuring]) -> Farm:

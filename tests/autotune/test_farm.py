@@ -12,6 +12,7 @@ import torch
 from sparsec.autotune import farm, tune
 from sparsec.autotune.board_measuring import UNKNOWN, BoardMeasuring, Died, Site
 from sparsec.autotune.child import Failed
+from sparsec.autotune.expected import TOLERANCE
 from sparsec.autotune.farm import Farm
 from sparsec.autotune.measure import EFFORTS, Limits
 from sparsec.autotune.records import Records
@@ -119,14 +120,23 @@ def test_an_emulated_board_measures_and_never_wins(tracker, tmp_path):
     assert all(r.cpu.startswith("emulated on ") for r in found)
 
 
-def test_half_precision_keeps_its_defaults_and_says_so(tmp_path, caplog):
-    """No board is asked: the tracker is none."""
-    options = {"target": "arm", "cpu": "cortex-a76", "cache_dir": tmp_path, "tracker": "127.0.0.1:1", "tracker_key": "arm"}
-    settings = Settings(tune="quick", **options)
-    backend = backend_for("arm", "cortex-a76")
-    tasks = draft(region_of(Pair().half(), torch.randn(1, 16, 9, 9).half(), settings, backend), backend).tasks
-    assert tasks and not tune.choose(tasks, backend, settings).schedules
-    assert "keeps its default schedule: it could not be measured (it computes in float16)" in caplog.text
+@boards.needs_arm
+@pytest.mark.slow
+def test_half_precision_is_measured_in_half_precision(tracker, tmp_path):
+    """All candidates of maps and vectors: each is near the reference, and farther from it than float32 would be."""
+    torch.manual_seed(0)
+    options = {"target": "arm", "cpu": "cortex-a76", "threads": 1, "cache_dir": tmp_path}
+    settings = Settings(tune="quick", tracker=tracker.address, tracker_key="half", **options)
+    backend, x = backend_for("arm", "cortex-a76"), torch.randn(1, 3, 17, 17)
+    tasks = draft(region_of(Variety().half(), x.half(), settings, backend), backend).tasks
+    (port,) = boards.free_ports(1)
+    with boards.serving(tracker, "half", port, python=boards.emulated("cortex-a76")):
+        tune.choose(tasks, backend, settings)
+    with Records(tmp_path) as records:
+        found = list(records.all())
+    asked = {task_key(t): EFFORTS["quick"].ranks(backend.schedules(t)) for t in tasks if len(backend.schedules(t)) > 1}
+    assert sorted((r.task, r.rank) for r in found) == sorted((key, rank) for key, ranks in asked.items() for rank in ranks)
+    assert {r.status for r in found} == {"ok"} and all(1e-5 < r.error <= TOLERANCE["float16"] for r in found)
 
 
 class Absent:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sparsec.autotune.activations import read_by, storage_elements
+from sparsec.autotune.expected import magnitude, reference
 from sparsec.autotune.kernel_case import stored
 from sparsec.backends.assemble import assemble
 from sparsec.backends.cpu.access import layouts_of
@@ -117,23 +117,6 @@ def _storage(case: Case, shape: tuple[int, ...], layout: str, dtype: str = "") -
     if shape[1:] in ((), (1, 1)):
         return Storage("single", shape[0], dtype=dtype)
     return Storage(layout, shape[0], Geometry(*shape[1:], case.pad, _TILE), dtype)  # type: ignore[arg-type]
-
-
-def reference(task: Task, values: Sequence[np.ndarray]) -> np.ndarray:
-    """The spec's own result in float64."""
-    tensors: list[Any] = [torch.from_numpy(x) for x in values]
-    tensors = [x.double() if x.is_floating_point() else x for x in tensors]
-    weights = [None if w is None else torch.from_numpy(w).double() for w in task.weights]
-    count = len(task.sources)
-    return task.spec.reference(*task.spec.arguments(tensors[:count], weights, *tensors[count:])).numpy()
-
-
-def magnitude(task: Task, values: Sequence[np.ndarray]) -> float:
-    """The largest sum of the magnitudes of what is summed for a result, without activations: rounding errors are shares of it."""
-    plain = tuple((name, "none" if name.endswith("activation") else value) for name, value in task.spec.attributes)
-    weights = tuple(None if w is None else np.abs(w) for w in task.weights)
-    bare = replace(task, spec=replace(task.spec, attributes=plain), weights=weights)
-    return float(reference(bare, [np.abs(x) for x in values]).max(initial=0.0))
 
 
 class Memory:
