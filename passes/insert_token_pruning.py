@@ -10,6 +10,7 @@ treat them one by one, the graph stays as it is.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 import torch
 from torch import fx
@@ -97,7 +98,9 @@ def _merge(edit: Editor, cut: Cut, followed: Followed) -> dict[fx.Node, fx.Node]
     sizes = _sizes(named["key_bias"], insert)
     plan = insert(pruning_ops.merge_plan, (named["key"],), heads=named["heads"], keep=cut.keep, first=cut.first)
     merged = insert(pruning_ops.merge_tokens, (cut.at, plan, sizes), keep=cut.keep)
-    left = insert(pruning_ops.merge_sizes, (plan, sizes), keep=cut.keep)
+    dtype = str(cut.at.meta["val"].dtype).removeprefix("torch.")
+    counted: dict[str, Any] = {} if sizes is not None or dtype == "float32" else {"dtype": dtype}
+    left = insert(pruning_ops.merge_sizes, (plan, sizes), keep=cut.keep, **counted)
     bias = insert(pruning_ops.log_sizes, (left,))
 
     def reduce(operand: fx.Node, kind: str, before: fx.Node) -> fx.Node:

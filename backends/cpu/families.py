@@ -24,8 +24,6 @@ Ranks = Container[tuple[int, ...]]
 Dtypes = tuple[tuple[tuple[str, str], ...], ...]
 
 _DTYPE: Honours = {"dtype": ("float32", "float16")}
-#: Scores, sizes and sums over tokens.
-_FLOAT32: Honours = {"dtype": ("float32",)}
 _ACTIVATION: Honours = {"activation": ("none", *expr.ACTIVATIONS), "lo": NUMBER, "hi": NUMBER}
 _FIRST_ACTIVATION: Honours = {f"dw_{name}": values for name, values in _ACTIVATION.items()}
 _BOOL = (False, True)
@@ -109,8 +107,8 @@ def _tokens(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYP
     return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, token_groups, fits=token_breach, dtypes=dtypes)
 
 
-def _pruning(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _FLOAT32, dtypes: Dtypes = ((),)) -> Family:
-    return Family(f"{op} of tokens", (op,), operands, ranks, _FLOAT32 | honours, pruning_groups, fits=pruning_breach, dtypes=dtypes)
+def _pruning(op: str, ranks: Ranks, operands: str = "x", honours: Honours = _DTYPE, dtypes: Dtypes = ((),)) -> Family:
+    return Family(f"{op} of tokens", (op,), operands, ranks, _DTYPE | honours, pruning_groups, fits=pruning_breach, dtypes=dtypes)
 
 
 #: In order of preference.

@@ -1,6 +1,6 @@
 """Calls for the operators that leave tokens out or join them (``sparsec.tokens.pruning_ops``).
 
-Tokens are tiled; scores, sizes and biases are float32 rows of one number per token, positions and slots int64 rows. All sources of a
+Tokens are tiled; scores, sizes and biases are rows of one number per token, positions and slots int64 rows. All sources of a
 task are activations in the order of the operator's arguments. Counts are taken from the geometry, where they may follow a run-time size.
 """
 
@@ -144,7 +144,7 @@ def _merge_tokens(task: Task, machine: Machine) -> Call:
             "x": x,
             "plan": plan,
             "sizes": task.sources[-1],
-            "room": _room(task, "room", int(count) + 2 * keep),
+            "room": _room(task, "room", int(count) + (2 if task.spec.dtype == "float32" else 3) * keep),
             "at": _room(task, "at", 2 * int(count), "int32"),
         },
         {"count": count, "keep": keep, "features": y.channels, "y_tiles": y.index_space.tiles},
@@ -157,7 +157,10 @@ def _merge_sizes(task: Task, machine: Machine) -> Call:
     plan = task.sources[0]
     source = token_merging.merge_sizes(machine.vector, sized=len(task.sources) > 1)
     scalars = {"count": plan.storage.index_space.count, "keep": int(task.spec["keep"])}
-    return _call(task, source, {"plan": plan, "sizes": task.sources[-1]}, scalars)
+    buffers = {"plan": plan, "sizes": task.sources[-1]}
+    if task.spec.dtype != "float32":
+        buffers["room"] = _room(task, "room", int(task.spec["keep"]))
+    return _call(task, source, buffers, scalars)
 
 
 def _size_op(task: Task, machine: Machine) -> Call:

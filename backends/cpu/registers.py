@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sparsec.backends.cpu.expr import number
+from sparsec.backends.cpu.expr import cast, number
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.vector import Permute, Vector
 
@@ -39,6 +39,15 @@ def load_below(vector: Vector, x: Any, start: Any, limit: Any) -> Any:
             with T.serial(0, T.max(limit, 0)) as e:
                 T.buffer_store(held, x[start + e], [e])
     return load(vector, held, 0)
+
+
+def widen_below(vector: Vector, held: Any, x: Any, start: Any, limit: Any) -> None:
+    """Emit held[:lanes] = the first ``limit`` elements of x[start:] in float32, zeros after them; no other element is touched."""
+    if vector.dtype == "float32":
+        store(vector, held, 0, load_below(vector, x, start, limit))
+        return
+    with T.serial(0, vector.of("float32").lanes) as e:
+        T.buffer_store(held, T.if_then_else(e < limit, cast(x[start + e], "float32"), T.float32(0)), [e])
 
 
 def store_below(vector: Vector, y: Any, start: Any, value: Any, limit: Any) -> None:

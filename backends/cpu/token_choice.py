@@ -3,6 +3,7 @@
     score[j] = sum over heads h and judges i of voice[i] * softmax_j(scale * q[i] . k[j] + masks)[j] / (heads * sum_i voice[i])
 
 The judges are the first ``queries`` tokens, all or the CLS token alone. Keys run along vectors. Tokens past the last are never used.
+Scores are summed and compared in float32.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.attention import Masks
-from sparsec.backends.cpu.expr import exp_nonpositive, is_nan
-from sparsec.backends.cpu.registers import fold, load_below, store
+from sparsec.backends.cpu.expr import cast, exp_nonpositive, is_nan
+from sparsec.backends.cpu.registers import fold, widen_below
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.extents import Need, Span, over, reads, tiled, writes
 from sparsec.backends.vector import Vector
@@ -41,11 +42,12 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
     ``key_bias`` [keys] and ``pair_bias`` [1 or heads, queries, pair_row] (keys contiguous, padded to whole tiles) are read only with
     their mask; ``voiced`` takes voice[i] = exp(min(key_bias[i], 0)), else it is 1. One unit of work.
     """
-    lanes = vector.lanes
+    lanes = vector.of("float32").lanes
     vectors = tile // lanes
     params = (
-        *(Param(n, "act") for n in ("q", "k", "key_bias", "y", "room")),
-        Param("pair_bias", "ptr"),
+        *(Param(n, "act") for n in ("q", "k", "key_bias", "y")),
+        Param("room", "act", "float32"),
+        Param("pair_bias", "ptr", "float32"),
         *(Param(n, "i32") for n in ("queries", "keys", "tiles", "heads", "dim", "q_tile", "k_tile", "pair_head", "pair_row")),
         Param("scale", "f32"),
     )
@@ -65,7 +67,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
                 for e in T.vectorized(lanes):
                     room[width + c * lanes + e] = T.float32(0)
             for i in range(queries):
-                voices[0] = exp_nonpositive(T.min(key_bias[i], T.float32(0))) if voiced else T.float32(1)
+                voices[0] = exp_nonpositive(T.min(cast(key_bias[i], "float32"), T.float32(0))) if voiced else T.float32(1)
                 if voices[0] > T.float32(0):
                     voices[1] = voices[1] + voices[0]
                     for h in range(heads):
@@ -80,11 +82,13 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
                             for d in range(dim):
                                 for v in T.unroll(vectors):
                                     for e in T.vectorized(lanes):
-                                        acc[v * lanes + e] = acc[v * lanes + e] + q[q0 + d * tile] * k[k0 + d * tile + v * lanes + e]
+                                        acc[v * lanes + e] = acc[v * lanes + e] + cast(q[q0 + d * tile], "float32") * cast(
+                                            k[k0 + d * tile + v * lanes + e], "float32"
+                                        )
                             for v in T.unroll(vectors):
                                 if masks.key_bias:
                                     start: T.let = t * tile + v * lanes
-                                    store(vector, bias, 0, load_below(vector, key_bias, start, keys - start))
+                                    widen_below(vector, bias, key_bias, start, keys - start)
                                 for e in T.vectorized(lanes):
                                     acc[v * lanes + e] = T.Select(
                                         t * tile + v * lanes + e < keys,
@@ -115,7 +119,7 @@ def token_scores(vector: Vector, tile: int, masks: Masks, voiced: bool) -> Sourc
                                 room[width + c * lanes + e] = room[width + c * lanes + e] + room[c * lanes + e] * total[0]
             voices[0] = T.float32(1) / (T.Cast("float32", heads) * T.max(voices[1], T.float32(_TINY)))
             for j in range(keys):
-                y[j] = room[width + j] * voices[0]
+                y[j] = cast(room[width + j] * voices[0], vector.dtype)
 
     width = f"tiles * {tile}"
     steps = (
@@ -137,11 +141,11 @@ def keep_tokens(vector: Vector) -> Source:
 
     Equal numbers rank by position, the first ``first`` before all, NaN last (as -inf). ``room`` holds ``count`` in whole vectors. One unit.
     """
-    lanes = vector.lanes
+    lanes = vector.of("float32").lanes
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
-        Param("room", "act"),
+        Param("room", "act", "float32"),
         *(Param(n, "i32") for n in ("count", "keep", "first")),
     )
 
@@ -152,7 +156,7 @@ def keep_tokens(vector: Vector) -> Source:
             at = T.alloc_buffer((1,), "int32", scope="global")
             for c in range(chunks):
                 part = T.alloc_buffer((lanes,), "float32", scope="global")
-                store(vector, part, 0, load_below(vector, x, c * lanes, count - c * lanes))
+                widen_below(vector, part, x, c * lanes, count - c * lanes)
                 for e in T.vectorized(lanes):
                     room[c * lanes + e] = T.Select(
                         c * lanes + e < first,

@@ -2,15 +2,18 @@
 
 a even, b odd:   partner[a] = argmax_b cos(key[a], key[b]);   the a with the strongest partners go to their partners' slots
 y[s, f] = sum over t with plan[t] = s of share[t] * x[t, f],   share[t] = size[t] / sum of the sizes in its slot
+
+All sums are in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.expr import exp_nonpositive, is_nan, let, polynomial
+from sparsec.backends.cpu.expr import cast, exp_nonpositive, is_nan, let, number, polynomial
 from sparsec.backends.cpu.tir import T
 from sparsec.backends.cpu.token_choice import below, tokens_of
 from sparsec.backends.extents import Need, over, reads, writes
@@ -63,11 +66,11 @@ def merge_plan(vector: Vector, tile: int) -> Source:
     Keys lie in tiles of ``tile`` tokens, ``dim`` features of each of ``heads``. ``room`` holds dim + 2 rows of whole tiles,
     ``partner`` one.
     """
-    lanes = vector.lanes
+    lanes = vector.of("float32").lanes
     params = (
         Param("x", "act"),
         Param("y", "act", "int64"),
-        Param("room", "act"),
+        Param("room", "act", "float32"),
         Param("partner", "act", "int32"),
         *(Param(n, "i32") for n in ("count", "tiles", "heads", "dim", "gone", "first")),
     )
@@ -94,7 +97,7 @@ def merge_plan(vector: Vector, tile: int) -> Source:
                         acc[e] = T.float32(0)
                     for h in range(heads):
                         for e in T.vectorized(lanes):
-                            acc[e] = acc[e] + x[x0 + (h * dim + d) * tile + e]
+                            acc[e] = acc[e] + cast(x[x0 + (h * dim + d) * tile + e], "float32")
                     for e in T.vectorized(lanes):
                         acc[e] = acc[e] / T.Cast("float32", heads)
                         norm[e] = norm[e] + acc[e] * acc[e]
@@ -156,15 +159,16 @@ def merge_plan(vector: Vector, tile: int) -> Source:
 def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
     """y[s] = the mean of the tokens of slot s, by ``sizes`` if ``sized``; a slot of size 0 is a plain mean. Units of work are features.
 
-    ``count`` tokens, ``keep`` slots in ``y_tiles`` tiles of ``tile``. ``room`` holds count + 2 keep numbers, ``at`` 2 count.
+    ``count`` tokens, ``keep`` slots in ``y_tiles`` tiles of ``tile``. ``room`` holds count + 2 keep numbers, ``at`` 2 count. What is
+    narrower than float32 is summed in ``room``, which holds ``keep`` numbers more.
     """
-    lanes = vector.lanes
+    lanes, narrow = vector.lanes, vector.dtype != "float32"
     params = (
         Param("x", "act"),
         Param("plan", "act", "int64"),
         Param("sizes", "act"),
         Param("y", "act"),
-        Param("room", "act"),
+        Param("room", "act", "float32"),
         Param("at", "act", "int32"),
         *(Param(n, "i32") for n in ("count", "keep", "features", "y_tiles")),
     )
@@ -173,6 +177,8 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
         """A place in tiled ``tokens``, whatever was read: the first feature of one of them, or before it."""
         return T.max(T.min(place, T.truncdiv(tokens - 1, tile) * features * tile + (tile - 1)), 0)
 
+    size = _sizes(sized)
+
     def kernel(x, plan, sizes, y, room, at, count, keep, features, y_tiles, begin, end):
         for s in range(2 * keep):
             room[count + s] = T.float32(0)
@@ -180,28 +186,38 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
             slot: T.let = below(keep, plan[t])
             at[t] = t // tile * features * tile + t % tile
             at[count + t] = slot // tile * features * tile + slot % tile
-            room[count + slot] = room[count + slot] + (sizes[t] if sized else T.float32(1))
+            room[count + slot] = room[count + slot] + size(sizes, t)
             room[count + keep + slot] = room[count + keep + slot] + T.float32(1)
         for t in range(count):
             home: T.let = below(keep, plan[t])
             if room[count + home] == T.float32(0):
                 room[t] = T.float32(1) / room[count + keep + home]
             else:
-                room[t] = (sizes[t] if sized else T.float32(1)) / room[count + home]
+                room[t] = size(sizes, t) / room[count + home]
         for i in range(end - begin):
             for c in range(y_tiles * (tile // lanes)):
                 for e in T.vectorized(lanes):
-                    y[c // (tile // lanes) * features * tile + (begin + i) * tile + c % (tile // lanes) * lanes + e] = T.float32(0)
-            for t in range(count):
-                y0: T.let = within(at[count + t], keep, features) + (begin + i) * tile
-                y[y0] = y[y0] + room[t] * x[within(at[t], count, features) + (begin + i) * tile]
+                    y[c // (tile // lanes) * features * tile + (begin + i) * tile + c % (tile // lanes) * lanes + e] = number(vector, 0)
+            if narrow:
+                sums: T.let = count + 2 * keep
+                for s in range(keep):
+                    room[sums + s] = T.float32(0)
+                for t in range(count):
+                    into: T.let = sums + below(keep, plan[t])
+                    room[into] = room[into] + room[t] * cast(x[within(at[t], count, features) + (begin + i) * tile], "float32")
+                for s in range(keep):
+                    y[s // tile * features * tile + s % tile + (begin + i) * tile] = cast(room[sums + s], vector.dtype)
+            else:
+                for t in range(count):
+                    y0: T.let = within(at[count + t], keep, features) + (begin + i) * tile
+                    y[y0] = y[y0] + room[t] * x[within(at[t], count, features) + (begin + i) * tile]
 
     units = over("begin", "end", tile)
     steps = (
         Need("count > 0 && keep > 0 && features > 0"),
         reads("plan", over(0, "count")),
         *([reads("sizes", over(0, "count"))] * sized),
-        writes("room", over(0, "count + 2 * keep")),
+        writes("room", over(0, f"count + {3 if narrow else 2} * keep")),
         writes("at", over(0, "2 * count")),
         reads("x", units, width=f"(count - 1) / {tile} * features * {tile} + {tile}"),
         writes("y", units, width=f"(keep - 1) / {tile} * features * {tile} + {tile}"),
@@ -210,22 +226,42 @@ def merge_tokens(vector: Vector, tile: int, sized: bool) -> Source:
     return script.kernel(vector, f"merge_tokens_l{lanes}_t{tile}{'_sized' * sized}", params, kernel, steps)
 
 
-def merge_sizes(vector: Vector, sized: bool) -> Source:
-    """y[s] = how many of ``count`` tokens, or how much of their ``sizes`` if ``sized``, go to each of ``keep`` slots. One unit of work."""
-    params = (Param("plan", "act", "int64"), Param("sizes", "act"), Param("y", "act"), *(Param(n, "i32") for n in ("count", "keep")))
+def _sizes(sized: bool) -> Callable[[Any, Any], Any]:
+    """What reads the size of a token: 1 where there are none."""
+    return lambda sizes, t: cast(sizes[t], "float32") if sized else T.float32(1)
 
-    def kernel(plan, sizes, y, count, keep, begin, end):
+
+def merge_sizes(vector: Vector, sized: bool) -> Source:
+    """y[s] = how many of ``count`` tokens, or how much of their ``sizes`` if ``sized``, go to each of ``keep`` slots. One unit of work.
+
+    Sums that are not float32 have ``room`` for ``keep`` that are.
+    """
+    narrow, size = vector.dtype != "float32", _sizes(sized)
+    params = (
+        Param("plan", "act", "int64"),
+        Param("sizes", "act"),
+        Param("y", "act"),
+        *((Param("room", "act", "float32"),) if narrow else ()),
+        *(Param(n, "i32") for n in ("count", "keep")),
+    )
+
+    def kernel(plan, sizes, y, count, keep, begin, end, room=None):
+        sums = T.meta_var(room if narrow else y)
         for s in range((end - begin) * keep):
-            y[s] = T.float32(0)
+            sums[s] = T.float32(0)
         for t in range((end - begin) * count):
             slot: T.let = below(keep, plan[t])
-            y[slot] = y[slot] + (sizes[t] if sized else T.float32(1))
+            sums[slot] = sums[slot] + size(sizes, t)
+        if narrow:
+            for s in range((end - begin) * keep):
+                y[s] = cast(room[s], vector.dtype)
 
     count = over(0, "count")
     steps = (
         Need("end == 1 && keep > 0"),
         reads("plan", count),
         *([reads("sizes", count)] * sized),
+        *([writes("room", over(0, "keep"))] * narrow),
         writes("y", over(0, "keep")),
     )
     return script.kernel(vector, f"merge_sizes{'_sized' * sized}", params, kernel, steps)
@@ -239,7 +275,7 @@ def size_op(vector: Vector, op: str) -> Source:
 
     def kernel(x, y, count, begin, end):
         for i in range((end - begin) * count):
-            y[i] = value(x[i])
+            y[i] = cast(value(cast(x[i], "float32")), vector.dtype)
 
     steps = (Need("end == 1"), reads("x", over(0, "count")), writes("y", over(0, "count")))
     return script.kernel(vector, op, (Param("x", "act"), Param("y", "act"), Param("count", "i32")), kernel, steps)
@@ -253,12 +289,14 @@ def mean_merged(vector: Vector, tile: int) -> Source:
         total = T.alloc_buffer((2,), "float32", scope="global")
         total[1] = T.float32(0)
         for t in range(count):
-            total[1] = total[1] + sizes[t]
+            total[1] = total[1] + cast(sizes[t], "float32")
         for i in range(end - begin):
             total[0] = T.float32(0)
             for t in range(count):
-                total[0] = total[0] + sizes[t] * x[t // tile * features * tile + (begin + i) * tile + t % tile]
-            y[begin + i] = total[0] / total[1]
+                total[0] = total[0] + cast(sizes[t], "float32") * cast(
+                    x[t // tile * features * tile + (begin + i) * tile + t % tile], "float32"
+                )
+            y[begin + i] = cast(total[0] / total[1], vector.dtype)
 
     steps = (
         reads("sizes", over(0, "count")),

@@ -131,9 +131,9 @@ def _slot_sums(x: Tensor, plan: Tensor, keep: int) -> Tensor:
     return x.new_zeros(len(x), keep, x.shape[2]).scatter_add(1, plan[:, :, None].expand_as(x), x)
 
 
-def merge_sizes(plan: Tensor, sizes: Tensor | None = None, *, keep: int) -> Tensor:
-    """How many tokens each slot holds, or the sum of their `sizes` [N,T]: plan [N,T] → float [N,keep]."""
-    sizes = torch.ones(plan.shape, device=plan.device) if sizes is None else sizes
+def merge_sizes(plan: Tensor, sizes: Tensor | None = None, *, keep: int, dtype: str = "float32") -> Tensor:
+    """How many tokens each slot holds, as a number of `dtype`, or the sum of their `sizes` [N,T]: plan [N,T] → [N,keep]."""
+    sizes = torch.ones(plan.shape, dtype=getattr(torch, dtype), device=plan.device) if sizes is None else sizes
     return sizes.new_zeros(len(plan), keep).scatter_add(1, plan, sizes)
 
 
