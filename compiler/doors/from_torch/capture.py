@@ -27,6 +27,7 @@ from sparsec.doors.from_torch.exporting import first_line, quiet_export, uncaptu
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.lower import Lowered, lower
 from sparsec.doors.from_torch.randomness import DropoutReturnsItsInput
+from sparsec.doors.from_torch.reshapes import refuse_unlike_eager, refused, uncertain_write, writes
 from sparsec.doors.from_torch.sharing import as_in_eager
 from sparsec.doors.from_torch.state import dependence_on_calls
 from sparsec.doors.from_torch.strides import Asked
@@ -120,6 +121,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
         asked = Asked()
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}, asked=asked))
         described = _describe(lowered, asked)
+        refuse_unlike_eager(asked, Replay(baked.graph_module), baked.inputs, {})
     if not described.takes_strides([value for value in baked.inputs if isinstance(value, Tensor)]):
         raise UnsupportedModel("The graph depends on the strides of its inputs, which are not contiguous.")
     if lowered.views:
@@ -132,6 +134,12 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
 def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any = None, weights: Weights = "copied") -> Captured:
     """For contiguous inputs; where the program depends on strides, for those of the arguments."""
     asked = Asked()
+    described = _traced(module, args, kwargs, dynamic_shapes, weights, asked)
+    refuse_unlike_eager(asked, module, args, kwargs)
+    return described
+
+
+def _traced(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any, weights: Weights, asked: Asked) -> Captured:
     program = _export(module, args, kwargs, dynamic_shapes, asked)
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if is_symbolic(program):
@@ -161,6 +169,8 @@ def _opened(program: ExportedProgram, args: tuple, kwargs: dict, weights: Weight
 
 
 def _from_program(program: ExportedProgram, args: tuple, kwargs: dict, weights: Weights) -> Captured:
+    if (write := uncertain_write(program.graph_module)) is not None:
+        raise refused(write, "A program does not tell.")
     stored = [value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)]
     if is_symbolic(program) and all(value.layout == torch.strided for value in stored):
         return _from_symbolic(_decomposed(program), args, kwargs, weights=weights)
@@ -227,9 +237,16 @@ def _export(
     stand_in: "Callable[[Tensor], Tensor] | None" = None,
 ) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, stand_in or _stand_in, (args, kwargs))
+
+    def trace(asked: Asked) -> ExportedProgram:
+        with DropoutReturnsItsInput(), asked, quiet_export(module):
+            return torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
+
     try:
-        with DropoutReturnsItsInput(), asked or Asked(), quiet_export(module):
-            program = torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
+        program = trace(traced := asked or Asked())
+        # Once more, if what the graph does not tell may matter.
+        marked = trace(Asked(marking=True)) if traced.left_out and writes(program.graph_module) else program
+        traced.unsure = uncertain_write(marked.graph_module)
         return _decomposed(program)
     except UnsupportedModel:
         raise

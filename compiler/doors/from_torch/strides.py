@@ -5,6 +5,8 @@ x.as_strided(...)                   elements of the example's memory
 y, y.flatten(1), y.contiguous()     one memory or several, by the example's strides
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable
@@ -12,14 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.modules import flatten
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from sparsec.errors import UnsupportedModel
 
 aten = torch.ops.aten
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
 #: Files in PyTorch's folder that call on behalf of the model, by their beginning: where a graph of Dynamo's is replayed.
-ON_BEHALF: tuple[str, ...] = (fx.interpreter.__file__,)
+ON_BEHALF: tuple[str, ...] = (fx.interpreter.__file__, flatten.__file__)
 
 #: Operators whose results are of the memory of their first argument, whatever its shape says.
 OF_STORAGE = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default, aten.resize.default})
@@ -27,28 +31,51 @@ _STRIDES = frozenset({Tensor.stride, Tensor.is_contiguous, Tensor.dim_order})
 _PLACES = frozenset({Tensor.storage_offset, Tensor.untyped_storage, Tensor.data_ptr})
 _CONTIGUOUS = frozenset({Tensor.contiguous, Tensor.ravel, torch.ravel})
 _SHAPED = frozenset({Tensor.reshape, Tensor.reshape_as, Tensor.flatten, torch.reshape, torch.flatten})
-_NOTED = _STRIDES | _PLACES | _CONTIGUOUS | _SHAPED
+_COPYING = _CONTIGUOUS | _SHAPED | {Tensor.to}
+_NOTED = _STRIDES | _PLACES | _COPYING
 
 
 class Asked(TorchFunctionMode):
     """Notes which of these the model's own code calls while it is captured.
 
-    strides: what depends on strides alone. contiguous, shaped: copies that are none where strides fit.
+    strides: what depends on strides alone. contiguous, shaped: copies that are none where strides fit. views: of each of these calls of
+    the last trace whether its result has the memory of its argument. left_out: whether one was ``contiguous`` of what a stand-in says is,
+    of which a graph has nothing: but with ``marking``, where it is an ``alias``. unsure: see ``reshapes``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, marking: bool = False) -> None:
         super().__init__()
+        self.marking, self.left_out = marking, False
         self.strides = self.contiguous = self.shaped = False
+        self.views: list[bool] = []
+        self.unsure: fx.Node | None = None
+
+    def __enter__(self) -> Asked:
+        self.views, self.unsure, self.left_out = [], None, False
+        super().__enter__()
+        return self
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function. UnsupportedModel where it tells an address."""
-        if func in _NOTED and not _asked_by_torch():
-            if func in _PLACES:
-                raise UnsupportedModel("The model asks where in memory a tensor lies.", why=func.__name__)
-            self.strides |= func in _STRIDES
-            self.contiguous |= func in _CONTIGUOUS
-            self.shaped |= func in _SHAPED
-        return func(*args, **(kwargs or {}))
+        if func not in _NOTED or _asked_by_torch():
+            return func(*args, **(kwargs or {}))
+        if func in _PLACES:
+            raise UnsupportedModel("The model asks where in memory a tensor lies.", why=func.__name__)
+        self.strides |= func in _STRIDES
+        self.contiguous |= func in _CONTIGUOUS
+        self.shaped |= func in _SHAPED
+        result = func(*args, **(kwargs or {}))
+        if func in _COPYING:
+            given = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            self.views.append(_memory(result) == _memory(given))
+            if result is given and func is Tensor.contiguous:
+                self.left_out = True
+                return torch.ops.aten.alias(result) if self.marking else result
+        return result
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage()._cdata if x.layout == torch.strided else id(x)
 
 
 def _asked_by_torch() -> bool:

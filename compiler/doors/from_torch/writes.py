@@ -37,7 +37,7 @@ def refuse_unfollowed_writes(graph_module: fx.GraphModule) -> None:
         if isinstance(part, fx.GraphModule):
             unsaid = {storage for node in part.graph.nodes if node.target in UNSAFE for storage in storages(node)}
             for node in part.graph.nodes:
-                for operand in _written(node):
+                for operand in written(node):
                     if reason := _reason(operand, unsaid):
                         raise UnfollowedWrite(
                             "The model writes to a view in a way that torch's compilers do not follow.",
@@ -47,7 +47,7 @@ def refuse_unfollowed_writes(graph_module: fx.GraphModule) -> None:
                         )
 
 
-def _written(node: fx.Node) -> Iterator[fx.Node]:
+def written(node: fx.Node) -> Iterator[fx.Node]:
     """The operands that an operator writes to."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None or not schema.is_mutable:
@@ -76,7 +76,7 @@ def _tiles(unfold: fx.Node) -> bool:
     """Whether each element of what is unfolded is in one window."""
     source, axis, size, step = unfold.args
     length = source.meta["val"].shape[axis]  # type: ignore[union-attr,index]
-    return bool(size == step) and _number(length) % _number(size) == 0
+    return bool(size == step) and number_of(length) % number_of(size) == 0
 
 
 def overlaps(tensor: Tensor) -> bool:
@@ -86,7 +86,7 @@ def overlaps(tensor: Tensor) -> bool:
     """
     if tensor.layout != torch.strided:
         return False
-    axes = sorted((_number(step), _number(size)) for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    axes = sorted((number_of(step), number_of(size)) for step, size in zip(tensor.stride(), tensor.shape, strict=True))
     if any(size == 0 for _, size in axes):
         return False
     covered = 1
@@ -97,6 +97,6 @@ def overlaps(tensor: Tensor) -> bool:
     return False
 
 
-def _number(size: Any) -> int:
+def number_of(size: Any) -> int:
     """A size of the example, without fixing a free one to it."""
     return size if isinstance(size, int) else int(size.node.hint)
