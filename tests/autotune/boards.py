@@ -21,8 +21,15 @@ SERVER = Path(__file__).with_name("board_server.py")
 #: A Python for ARM, and its TVM.
 ARM = Path(__file__).parents[2] / "build/arm"
 EMULATOR = "qemu-aarch64-static"
+
+
+def has_arm() -> bool:
+    """Whether a board with an ARM processor can be emulated."""
+    return (ARM / "board/complete").is_file() and shutil.which(EMULATOR) is not None
+
+
 needs_arm = pytest.mark.skipif(
-    not ((ARM / "board/complete").is_file() and shutil.which(EMULATOR)),
+    not has_arm(),
     reason=f"no TVM for ARM in build/arm (make arm-board puts it there), or no {EMULATOR} on PATH (make arm-tools)",
 )
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 
@@ -42,6 +43,27 @@ def work_of(backend, model, x, settings):
     return {task_key(t): (t, dict(enumerate(backend.schedules(t)))) for t in tasks}
 
 
+def all_of(work):
+    """Each candidate once."""
+    return sorted((key, rank) for key, (_, ranks) in work.items() for rank in ranks)
+
+
+@contextmanager
+def measured_beside(tracker, tmp_path):
+    """Meanwhile another farm of the same tracker measures for ARM, on an emulated board, if there is one; yields its work and records."""
+    if not boards.has_arm():
+        yield {}, []
+        return
+    backend, settings, kept = backend_for("arm", "cortex-a72"), Settings(target="arm", cpu="cortex-a72", threads=1, cache_dir=tmp_path), []
+    work = work_of(backend, Pair(), torch.randn(1, 16, 9, 9), settings)
+    session = partial(BoardMeasuring, tune.place_of(backend, settings), EFFORTS["quick"], tmp_path, Limits(), tune.tools(), UNKNOWN)
+    (port,) = boards.free_ports(1)
+    with boards.serving(tracker, "beside", port, python=boards.emulated("cortex-a72")), ThreadPoolExecutor(1) as pool:
+        done = pool.submit(Farm(Site(tracker, "beside"), backend, session).measure, work, tmp_path, kept.extend)
+        yield work, kept
+        done.result()
+
+
 @pytest.mark.slow
 def test_one_dies_and_one_lies(tracker, tmp_path, caplog, monkeypatch):
     torch.manual_seed(0)
@@ -49,7 +71,7 @@ def test_one_dies_and_one_lies(tracker, tmp_path, caplog, monkeypatch):
     work, kept, begin = work_of(backend, Variety(), torch.randn(1, 3, 17, 17), settings), [], time.monotonic()
     ports = dict(zip(("honest", "mortal", "liar"), boards.free_ports(3), strict=True))
     all_here, names = threading.Barrier(3), {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    with ExitStack() as stack:
+    with measured_beside(tracker, tmp_path) as (work_for_arm, kept_of_arm), ExitStack() as stack:
         lying = {"liar": boards.bad_library(tmp_path, boards.LIES)}
         servers = {
             name: stack.enter_context(boards.serving(tracker, "x86", port, *filter(None, [lying.get(name)])))
@@ -74,7 +96,8 @@ def test_one_dies_and_one_lies(tracker, tmp_path, caplog, monkeypatch):
         it = Farm(Site(tracker, "x86", tune.processor()), backend, session)
         it.measure(work, tmp_path, kept.extend)
     assert time.monotonic() - begin < 240
-    assert sorted((r.task, r.rank) for r in kept) == sorted((key, rank) for key, (_, ranks) in work.items() for rank in ranks)
+    assert sorted((r.task, r.rank) for r in kept) == all_of(work)
+    assert sorted((r.task, r.rank) for r in kept_of_arm) == all_of(work_for_arm) and all(r.emulated for r in kept_of_arm)
     assert {(r.status, r.board, r.cpu, r.emulated) for r in kept} == {("ok", names["honest"], tune.processor(), False)}
     assert all(len(r.samples_ns) == 25 and r.error < 1e-5 for r in kept)
     dropped = it._scheduler.dropped

@@ -21,7 +21,7 @@ from sparsec.doors.from_torch.exporting import first_line
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.lower import source_of
 from sparsec.doors.from_torch.strides import Asked
-from sparsec.doors.from_torch.writes import UnfollowedWrite, number_of, written
+from sparsec.doors.from_torch.writes import UnfollowedWrite, number_of, overlaps, written
 
 aten = torch.ops.aten
 #: What copies where strides do not fit, in a graph that has the writes.
@@ -123,7 +123,9 @@ def refuse_unlike_eager(traced: Asked, module: nn.Module, args: Sequence[Any], k
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """With the same strides."""
+    """With the same strides; one with strides of its own where elements share memory."""
+    if overlaps(tensor):
+        return tensor.clone()
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
