@@ -121,7 +121,7 @@ def capture_graph(graph_module: fx.GraphModule, args: Sequence[Any], weights: Se
         asked = Asked()
         lowered = lower(_export(Replay(baked.graph_module), baked.inputs, {}, asked=asked))
         described = _describe(lowered, asked)
-        refuse_unlike_eager(asked, Replay(baked.graph_module), baked.inputs, {})
+        refuse_unlike_eager(asked, described, Replay(baked.graph_module), baked.inputs, {})
     if not described.takes_strides([value for value in baked.inputs if isinstance(value, Tensor)]):
         raise UnsupportedModel("The graph depends on the strides of its inputs, which are not contiguous.")
     if lowered.views:
@@ -135,7 +135,7 @@ def _captured(module: nn.Module, args: tuple, kwargs: dict, dynamic_shapes: Any 
     """For contiguous inputs; where the program depends on strides, for those of the arguments."""
     asked = Asked()
     described = _traced(module, args, kwargs, dynamic_shapes, weights, asked)
-    refuse_unlike_eager(asked, module, args, kwargs)
+    refuse_unlike_eager(asked, described, module, args, kwargs)
     return described
 
 

@@ -1,8 +1,10 @@
-"""Writes beside a reshape that is a view or a copy by the strides of a computed value.
+"""What depends on the strides of computed values: writes beside a reshape that is a view or a copy, questions for strides.
 
 y = norm(x)                a view where the norm lays its result out in rows: then y is 0 as well. A trace goes by the strides of stand-ins,
 y.flatten(1).zero_()       which are not always those of eager mode: torch's own fast paths, and kernels that lay out results otherwise than
 return y                   their stand-ins, differ. So the model is run once, and has to do the same with each such function.
+
+y.stride(0) * y            a number of the trace: the model is run once, and has to be told the same or to answer the same
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from sparsec.doors.captured import Captured
 from sparsec.doors.from_torch.aliasing import viewed
 from sparsec.doors.from_torch.exporting import first_line
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.lower import source_of
 from sparsec.doors.from_torch.strides import Asked
 from sparsec.doors.from_torch.writes import UnfollowedWrite, number_of, overlaps, written
+from sparsec.errors import UnsupportedModel
 
 aten = torch.ops.aten
 #: What copies where strides do not fit, in a graph that has the writes.
@@ -108,25 +112,61 @@ def _splits(old: Tensor, new: Tensor) -> bool:
     return next(sizes, None) is None
 
 
-def refuse_unlike_eager(traced: Asked, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """UnfollowedWrite where what was traced has an uncertain write and reshapes that are views in eager mode only, or the reverse."""
-    if traced.unsure is None:
+def refuse_unlike_eager(traced: Asked, described: Captured, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """UnfollowedWrite where what was traced has an uncertain write and reshapes that are views in eager mode only, or the reverse.
+
+    UnsupportedModel where the model asked for strides that are others in eager mode, and ``described`` answers otherwise for that.
+    """
+    if traced.unsure is None and not traced.told:
         return
-    given, named = pytree.tree_map_only(Tensor, _copied, (tuple(args), dict(kwargs)))
+    copied = _copied if described.depends_on_strides else _in_rows
+    given, named = pytree.tree_map_only(Tensor, copied, (tuple(args), dict(kwargs)))
     try:
         with torch.no_grad(), unchanged(module), torch.random.fork_rng(devices=[]), Asked() as run:
-            module(*given, **named)
+            results = module(*given, **named)
     except Exception as error:
-        raise refused(traced.unsure, f"Eager mode cannot run the model, to see: {first_line(error)}") from error
-    if run.views != traced.views:
+        why = f"Eager mode cannot run the model, to see: {first_line(error)}"
+        raise (refused(traced.unsure, why) if traced.unsure is not None else _otherwise(why)) from error
+    if traced.unsure is not None and run.views != traced.views:
         raise refused(traced.unsure, "In eager mode it is one, by the strides of the tensors that torch traces with the other.")
+    if run.told != traced.told and not _answers(described, args, kwargs, results):
+        raise _otherwise("Torch traces it with strides that some values do not have in eager mode.")
+
+
+def _answers(described: Captured, args: Sequence[Any], kwargs: Mapping[str, Any], wanted: Any) -> bool:
+    """Whether a graph gives these results."""
+    if described.symbols:
+        return False
+    with torch.no_grad():
+        inputs = described.flatten(args, kwargs)
+        found = described.restore(described.graph_module(*inputs), inputs)
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(wanted), strict=True)
+    return all(_alike(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b) for a, b in pairs)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    most = float(b.abs().max()) if b.numel() and b.is_floating_point() else 0.0
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5 * most, equal_nan=True)
+
+
+def _otherwise(why: str) -> UnsupportedModel:
+    hint = "Let it not depend on stride() and is_contiguous() of values that it computes."
+    return UnsupportedModel("The model asks how values lie in memory, and does something else by the answer.", why=why, hint=hint)
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """With the same strides; one with strides of its own where elements share memory."""
+    """With the same strides."""
     if overlaps(tensor):
-        return tensor.clone()
+        whole = tensor.untyped_storage().clone()
+        return torch.empty(0, dtype=tensor.dtype).set_(whole, tensor.storage_offset(), tensor.shape, tensor.stride())
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _in_rows(tensor: Tensor) -> Tensor:
+    """As the stand-ins are of a program that depends on no strides."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def refused(write: fx.Node, why: str) -> UnfollowedWrite:

@@ -40,7 +40,8 @@ class Asked(TorchFunctionMode):
 
     strides: what depends on strides alone. contiguous, shaped: copies that are none where strides fit. views: of each of these calls of
     the last trace whether its result has the memory of its argument. left_out: whether one was ``contiguous`` of what a stand-in says is,
-    of which a graph has nothing: but with ``marking``, where it is an ``alias``. unsure: see ``reshapes``.
+    of which a graph has nothing: but with ``marking``, where it is an ``alias``. told: the numbers that the last trace said of strides.
+    unsure: see ``reshapes``.
     """
 
     def __init__(self, marking: bool = False) -> None:
@@ -48,10 +49,11 @@ class Asked(TorchFunctionMode):
         self.marking, self.left_out = marking, False
         self.strides = self.contiguous = self.shaped = False
         self.views: list[bool] = []
+        self.told: list[Any] = []
         self.unsure: fx.Node | None = None
 
     def __enter__(self) -> Asked:
-        self.views, self.unsure, self.left_out = [], None, False
+        self.views, self.told, self.unsure, self.left_out = [], [], None, False
         super().__enter__()
         return self
 
@@ -65,6 +67,8 @@ class Asked(TorchFunctionMode):
         self.contiguous |= func in _CONTIGUOUS
         self.shaped |= func in _SHAPED
         result = func(*args, **(kwargs or {}))
+        if func in _STRIDES:
+            self.told.append(pytree.tree_map(_plain, result))
         if func in _COPYING:
             given = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
             self.views.append(_memory(result) == _memory(given))
@@ -72,6 +76,11 @@ class Asked(TorchFunctionMode):
                 self.left_out = True
                 return torch.ops.aten.alias(result) if self.marking else result
         return result
+
+
+def _plain(number: Any) -> Any:
+    """A size of the example, without fixing a free one to it."""
+    return number if isinstance(number, int) else number.node.hint
 
 
 def _memory(x: Tensor) -> int:
