@@ -215,6 +215,21 @@ def test_a_copy_that_a_stand_in_needs_not(driver: Any) -> None:
         capture(Lying().eval(), (torch.randn(3, 6, 4),))
 
 
+def test_a_slice_of_everything_is_a_view() -> None:
+    """A graph has an ``alias`` for it; beside it other reshapes are otherwise in eager mode, and ``contiguous`` is left out."""
+
+    class Whole(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.sin().contiguous()
+            y[..., :4] += x
+            turned = F.max_pool1d(x.transpose(0, 1), 2, 1, 1).transpose(0, 1).flatten(1)
+            return y.sum() + turned.sum()
+
+    model, x = Whole().eval(), torch.randn(3, 6, 4)
+    captured = capture(model, (x,))
+    torch.testing.assert_close(captured.restore(captured.graph_module(x), [x]), model(x))
+
+
 def test_a_program_is_refused_where_it_does_not_tell() -> None:
     """One that splits axes alone is a view by any strides."""
 

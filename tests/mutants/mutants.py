@@ -227,6 +227,6 @@ TUNER = (
         "digest.update(np.packbits(weight > 0).data)",
         "autotune/candidate autotune/tune",
     ),
-    Mutant("autotune/candidate.py", "if error > TOLERANCE:", "if error > 1:", "autotune/candidate"),
+    Mutant("autotune/candidate.py", "if error > tolerance:", "if error > 1:", "autotune/candidate"),
 )
 MUTANTS = (*PASSES, *FACTS, *PLANNING, *KERNELS, *TUNER)

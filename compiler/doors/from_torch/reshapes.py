@@ -36,7 +36,7 @@ _EITHER = frozenset(
         aten.flatten.using_ints,
         aten.ravel.default,
         aten.contiguous.default,
-        aten.alias.default,
+        aten.view.dtype,
         aten.to.dtype,
         aten.to.dtype_layout,
         aten.to.device,
@@ -94,7 +94,9 @@ def _surely(node: fx.Node) -> fx.Node | None:
     if source is None or node.target not in _EITHER or _root(source, viewed).op in ("placeholder", "get_attr"):
         return source
     old, new = source.meta.get("val"), node.meta.get("val")
-    shaped = node.target not in (aten.contiguous.default, aten.alias.default)
+    if node.target is aten.view.dtype and node.meta["val"].dtype != source.meta["val"].dtype:
+        return source
+    shaped = node.target not in (aten.contiguous.default, aten.view.dtype)
     return source if shaped and isinstance(old, Tensor) and isinstance(new, Tensor) and _splits(old, new) else None
 
 

@@ -40,8 +40,8 @@ class Asked(TorchFunctionMode):
 
     strides: what depends on strides alone. contiguous, shaped: copies that are none where strides fit. views: of each of these calls of
     the last trace whether its result has the memory of its argument. left_out: whether one was ``contiguous`` of what a stand-in says is,
-    of which a graph has nothing: but with ``marking``, where it is an ``alias``. told: the numbers that the last trace said of strides.
-    unsure: see ``reshapes``.
+    of which a graph has nothing: but with ``marking``, where it is a view of its own dtype. told: the numbers that the last trace
+    said of strides. unsure: see ``reshapes``.
     """
 
     def __init__(self, marking: bool = False) -> None:
@@ -74,7 +74,7 @@ class Asked(TorchFunctionMode):
             self.views.append(_memory(result) == _memory(given))
             if result is given and func is Tensor.contiguous:
                 self.left_out = True
-                return torch.ops.aten.alias(result) if self.marking else result
+                return aten.view.dtype(result, result.dtype) if self.marking else result
         return result
 
 
