@@ -17,6 +17,7 @@ from copy import copy
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
@@ -40,6 +41,13 @@ def unchanged(module: nn.Module) -> Iterator[Attributes]:
     finally:
         attributes.restore()
         _clear_caches(module)
+
+
+@contextmanager
+def run_apart(module: nn.Module) -> Iterator[None]:
+    """Here the module may run in eager mode, to see what it does: without gradients, random numbers and what it keeps are put back."""
+    with torch.no_grad(), unchanged(module), torch.random.fork_rng(devices=[]):
+        yield
 
 
 class Attributes:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from sparsec.doors.captured import Captured
 from sparsec.doors.from_torch.aliasing import Aliasing, Result, Step, order_of, viewed
-from sparsec.doors.from_torch.leftovers import unchanged
+from sparsec.doors.from_torch.leftovers import run_apart
 from sparsec.doors.from_torch.lower import Fixed
 from sparsec.errors import UnsupportedModel
 from sparsec.lower.regions import returned
@@ -77,7 +77,7 @@ def _origin(node: fx.Node) -> fx.Node:
 
 def _results(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """What the model returns. UnsupportedModel where it cannot be run, as with weights in a layout for which torch has no kernels."""
-    with torch.no_grad(), unchanged(module), torch.random.fork_rng(devices=[]):
+    with run_apart(module):
         try:
             return pytree.tree_leaves(module(*args, **kwargs))
         except Exception as error:
