@@ -154,6 +154,31 @@ def test_once_it_ends_only_the_thread_that_ends_it_calls() -> None:
     assert done.stdout == "ended made\n"
 
 
+_DROPS = """
+import atexit, threading, time
+atexit.register(lambda: print(*dropped))
+from sparsec.run import ending
+dropped, made = [], threading.Event()
+class Result:
+    def __del__(self):
+        made.set(), time.sleep(0.05)
+        dropped.append("dropped")
+call = ending.waited_for(Result)
+def calls():
+    result = call()
+    {then}
+threading.Thread(target=calls, daemon=True).start()
+made.wait()
+"""
+
+
+@pytest.mark.parametrize("then", ["del result; call()", "result = call()", "del result", "pass"])
+def test_threads_drop_what_calls_gave_them_before_it_ends(then: str) -> None:
+    """Freed memory of a tensor is where PyTorch lets the interpreter go on, and may not be unwound when it ends."""
+    done = subprocess.run([sys.executable, "-c", _DROPS.format(then=then)], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == {"result = call()": "dropped dropped\n"}.get(then, "dropped\n")
+
+
 def test_a_forked_child_does_not_wait_for_calls_of_its_parent() -> None:
     begun, over = threading.Event(), threading.Event()
     thread = threading.Thread(target=ending.waited_for(lambda: (begun.set(), over.wait())))
