@@ -1,5 +1,6 @@
 """What is on around a call, or around compiling: default devices and dtypes, modes that look at operators, wrapped and missing memory."""
 
+import gc
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -220,12 +221,38 @@ def test_objects_keep_the_weights_of_their_making(strict, kernels, kind, options
         same(second(x), value)
 
 
-def test_objects_do_not_hold_on_to_tensors_of_the_model(strict, kernels):
-    """torch swaps none that has a weak reference."""
-    model, fast = made(Whole, kernels)
+class Written(Whole):
+    """Traced twice, and run, to see what eager mode writes to."""
+
+    def forward(self, x):
+        y = self.first(x)
+        y.flatten(1).mul_(2)
+        return self.second(y).contiguous().view(len(x), -1)
+
+
+class Strided(Whole):
+    """Asks for strides."""
+
+    def forward(self, x):
+        return self.second(self.first(x) * x.stride(0))
+
+
+@pytest.mark.parametrize("kind", [Whole, Parts, Written, Strided])
+@pytest.mark.parametrize("options", [{}, {"dynamic_shapes": (AUTO,)}], ids=["fixed", "free"])
+def test_objects_do_not_hold_on_to_tensors_of_the_model(strict, kernels, kind, options):
+    """torch swaps none that has a weak reference. No collection of garbage has to come first."""
     x = torch.randn(SHAPE)
-    wanted = model(x)
-    torch.utils.swap_tensors(model.first.weight, nn.Parameter(torch.randn(32, 32)))
+    gc.collect()
+    gc.disable()
+    try:
+        model, fast = made(kind, kernels, **options)
+        with torch.no_grad():
+            wanted = model(x)
+        for name in ("first.weight", "first.bias", "second.weight"):
+            p = model.get_parameter(name)
+            torch.utils.swap_tensors(p, nn.Parameter(torch.randn_like(p)))
+    finally:
+        gc.enable()
     same(fast(x), wanted)
 
 

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
-from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from sparsec.doors.from_torch.dry_run import FILLED, Call, CallLog, Shape, returned, run_without_data
+from sparsec.doors.from_torch.dry_run import FILLED, Call, CallLog, Shape, returned, run_without_data, without_data
 from sparsec.doors.from_torch.exporting import quiet_shapes
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.numbers import may_hold, of_each_sample
@@ -153,8 +152,7 @@ def _conditions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     shapes, source, found = ShapeEnv(), ConstantSource("batch"), list[Any]()
     symbol = shapes.create_symbol(batch, source, dynamic_dim=DimDynamic.DYNAMIC)
     size: Any = shapes.create_symintnode(symbol, hint=batch, source=source)
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), _Asked(shapes, found):
+    with without_data(shapes), unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), _Asked(shapes, found):
 
         def stand_in(leaf: Tensor) -> Tensor:
             return torch.empty((size, *leaf.shape[1:]) if leaf.dim() else (), dtype=leaf.dtype)
@@ -222,8 +220,7 @@ def _calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ba
 
 def _calls_on(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> list[Call] | Miss:
     """The functions of a call with tensors of these shapes, or how it fails."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), CallLog() as log:
+    with without_data(), unchanged(module), DropoutReturnsItsInput(), quiet_shapes(), CallLog() as log:
         left = iter(shapes)
         given, named = pytree.tree_map_only(Tensor, lambda x: torch.empty(next(left), dtype=x.dtype), (tuple(args), dict(kwargs)))
         log.start((given, named))

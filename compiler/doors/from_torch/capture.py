@@ -21,6 +21,7 @@ from sparsec.doors.captured import Captured, InputSpec
 from sparsec.doors.from_torch.aliasing import shows_unsaid
 from sparsec.doors.from_torch.batches import dependence_on_batch, only_batch, unlike_one
 from sparsec.doors.from_torch.dense_weights import is_plain, plain, plain_weights
+from sparsec.doors.from_torch.dry_run import let_go
 from sparsec.doors.from_torch.dynamo import Replay, bake, weight_positions
 from sparsec.doors.from_torch.exported import Symbolic, is_symbolic, read_symbols
 from sparsec.doors.from_torch.exporting import first_line, quiet_export, uncaptured
@@ -237,10 +238,12 @@ def _export(
     stand_in: "Callable[[Tensor], Tensor] | None" = None,
 ) -> ExportedProgram:
     stand_ins, named = pytree.tree_map_only(Tensor, stand_in or _stand_in, (args, kwargs))
+    traces: list[ExportedProgram] = []
 
     def trace(asked: Asked) -> ExportedProgram:
         with DropoutReturnsItsInput(), asked, quiet_export(module):
-            return torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False)
+            traces.append(torch.export.export(module, stand_ins, named, dynamic_shapes=dynamic_shapes, strict=False))
+        return traces[-1]
 
     try:
         program = trace(traced := asked or Asked())
@@ -252,6 +255,16 @@ def _export(
         raise
     except Exception as error:
         raise uncaptured(type(module).__name__, error) from error
+    finally:
+        for each in traces:
+            _let_go(each)
+
+
+def _let_go(program: ExportedProgram) -> None:
+    """Its graph refers to no tensor that its stand-ins were made of."""
+    mode = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
+    if mode is not None:
+        let_go(mode)
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -285,10 +298,7 @@ def _with_weights(program: ExportedProgram, weights: Weights) -> Borrowed | None
             made[id(value)] = plain(value).clone()
         return made.get(id(value), value)
 
-    mode = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
-    if mode is not None:
-        # It refers to the tensors that it was shown as long as the graph lives, and torch swaps none that is referred to.
-        mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
+    _let_go(program)
     # Tables of their own: the program that this one was made of may have the same.
     program._state_dict = {name: own(value) for name, value in program.state_dict.items()}
     program._constants = {name: own(value) for name, value in program.constants.items()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -24,6 +25,23 @@ FULL = frozenset({"full", "new_full"})
 Shape = tuple[int, ...]
 #: Equal to nothing.
 _UNKNOWN = torch.tensor(float("nan"))
+
+
+@contextmanager
+def without_data(shapes: ShapeEnv | None = None) -> Iterator[None]:
+    """Here functions of torch make tensors without data, of those of a module too."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
+    try:
+        with mode:
+            yield
+    finally:
+        let_go(mode)
+
+
+def let_go(mode: FakeTensorMode) -> None:
+    """Forgets the tensors that stand-ins were made of: torch.utils.swap_tensors refuses one that has a weak reference, and a mode, which
+    refers to itself, lives until the next collection of garbage."""
+    mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
 
 
 def run_without_data(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> Any:

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from sparsec.doors.from_torch.dry_run import Call, CallLog, returned, writes
+from sparsec.doors.from_torch.dry_run import Call, CallLog, returned, without_data, writes
 from sparsec.doors.from_torch.exporting import OF_TRACING, first_line, quiet_shapes
 from sparsec.doors.from_torch.leftovers import unchanged
 from sparsec.doors.from_torch.randomness import DropoutReturnsItsInput
@@ -28,8 +27,7 @@ _OF_THE_FIRST = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"
 
 def dependence_on_calls(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[str], str]:
     """The attributes that a call changes, and how the next call's results depend on that; empty where they do not, or nothing is known."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, unchanged(module) as attributes, DropoutReturnsItsInput(), quiet_shapes(), _Runs() as runs:
+    with without_data(), unchanged(module) as attributes, DropoutReturnsItsInput(), quiet_shapes(), _Runs() as runs:
         try:
             calls = [runs.calls_of(module, args, kwargs)]
         except Exception:  # It does not run without data.
