@@ -10,6 +10,7 @@ walk carries the k column sums of the previous vector in registers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sparsec.backends.cpu.tir import T, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.panels import line_of
 from sparsec.backends.vector import Vector
+from sparsec.lower.layouts import ceil_to
 
 
 def pack_depthwise(weight: np.ndarray, bias: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -58,6 +60,25 @@ def total(terms: Any) -> Any:
     return first
 
 
+def stencil_elements(vector: Vector, kernel: int) -> int:
+    """Elements of a buffer for the weights of a channel and its bias, of which registers are made."""
+    return ceil_to(kernel * kernel + 1, vector.lanes if vector.by_element else 1)
+
+
+def held(vector: Vector, w: Any, kernel: int) -> Any:
+    """What copies of w[t] are made of: where multiply-adds take an element, as few registers as hold them all, else w."""
+    if not vector.by_element:
+        return w
+    fence = partial(T.call_llvm_pure_intrin, f"{vector.dtype}x{vector.lanes}", "llvm.arithmetic.fence")
+    return [T.bind(fence(w[T.Ramp(t, 1, vector.lanes)])) for t in range(0, kernel * kernel + 1, vector.lanes)]
+
+
+def copies(vector: Vector, held: Any, t: int) -> Any:
+    """A register of copies of w[t]."""
+    lanes = vector.lanes
+    return tirx.Shuffle([held[t // lanes]], [T.int32(t % lanes)] * lanes) if vector.by_element else T.Broadcast(held[t], lanes)
+
+
 def shifted(low: Any, high: Any, by: int, lanes: int) -> Any:
     """Elements ``by .. by + lanes`` of two registers side by side."""
     return tirx.Shuffle([low, high], [T.int32(by + e) for e in range(lanes)])
@@ -71,11 +92,11 @@ def depthwise(
 
     ``x`` is halo with ``pad >= (kernel - 1) / 2`` and tiles as wide as these; ``x_channel`` is its elements per channel, ``pitch`` its
     elements per row. ``masked`` zeroes pad positions of a halo output. A residual is a map on the same index space.
-    ``unrolled``: see ``Panels``.
+    ``unrolled``: see ``Panels``, for a stencil of 3 x 3; wider ones have more sums.
     """
     lanes = vector.lanes
     tile, r, taps, added = lanes * vectors, kernel // 2, range(kernel), residual
-    line = line_of(vectors, unrolled)
+    line = line_of(vectors, max(1, unrolled + 1 - r))
     lines = vectors // line
     shape = f"l{lanes}_v{vectors}" + (f"_u{line}" if line < vectors else "")
     symbol = f"depthwise{kernel}_{shape}_{activation}{'_residual' * residual}{'_masked' * masked}"
@@ -101,13 +122,13 @@ def depthwise(
         return buffer[T.Ramp(at, 1, lanes)]
 
     def column(w: Any, x: Any, q: Any, j: int, pitch: Any) -> Any:
-        return total(T.Broadcast(w[i * kernel + j], lanes) * span(x, q + (i - r) * pitch) for i in taps)
+        return total(copies(vector, w, i * kernel + j) * span(x, q + (i - r) * pitch) for i in taps)
 
     def columns(s: Any, w: Any, x: Any, q: Any, pitch: Any) -> None:
         """s[j] = S_j[q]; the bias rides on the middle column."""
         for j in taps:
             value = column(w, x, q, j, pitch)
-            T.buffer_store(s, value + T.Broadcast(w[kernel * kernel], lanes) if j == r else value, [T.Ramp(j * lanes, 1, lanes)])
+            T.buffer_store(s, value + copies(vector, w, kernel * kernel) if j == r else value, [T.Ramp(j * lanes, 1, lanes)])
 
     def add(s: Any, j: int, value: Any) -> None:
         T.buffer_store(s, span(s, j * lanes) + value, [T.Ramp(j * lanes, 1, lanes)])
@@ -131,21 +152,22 @@ def depthwise(
         low: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[0]
         high: T.let = row_range(runs, all_tiles, run_count, tile0, begin, end)[1]
         for c in range(low, high):
-            w = T.alloc_buffer((kernel * kernel + 1,), vector.dtype, scope="global")
+            w = T.alloc_buffer((stencil_elements(vector, kernel),), vector.dtype, scope="global")
             s = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
             old = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
             out = T.alloc_buffer((lanes,), vector.dtype, scope="global")
             for t in T.unroll(kernel * kernel):
                 w[t] = weight[c * (kernel * kernel) + t]
             w[kernel * kernel] = bias[c]
-            columns(old, w, x, c * x_channel + tile0 * tile, pitch)
-            add(old, r, beside(w, x, c * x_channel + tile0 * tile, pitch))
+            weights = held(vector, w, kernel)
+            columns(old, weights, x, c * x_channel + tile0 * tile, pitch)
+            add(old, r, beside(weights, x, c * x_channel + tile0 * tile, pitch))
             # One loop for tiles and lines: one of known length would be unrolled.
             for g in range(tiles * lines):
                 i: T.let = T.truncdiv(g, lines)
                 for u in T.unroll(line):
                     v: T.let = T.truncmod(g, lines) * line + u
-                    columns(s, w, x, c * x_channel + (tile0 + i) * tile + (v + 1) * lanes, pitch)
+                    columns(s, weights, x, c * x_channel + (tile0 + i) * tile + (v + 1) * lanes, pitch)
                     out[T.Ramp(0, 1, lanes)] = span(old, r * lanes) + right(old, s)
                     add(s, r, left(old, s))
                     for j in T.unroll(kernel):

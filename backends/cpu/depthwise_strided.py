@@ -16,7 +16,7 @@ from typing import Any
 
 from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
-from sparsec.backends.cpu.depthwise import outputs, shifted, total
+from sparsec.backends.cpu.depthwise import copies, held, outputs, shifted, stencil_elements, total
 from sparsec.backends.cpu.expr import activate, number
 from sparsec.backends.cpu.partition import PARAMS, ROWS, row_range, tile_range
 from sparsec.backends.cpu.tir import T, tirx
@@ -73,8 +73,8 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
 
     def accumulate(s: Any, w: Any, half: Any, i: int) -> None:
         for j in taps:
-            term = T.Broadcast(w[i * kernel + j], lanes) * span(half, (j % 2) * lanes)
-            start = T.Broadcast(w[kernel * kernel], lanes) if j == 0 else None
+            term = copies(vector, w, i * kernel + j) * span(half, (j % 2) * lanes)
+            start = copies(vector, w, kernel * kernel) if j == 0 else None
             before = start if i == 0 else span(s, j * lanes)
             T.buffer_store(s, term if before is None else before + term, [T.Ramp(j * lanes, 1, lanes)])
 
@@ -103,16 +103,17 @@ def depthwise_strided(vector: Vector, vectors: int, kernel: int, activation: str
         steps: T.let = T.truncdiv(width + (lanes - r - 1), lanes - r)
         skip: T.let = tile0 * tile - first * pitch
         for c in range(low, high):
-            w = T.alloc_buffer((kernel * kernel + 1,), vector.dtype, scope="global")
+            w = T.alloc_buffer((stencil_elements(vector, kernel),), vector.dtype, scope="global")
             s = T.alloc_buffer((kernel * lanes,), vector.dtype, scope="global")
             half = T.alloc_buffer((2 * lanes,), vector.dtype, scope="global")
             out = T.alloc_buffer((lanes,), vector.dtype, scope="global")
             for t in T.unroll(kernel * kernel):
                 w[t] = weight[c * (kernel * kernel) + t]
             w[kernel * kernel] = bias[c]
+            weights = held(vector, w, kernel)
             for oh in range(last - first):
                 for step in range(steps):
-                    columns(s, half, w, x, c * x_channel + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
+                    columns(s, half, weights, x, c * x_channel + ((first + oh) * 2 - r) * x_pitch + step * (2 * (lanes - r)) - r, x_pitch)
                     scratch[T.Ramp(oh * pitch + step * (lanes - r), 1, lanes)] = row_sum(s)
             for i in range(tiles):
                 for v in T.unroll(vectors):

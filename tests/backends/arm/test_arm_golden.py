@@ -5,8 +5,11 @@ import re
 import pytest
 
 from sparsec.backends.arm.machine import PROCESSORS, describe
+from sparsec.backends.arm.panels import IN_ORDER
 from sparsec.backends.base import Machine
 from sparsec.backends.cpu.backend import FREE_TILE
+from sparsec.backends.cpu.depthwise import depthwise
+from sparsec.backends.cpu.depthwise_strided import depthwise_strided
 from sparsec.backends.cpu.machine_code import assembly, busiest, inner_loops
 from sparsec.backends.cpu.spmm import spmm
 from tests.backends.cpu.test_golden import check, kernels, sums
@@ -63,3 +66,15 @@ def test_multiply_adds_take_weights_by_element(name: str) -> None:
     machine = describe(name)
     for source, _ in kernels("product", machine, 64):
         assert all(re.search(r"\.s\[\d\]$", line) for line in busiest(assembly(source, machine)).multiplies), source.symbol
+
+
+@pytest.mark.parametrize(("kernel", "vectors"), [(3, 18), *((5, tile // 4) for tile in TILES), (7, 16)])
+@pytest.mark.parametrize("name", [name for name in NAMES if describe(name).panels != IN_ORDER])
+def test_stencils_keep_weights_and_sums_in_registers(name: str, kernel: int, vectors: int) -> None:
+    """For in-order cores LLVM makes several copies of a loop, which leaves no room for 26 numbers."""
+    machine = describe(name)
+    stride1 = depthwise(machine.vector, vectors, kernel, "clamp", True, unrolled=machine.panels.unrolled)
+    for source in (stride1, depthwise_strided(machine.vector, vectors, kernel, "clamp", True)):
+        loop = busiest(assembly(source, machine))
+        assert len(loop.spills) <= (2 if kernel == 7 else 0), source.symbol
+        assert all(re.search(r"\.s\[\d\]$", line) for line in loop.multiplies)
