@@ -53,23 +53,24 @@ require()
 _SIMPLE = tuple(each for each in PIPELINE if each.gives == Form.CAPTURED)
 
 
-def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = False) -> CompiledGraph:
+def compile_graph(captured: Captured, settings: Settings, *, keep_whole: bool = False, rest: bool = True) -> CompiledGraph:
     """Compile a captured graph for this machine.
 
-    ``keep_whole`` makes a region of a graph that kernels exist for as a whole, sparse or not (an artifact must not need torch).
+    ``keep_whole`` makes a region of a graph that kernels exist for as a whole, sparse or not (an artifact must not need torch). Without
+    ``rest``, what is in no region is not compiled: a graph that has more than one region covers cannot be called.
     Raises SparsecError subclasses for machines and inputs that cannot be served. An internal error costs the region or the rewrite where it
     happens, at worst makes the graph dense, and is among the reasons; SPARSEC_STRICT=1 raises it.
     """
     settings = replace(settings, threads=settings.thread_count)
     try:
-        compiled = _compile_graph(captured, settings, keep_whole)
+        compiled = _compile_graph(captured, settings, keep_whole, rest)
     except Exception as error:
         compiled = _dense_graph(captured, internal(error))
     values = [node.meta["val"] for node in region_module.returned(captured.graph_module.graph)]
     return replace(compiled, shapes=[(tuple(value.shape), value.dtype) for value in values])
 
 
-def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> CompiledGraph:
+def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool, rest: bool) -> CompiledGraph:
     backend = backend_for(settings.target, settings.processor)
     _check_measurable(backend, settings)
     costs = layout_costs(backend, settings.cache_dir, measuring=settings.tune != "off" and not backend.machine.not_here)
@@ -97,7 +98,7 @@ def _compile_graph(captured: Captured, settings: Settings, keep_whole: bool) -> 
     compiled.one_batch, compiled.served = captured.one_batch, batches
     if whole:
         compiled.picks, compiled.returns = _ports(programs[0].region, result.graph_module)
-    elif programs:
+    elif programs and rest:
         compiled.run_rest, compiled.rest_bytes = _compile_rest(result.graph_module, programs, captured, frozen=not odd)
     return compiled
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsec.doors.captured import Captured
+from sparsec.errors import UnsupportedModel
 from sparsec.run.forks import opened_in_children
 from sparsec.run.heap import give_back
 
@@ -85,7 +86,14 @@ class GraphsBySize:
         taken = {size.name for size in program.sizes} if program else set()
         chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
         chosen = chosen if self._captured.signature.allows(chosen) else dict(sizes)
-        graph = self._build(self._captured.at(chosen))
+        try:
+            captured = self._captured.at(chosen)
+        except UnsupportedModel:  # A table may end before the bucket does.
+            if chosen == sizes:
+                raise
+            chosen = dict(sizes)
+            captured = self._captured.at(chosen)
+        graph = self._build(captured)
         graph.forget_origins()
         give_back(sum(graph.held.values()))
         return _Entry(chosen, graph)

@@ -41,7 +41,7 @@ class StandIn:
         self.reasons: list[str] = []
         self.error: Exception | None = None
 
-    def compile_graph(self, captured, settings):
+    def compile_graph(self, captured, settings, rest=True):
         self.settings = settings
         if self.error:
             raise self.error

@@ -133,6 +133,23 @@ def test_a_frozen_dense_program_takes_any_strides(driver):
             torch.testing.assert_close(fast(given), model(given), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_sizes_among_the_results_of_a_dense_program(driver, strict, caplog):
+    """Which Inductor cannot freeze."""
+
+    class Sized(nn.Conv2d):
+        def forward(self, x):
+            y = super().forward(x)
+            return y, len(y), (*x.shape[1:],), 2 * x.shape[0]
+
+    driver.nothing_sparse = True
+    model = Sized(3, 4, 1).eval()
+    fast = torch.compile(model, backend="sparse", dynamic=True)
+    for batch in (2, 4, 3):
+        agrees(fast, model, images(batch))
+    assert not warnings_in(caplog)
+
+
 def test_a_reported_error_runs_dense_and_is_said_once(driver, caplog):
     driver.error = SparsecError("Nothing works today.", why="a reason")
     model, x = Small().eval(), images()

@@ -250,10 +250,10 @@ class Sized(StandIn):
     refuse = False
     unsupported = False
 
-    def compile_graph(self, captured, settings):
+    def compile_graph(self, captured, settings, rest=True):
         if captured.symbols and self.unsupported:
             raise UnsupportedModel("No such sizes.")
-        baked = super().compile_graph(captured, settings)
+        baked = super().compile_graph(captured, settings, rest)
         baked.any_batch = True
         takes = captured.symbols and not self.refuse
         baked.programs = [SimpleNamespace(program=SimpleNamespace(sizes=("tokens",) if takes else ()))]

@@ -88,6 +88,13 @@ def weight_positions(graph_module: fx.GraphModule, args: Sequence[Any]) -> list[
     ]
 
 
+def returns_numbers(graph_module: fx.GraphModule) -> bool:
+    """Whether there are sizes or other numbers among the results of one of Dynamo's graphs."""
+    (end,) = graph_module.graph.find_nodes(op="output")
+    values = [each.meta.get("example_value") if isinstance(each, fx.Node) else each for each in end.args[0]]
+    return not all(isinstance(value, Tensor) for value in values)
+
+
 def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
     """The same module with a graph of its own, which has no weak references to arguments: torch.utils.swap_tensors forbids them."""
     graph = fx.Graph()

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sparsec.doors.from_torch.dense_weights import plain
+from sparsec.doors.from_torch.lookups import Lookups
 from sparsec.doors.from_torch.lower import STORED, check_sizes, source_of
 from sparsec.errors import InvalidInput, SparsecError, UnsupportedModel
 from sparsec.ir.editor import Recomputation
@@ -48,6 +49,7 @@ class _Specialisation:
         self.graph = fx.Graph()
         self.moved: dict[fx.Node, Any] = {}
         self.compute = Recomputation()
+        self.lookups = Lookups()
 
     def run(self) -> fx.Graph:
         entries = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
@@ -68,6 +70,7 @@ class _Specialisation:
         if entry.kind in STORED:
             stored = self.program.constants if entry.target in self.program.constants else self.program.state_dict
             made.meta["val"] = self.compute.like(plain(stored[entry.target]))
+            self.lookups.add(made, stored[entry.target])
         elif isinstance(value, Tensor):
             made.meta["val"] = self.compute(torch.empty, (self._shape(value),), {"dtype": value.dtype})
 
@@ -82,7 +85,11 @@ class _Specialisation:
             self.moved[node] = value
             return
         self._compare(node, value)
-        self._copy(node).meta["val"] = value
+        made = self._copy(node)
+        made.meta["val"] = value
+        self.lookups.follow(made, value)
+        if missing := self.lookups.missing(made):
+            raise self._refused(node, missing)
 
     def _copy(self, node: fx.Node) -> fx.Node:
         self.moved[node] = made = self.graph.node_copy(node, self.moved.__getitem__)

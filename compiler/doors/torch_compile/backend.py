@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from sparsec.backends import machine_for, target_named
 from sparsec.doors.captured import Captured, InputSpec
 from sparsec.doors.from_torch.capture import capture_graph
-from sparsec.doors.from_torch.dynamo import bake, copied, number_positions, weight_positions
+from sparsec.doors.from_torch.dynamo import bake, copied, number_positions, returns_numbers, weight_positions
 from sparsec.doors.from_torch.writes import UnfollowedWrite
 from sparsec.doors.torch_compile.contents import Fingerprint
 from sparsec.doors.torch_compile.dynamo_guards import watch
@@ -238,8 +238,10 @@ class Door:
             say(self.note, reason)
         if program.nothing_sparse:
             # Frozen convolutions of oneDNN lose the NaN that weights with NaN make: graphs with a reason to be dense are not frozen.
-            # Numbers are read out of tensors, which Inductor allows in a graph that Dynamo gives it and in no other.
-            if program.reasons or captured.depends_on_strides or self.numbers or self.frozen >= FREEZES:
+            # Numbers are read out of tensors, which Inductor allows in a graph that Dynamo gives it and in no other; freezing fails of
+            # those among the results.
+            numbers = self.numbers or returns_numbers(self.graph_module)
+            if program.reasons or captured.depends_on_strides or numbers or self.frozen >= FREEZES:
                 return Entry(self._run_dense, constant=False)
             return Entry(self._dense_with_constants(args))
         entry = _entry(program, captured, self.placements)
@@ -266,7 +268,7 @@ class Door:
             inputs = [position for position in others if isinstance(args[position], Tensor)]
             captured = tokens.described(self._capture(tokens.at(args, most)), inputs, most)
             captured = replace(captured, remade=lambda sizes: self._capture(tokens.at(args, sizes[TOKENS])))
-            program = compile_graph(captured, self.settings)
+            program = compile_graph(captured, self.settings, rest=False)
         except UnsupportedModel:
             return None
         fixed = captured.depends_on_strides or captured.shares_results
