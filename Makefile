@@ -24,7 +24,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help setup arm-tools arm-python arm-board demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
+.PHONY: help setup arm-tools arm-python arm-board cuda-tools demo test test-fast sweep opdb sweep-heads fuzz mutants lint format bench docs clean cxx
 
 help:
 	@echo "make demo       train, prune, compile, compare (5 minutes)"
@@ -38,6 +38,7 @@ help:
 	@echo "make arm-tools  installs a cross compiler and an emulator for ARM (Debian packages), which its tests need"
 	@echo "make arm-python puts a Python for ARM, from Debian's archive, into build/arm, for tests that run artifacts by it"
 	@echo "make arm-board  puts TVM for ARM beside it, for tests that tune on an emulated board"
+	@echo "make cuda-tools puts Triton into build/cuda, which compiles for GPUs that are not here, and runs their kernels on numpy"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site in build/docs; needs no network"
 	@echo "make bench      model x sparsity x rival; BENCH_ARGS='--models mobilenet_v2 --threads 2'"
@@ -77,6 +78,11 @@ arm-python: $(STAMP)
 	@tests/backends/arm/python.sh build/arm $(BIN)/python
 arm-board: $(STAMP)
 	@tests/backends/arm/python.sh build/arm $(BIN)/python board
+
+# Not in the environment: torch would find it there, and ask it for GPUs.
+TRITON = triton==3.6.*
+cuda-tools: $(STAMP)
+	@[ -d build/cuda/triton ] || $(BIN)/python -m pip install --quiet --no-deps --target build/cuda "$(TRITON)"
 
 demo: $(STAMP) cxx
 	$(BIN)/python benchmarks/demo.py
