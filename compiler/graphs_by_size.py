@@ -87,16 +87,18 @@ class GraphsBySize:
         chosen = {name: self._captured.symbols[name].aligned(size) if name in taken else size for name, size in sizes.items()}
         chosen = chosen if self._captured.signature.allows(chosen) else dict(sizes)
         try:
-            captured = self._captured.at(chosen)
+            graph = self._build_at(chosen)
         except UnsupportedModel:  # A table may end before the bucket does.
             if chosen == sizes:
                 raise
             chosen = dict(sizes)
-            captured = self._captured.at(chosen)
-        graph = self._build(captured)
+            graph = self._build_at(chosen)
         graph.forget_origins()
         give_back(sum(graph.held.values()))
         return _Entry(chosen, graph)
+
+    def _build_at(self, sizes: Mapping[str, int]) -> CompiledGraph:
+        return self._build(self._captured.at(sizes))
 
     def _text(self, entry: _Entry) -> str:
         """As in "tokens=97"; with the batch only where it is not free."""

@@ -1,5 +1,6 @@
 """Graphs by size: which are compiled, which are kept, and what is told."""
 
+import itertools
 import threading
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from sparsec.errors import InvalidInput
 from sparsec.graphs_by_size import KEPT, KEPT_BYTES, GraphsBySize
 from sparsec.ir.symbols import Signature, SymbolSpec
 from sparsec.run.program import Size
+
+_NUMBERS = itertools.count()
 
 
 @dataclass
@@ -32,7 +35,7 @@ def graph(captured: Program, *, whole: bool, least: int = 0, nbytes: int = 0) ->
     """Stands in for a compiled graph; with `least` its kernels take tokens from there to what it was compiled for."""
     sizes = (Size("tokens", least, captured.sizes["tokens"]),) if least else ()
     programs = [SimpleNamespace(program=SimpleNamespace(sizes=sizes))]
-    held = {-1: 1 << 20, id(captured): nbytes}
+    held = {-1: 1 << 20, next(_NUMBERS): nbytes}
     return SimpleNamespace(
         fully_compiled=whole, any_batch=whole, programs=programs, sizes=captured.sizes, held=held, forget_origins=lambda: None
     )

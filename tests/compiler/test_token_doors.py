@@ -170,7 +170,12 @@ def compilations(monkeypatch):
     from sparsec import driver
 
     made, real = [], driver.compile_graph
-    monkeypatch.setattr(driver, "compile_graph", lambda captured, settings: made.append(dict(captured.sizes)) or real(captured, settings))
+
+    def compile_graph(captured, settings, **options):
+        made.append(dict(captured.sizes))
+        return real(captured, settings, **options)
+
+    monkeypatch.setattr(driver, "compile_graph", compile_graph)
     return made
 
 
