@@ -42,14 +42,16 @@ class Copy:
             (package / room).symlink_to(place / room)
 
     def notices(self, mutant: Mutant, whole: bool) -> str:
-        """The first test that fails with ``mutant`` planted; "" if none does. ``whole``: all fast tests after those of its own."""
+        """The first test that fails with ``mutant`` planted; "" if none does. ``whole``: all fast tests after those of its own, but for those
+        of the mutants, which see that the tree is another.
+        """
         file = self.place / mutant.file
         text = file.read_text()
         if text.count(mutant.old) != 1:
             raise typer.BadParameter(f"{mutant.name} cannot be planted.")
         file.write_text(text.replace(mutant.old, mutant.new))
         try:
-            return self.failing(tests_of(mutant)) or (self.failing(["tests"]) if whole else "")
+            return self.failing(tests_of(mutant)) or (self.failing(["tests", "--ignore=tests/mutants"]) if whole else "")
         finally:
             file.write_text(text)
 
