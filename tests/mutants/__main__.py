@@ -42,8 +42,9 @@ class Copy:
             (package / room).symlink_to(place / room)
 
     def notices(self, mutant: Mutant, whole: bool) -> str:
-        """The first test that fails with ``mutant`` planted; "" if none does. ``whole``: all fast tests after those of its own, but for those
-        of the mutants, which see that the tree is another.
+        """The first test that fails with ``mutant`` planted; "" if none does.
+
+        ``whole``: all fast tests after those of its own, but for those of the mutants, which see that the tree is another.
         """
         file = self.place / mutant.file
         text = file.read_text()
