@@ -10,7 +10,6 @@ walk carries the k column sums of the previous vector in registers.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sparsec.backends.base import Param, Source
 from sparsec.backends.cpu import script
 from sparsec.backends.cpu.expr import activate, number
 from sparsec.backends.cpu.partition import PARAMS, ROWS, TILES, TOUCHES, row_range, tile_range
-from sparsec.backends.cpu.tir import T, tirx
+from sparsec.backends.cpu.tir import T, fenced, tirx
 from sparsec.backends.extents import Step, at, over, reads, writes
 from sparsec.backends.panels import line_of
 from sparsec.backends.vector import Vector
@@ -69,8 +68,7 @@ def held(vector: Vector, w: Any, kernel: int) -> Any:
     """What copies of w[t] are made of: where multiply-adds take an element, as few registers as hold them all, else w."""
     if not vector.by_element:
         return w
-    fence = partial(T.call_llvm_pure_intrin, f"{vector.dtype}x{vector.lanes}", "llvm.arithmetic.fence")
-    return [T.bind(fence(w[T.Ramp(t, 1, vector.lanes)])) for t in range(0, kernel * kernel + 1, vector.lanes)]
+    return [fenced(w[T.Ramp(t, 1, vector.lanes)], vector.dtype, vector.lanes) for t in range(0, kernel * kernel + 1, vector.lanes)]
 
 
 def copies(vector: Vector, held: Any, t: int) -> Any:

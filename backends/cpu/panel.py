@@ -16,7 +16,7 @@ from typing import Any
 from sparsec.backends.base import Param
 from sparsec.backends.cpu import partition
 from sparsec.backends.cpu.expr import activate, cast, dtype_of
-from sparsec.backends.cpu.tir import T, tirx
+from sparsec.backends.cpu.tir import T, fenced, tirx
 from sparsec.backends.extents import Scan, Step, over, reads, writes
 from sparsec.backends.vector import Vector
 
@@ -144,5 +144,5 @@ def factors(vector: Vector, count: int, value: Any, first: Any) -> Callable[[int
     if vector.by_element:
         return lambda g: tirx.Shuffle([loaded] * -(-lanes // count), [T.int32(g)] * lanes)
     copies = tirx.Shuffle([loaded] * (lanes // count), [T.int32(e) for e in range(lanes)])
-    held = T.bind(T.call_llvm_pure_intrin(f"{vector.dtype}x{lanes}", "llvm.arithmetic.fence", copies))
+    held = fenced(copies, vector.dtype, lanes)
     return lambda g: tirx.Shuffle([held], [T.int32(e - e % count + g) for e in range(lanes)])

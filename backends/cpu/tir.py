@@ -21,3 +21,8 @@ class _Late:
 
 T: Any = _Late("tvm.script", "tirx")
 tirx: Any = _Late("tvm", "tirx")
+
+
+def fenced(value: Any, dtype: str, lanes: int) -> Any:
+    """``value``, a register, bound to a name: LLVM does not look through to what it was made of."""
+    return T.bind(T.call_llvm_pure_intrin(f"{dtype}x{lanes}", "llvm.arithmetic.fence", value))

@@ -54,3 +54,14 @@ def test_sizes_that_a_table_has_no_rows_for_are_refused(name: str) -> None:
             symbolic.graph({size: most + 1})
         with pytest.raises((IndexError, RuntimeError)):
             model(torch.ones(2, most + 1))
+
+
+def test_numbers_that_are_drawn_are_no_constants() -> None:
+    """And drawing them for a look would change those that the user draws next."""
+    model = Table(lambda m, _, x: m.rows(torch.randint(0, 12, (x.shape[1],)))).eval()
+    program = export(model, (torch.ones(2, 8),), dynamic_shapes=({1: Dim.DYNAMIC},)).run_decompositions({})
+    symbolic = read_symbols(program)
+    (size,) = symbolic.signature.symbols
+    before = torch.random.get_rng_state()
+    symbolic.graph({size: 9})
+    assert torch.equal(torch.random.get_rng_state(), before)

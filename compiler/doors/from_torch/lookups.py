@@ -32,7 +32,8 @@ class Lookups:
         """The value of an operator whose operands are known; ``found``: a tensor like it, without data."""
         if not isinstance(found, Tensor) or found.dtype.is_floating_point or found.numel() > _MOST:
             return
-        if all(each in self._known for each in node.all_input_nodes):
+        drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if not drawn and all(each in self._known for each in node.all_input_nodes):
             with suppress(Exception):
                 self.add(node, node.target(*self._given(node.args), **self._given(node.kwargs)))  # type: ignore[operator]
 
@@ -42,8 +43,9 @@ class Lookups:
             numbers = self._known.get(index)
             if numbers is None or not numbers.numel():
                 continue
-            if int(numbers.max()) >= size or int(numbers.min()) < -size:
-                return f"It looks up row {int(numbers.max())} of {size}."
+            least, most = int(numbers.min()), int(numbers.max())
+            if most >= size or least < -size:
+                return f"It looks up row {most if most >= size else least} of {size}."
         return ""
 
     def _given(self, arguments: Any) -> Any:
